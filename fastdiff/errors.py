@@ -1,0 +1,101 @@
+"""Every exception that fastdiff raises on purpose.
+
+::
+
+    FastdiffError
+    ├── InvalidArgument (ValueError)        an argument has the wrong value
+    │   ├── InvalidShape                    an array has the wrong shape
+    │   ├── InvalidDtype (TypeError)        an array has the wrong element type
+    │   └── UnknownName                     a name that no registry holds
+    ├── TableError (ValueError)             a solver table fails its own proof
+    ├── WeightsError (ValueError)           a weights file is corrupt or does not fit the model
+    ├── Unavailable (RuntimeError)          an engine or kernel cannot run on this machine
+    └── SamplingError (RuntimeError)
+        ├── ModelOutputError                the model returned something unusable
+        │   └── NonFiniteOutput (ArithmeticError)
+        └── Cancelled                       a callback stopped the request
+
+Each leaf also inherits the built-in that a caller would catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FastdiffError(Exception):
+    """Root of every exception that fastdiff raises on purpose."""
+
+
+class InvalidArgument(FastdiffError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class InvalidShape(InvalidArgument):
+    """An array has the wrong shape."""
+
+
+class InvalidDtype(InvalidArgument, TypeError):
+    """An array has the wrong element type."""
+
+
+class UnknownName(InvalidArgument):
+    """A name that no registry holds.
+
+    Parameters
+    ----------
+    kind : str
+        What was looked up, such as ``"solver"``.
+    name : object
+        What was asked for.
+    known : iterable of str
+        What there is.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+
+
+class TableError(FastdiffError, ValueError):
+    """A solver table fails one of the identities that it must satisfy."""
+
+
+class WeightsError(FastdiffError, ValueError):
+    """A weights file is corrupt, or does not fit the model."""
+
+
+class Unavailable(FastdiffError, RuntimeError):
+    """An engine or a kernel cannot run on this machine; the message says what would help."""
+
+
+class SamplingError(FastdiffError, RuntimeError):
+    """A request failed while it was being sampled."""
+
+
+class ModelOutputError(SamplingError):
+    """The model returned something that cannot be used."""
+
+
+class NonFiniteOutput(ModelOutputError, ArithmeticError):
+    """The model returned NaN or infinity.
+
+    Attributes
+    ----------
+    step : int
+        Evaluation, counted from 0, at which it happened.
+    total : int
+        Evaluations of the whole request.
+    image : int
+        Position of the image in its request.
+    """
+
+    def __init__(self, step: int, total: int, image: int, timestep: float) -> None:
+        super().__init__(
+            f"the model's output is not finite at step {step + 1} of {total} "
+            f"(t = {timestep:g}) for image {image}; try precision='float32', or check the weights"
+        )
+        self.step, self.total, self.image, self.timestep = step, total, image, timestep
+
+
+class Cancelled(SamplingError):
+    """A callback stopped the request."""
