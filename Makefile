@@ -1,0 +1,54 @@
+# make demo    environment in .venv, package, and a picture of generated digits
+# make test    the whole test-suite
+# make check   format, lint, types, import contracts
+# make bench   measured figures of README.md, beside the peers in the same run
+# make build   a wheel in dist/
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
+CXX_SOURCES := $(filter %.h %.cpp,$(NATIVE))
+
+.PHONY: demo test check format bench build clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.package
+	$(BIN)/fastdiff demo --out out/digits.png
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+build: $(VENV)/.venv
+	$(BIN)/python -m pip wheel --no-deps -w dist .
+
+clean:
+	rm -rf $(VENV) build dist out
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# The package is installed editable: Python edits need nothing, C++ edits rebuild here.
+$(VENV)/.package: $(VENV)/.venv $(NATIVE)
+	PIP_CONSTRAINT=constraints.txt $(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	PIP_CONSTRAINT=constraints.txt $(PIP) -e '.[dev]'
+	touch $@
