@@ -1,0 +1,50 @@
+"""fastdiff: a trained diffusion denoiser in, the fastest correct sampler of this machine out.
+
+>>> import fastdiff
+>>> sampler = fastdiff.compile("digits")
+>>> images = sampler.sample(class_labels=[3, 7], guidance_scale=2.0, seed=0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdiff import errors
+    from fastdiff.compiler import compile  # noqa: A004 - torch, jax and numba call it so too
+    from fastdiff.exporting import Conditioning
+    from fastdiff.runtime import Sampler, StepInfo
+    from fastdiff.sampling import Schedule, get_solver, list_solvers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conditioning",
+    "Sampler",
+    "Schedule",
+    "StepInfo",
+    "compile",
+    "errors",
+    "get_solver",
+    "list_solvers",
+]
+
+_HOMES = {
+    "Conditioning": "exporting",
+    "Sampler": "runtime",
+    "Schedule": "sampling",
+    "StepInfo": "runtime",
+    "compile": "compiler",
+    "get_solver": "sampling",
+    "list_solvers": "sampling",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that the sampling room stays free of torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"fastdiff.{_HOMES[name]}"), name)
+    if name == "errors":
+        return importlib.import_module("fastdiff.errors")
+    raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")

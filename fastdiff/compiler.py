@@ -1,0 +1,135 @@
+"""`fastdiff.compile`: a trained model in, a sampler out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.exporting import Conditioning, Network
+from fastdiff.integrations import from_diffusers
+from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE, digits_schedule_config, load_digits
+from fastdiff.runtime import Sampler, tune
+from fastdiff.sampling import Schedule
+
+
+def compile(  # noqa: A001 - torch, jax and numba call it so too
+    model: nn.Module | str,
+    *,
+    schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    sample_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    null_class: int | None = None,
+    conditioning: Mapping[str, Conditioning] | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    max_batch: int | None = None,
+    progress: bool = False,
+) -> Sampler:
+    """Turn a trained denoiser into the fastest correct sampler that this machine can run.
+
+    Exports the model, measures the engines interleaved at several batch sizes, refuses those whose
+    output strays from the float32 model, and keeps the fastest. `Sampler.report` tells it all.
+
+    Parameters
+    ----------
+    model : nn.Module or str
+        ``model(x, t, **conditioning)`` for x (B, C, H, W) and t (B,) float32, returning (B, C, H,
+        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``; or
+        ``"digits"``, the model that comes with the package. It is copied, never changed.
+    schedule : Schedule, mapping or path
+        Noise schedule and prediction type: a `Schedule`, a diffusers scheduler config, or the path
+        of a scheduler_config.json. The default is DDPM's linear schedule with epsilon prediction.
+    sample_shape : tuple of int
+        (C, H, W) of one sample; read from the config of a diffusers model.
+    num_classes, null_class : int
+        For a model with an input ``class_labels``: how many labels there are, and which one means
+        unconditional.
+    conditioning : mapping of str to Conditioning
+        Other named inputs of the model.
+    backend : str
+        ``"auto"``, ``"eager"`` or ``"onnxruntime"``. A named one that cannot run raises.
+    precision : str
+        ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+    max_batch : int
+        Rows per denoiser call; measured if left out.
+    progress : bool
+        Say on the terminal what is being prepared and measured.
+
+    Returns
+    -------
+    Sampler
+
+    Raises
+    ------
+    InvalidArgument
+        An argument is wrong or missing.
+    ModelOutputError
+        The model returns something else than a tensor of the expected shape.
+    Unavailable
+        The engine asked for cannot run here, or none passes its certificate.
+    """
+    network, config = _describe(model, sample_shape)
+    network = _with_conditioning(network, num_classes, null_class, conditioning)
+    chosen = _schedule(schedule if schedule is not None else config)
+    console = Console(stderr=True, quiet=not progress)
+    with console.status("compiling") as status:
+        denoiser, report = tune(
+            network,
+            chosen,
+            backend,
+            precision,
+            max_batch,
+            say=lambda text: status.update(f"compiling: {text}"),
+        )
+    return Sampler(network, chosen, denoiser, report)
+
+
+def _describe(
+    model: nn.Module | str, sample_shape: tuple[int, int, int] | None
+) -> tuple[Network, dict[str, Any]]:
+    """Return what is known of `model` by itself, with its schedule's config where it has one."""
+    if isinstance(model, str):
+        if model != "digits":
+            raise UnknownName("model", model, ["digits"])
+        labels = Conditioning(num_classes=NUM_CLASSES, null=NULL_CLASS)
+        network = Network(load_digits(), SAMPLE_SHAPE, {"class_labels": labels}, "digits")
+        return network, digits_schedule_config()
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(
+            f"model: expected an nn.Module or 'digits', got {type(model).__name__}"
+        )
+    known = from_diffusers(model)
+    if known is not None:
+        return (known if sample_shape is None else replace(known, sample_shape=sample_shape)), {}
+    if sample_shape is None:
+        raise InvalidArgument(
+            f"sample_shape=(C, H, W) is needed: {type(model).__name__} has no config that tells it"
+        )
+    return Network(model, sample_shape, name=type(model).__name__), {}
+
+
+def _with_conditioning(
+    network: Network,
+    num_classes: int | None,
+    null_class: int | None,
+    conditioning: Mapping[str, Conditioning] | None,
+) -> Network:
+    """Add what the caller says of the model's inputs to what its config says."""
+    inputs = {**network.conditioning, **(conditioning or {})}
+    if num_classes is not None:
+        inputs["class_labels"] = Conditioning(num_classes=num_classes)
+    if null_class is not None:
+        if "class_labels" not in inputs:
+            raise InvalidArgument("null_class= needs num_classes= as well")
+        inputs["class_labels"] = replace(inputs["class_labels"], null=null_class)
+    return replace(network, conditioning=inputs)
+
+
+def _schedule(schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str]) -> Schedule:
+    return schedule if isinstance(schedule, Schedule) else Schedule.from_config(schedule)

@@ -1,0 +1,35 @@
+"""The engines there are. A new engine is a file beside this one and a line in ENGINES."""
+
+from __future__ import annotations
+
+from fastdiff.denoisers.base import Engine, EngineStatus
+from fastdiff.denoisers.eager import EagerEngine
+from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
+from fastdiff.errors import Unavailable, UnknownName
+
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (EagerEngine(), OnnxRuntimeEngine())
+}
+
+
+def get_engine(name: str) -> Engine:
+    """Return the engine called `name`, which must be usable on this machine.
+
+    Raises
+    ------
+    UnknownName
+        There is no such engine.
+    Unavailable
+        There is, but it cannot run here; the message says what to install.
+    """
+    if name not in ENGINES:
+        raise UnknownName("backend", name, ["auto", *ENGINES])
+    status = ENGINES[name].status()
+    if not status.usable:
+        raise Unavailable(f"backend {name!r} cannot run here: {status.detail}")
+    return ENGINES[name]
+
+
+def engine_status() -> dict[str, EngineStatus]:
+    """Return the status of every engine by name."""
+    return {name: engine.status() for name, engine in ENGINES.items()}

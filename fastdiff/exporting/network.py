@@ -1,0 +1,152 @@
+"""The description of a trained network that every engine and exporter shares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape, ModelOutputError
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One named input that a network takes for every image, besides x and t.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape for one image, without the batch axis; ``()`` for a class label.
+    dtype : torch.dtype
+        Element type that the network expects.
+    null : float, int, Tensor or None
+        The unconditional value that classifier-free guidance contrasts with (arXiv 2207.12598),
+        broadcast to `shape`. None: the network has none, so it cannot be guided, and the input
+        must always be given.
+    num_classes : int or None
+        For labels: what a user may ask for is 0 to ``num_classes - 1``.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.int64
+    null: float | int | Tensor | None = None
+    num_classes: int | None = None
+
+    def null_value(self) -> Tensor:
+        """Return the unconditional value as a tensor of `shape`."""
+        if self.null is None:
+            raise InvalidArgument("this conditioning has no null value")
+        return torch.as_tensor(self.null, dtype=self.dtype).broadcast_to(self.shape).contiguous()
+
+    def check(self, name: str, value: object) -> Tensor:
+        """Return `value` as a (n, \\*shape) tensor of `dtype`, or say what is wrong with it.
+
+        A value for one image (of shape `shape`) becomes n = 1.
+        """
+        try:
+            tensor = torch.as_tensor(value).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidDtype(f"{name}: expected numbers, got {type(value).__name__}") from error
+        if tensor.dtype.is_floating_point and not self.dtype.is_floating_point:
+            raise InvalidDtype(f"{name}: expected integers, got {tensor.dtype}")
+        if tensor.ndim == len(self.shape):
+            tensor = tensor[None]
+        if tuple(tensor.shape[1:]) != self.shape:
+            expected = ", ".join(["n", *map(str, self.shape)])
+            raise InvalidShape(f"{name}: expected shape ({expected}), got {tuple(tensor.shape)}")
+        if self.num_classes is not None and tensor.numel():
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < 0 or high >= self.num_classes:
+                bad = low if low < 0 else high
+                raise InvalidArgument(
+                    f"{name}: expected labels from 0 to {self.num_classes - 1}, got {bad}"
+                )
+        return tensor.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained denoiser: ``module(x, t, **conditioning)`` for x (B, C, H, W) and t (B,).
+
+    Attributes
+    ----------
+    module : nn.Module
+        Returns (B, C, H, W), or (B, 2C, H, W) when the second half is a learned variance.
+    sample_shape : tuple of int
+        (C, H, W) of one sample.
+    conditioning : mapping of str to Conditioning
+        Named per-image inputs, in the order of the module's signature.
+    name : str
+        For reports.
+    """
+
+    module: nn.Module
+    sample_shape: tuple[int, int, int]
+    conditioning: Mapping[str, Conditioning] = field(default_factory=dict)
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.sample_shape)
+        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
+            raise InvalidShape(f"sample_shape: expected (C, H, W), got {self.sample_shape!r}")
+        object.__setattr__(self, "sample_shape", shape)
+        known = inspect.signature(self.module.forward).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        missing = [name for name in self.conditioning if name not in known]
+        if missing and not takes_any:
+            raise InvalidArgument(
+                f"{type(self.module).__name__}.forward has no argument {missing[0]!r}; "
+                f"it has: {', '.join(known)}"
+            )
+
+    @property
+    def guidable(self) -> bool:
+        """Whether classifier-free guidance is possible: every conditioning has a null value."""
+        return bool(self.conditioning) and all(
+            c.null is not None for c in self.conditioning.values()
+        )
+
+    def example(self, batch: int, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return inputs (x, t, conditioning) of `batch` rows, for tracing and measuring."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(batch, *self.sample_shape, generator=generator)
+        t = torch.linspace(1, 900, batch)
+        inputs = {}
+        for name, spec in self.conditioning.items():
+            size = (batch, *spec.shape)
+            if spec.dtype.is_floating_point:
+                inputs[name] = torch.randn(size, generator=generator).to(spec.dtype)
+            else:
+                high = spec.num_classes or 2
+                inputs[name] = torch.randint(high, size, generator=generator, dtype=spec.dtype)
+        return x, t, inputs
+
+    def probe(self) -> int:
+        """Run the module once on two rows and return its number of output channels, C or 2C.
+
+        Raises
+        ------
+        ModelOutputError
+            The module returned no tensor, or one of another shape.
+        """
+        x, t, conditioning = self.example(2)
+        first = next(self.module.parameters(), x)
+        dtype = first.dtype if first.dtype.is_floating_point else x.dtype
+        with torch.inference_mode():
+            output = self.module(x.to(first.device, dtype), t.to(first.device), **conditioning)
+        channels, height, width = self.sample_shape
+        if not isinstance(output, Tensor):
+            raise ModelOutputError(
+                f"expected {self.name} to return a tensor, got {type(output).__name__}; "
+                "wrap the module so that forward returns the prediction alone"
+            )
+        got = tuple(output.shape)
+        if got not in {(2, channels, height, width), (2, 2 * channels, height, width)}:
+            raise ModelOutputError(
+                f"expected {self.name} to return (B, {channels} or {2 * channels}, {height}, "
+                f"{width}) for x of (B, {channels}, {height}, {width}), got {got} for B = 2"
+            )
+        return got[1]

@@ -1,0 +1,7 @@
+"""Requests, rows and slots: the engine's tick, tuning, the certificate and the sampler."""
+
+from fastdiff.runtime.requests import StepInfo
+from fastdiff.runtime.sampler import Sampler
+from fastdiff.runtime.tuning import tune
+
+__all__ = ["Sampler", "StepInfo", "tune"]

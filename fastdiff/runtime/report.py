@@ -1,0 +1,87 @@
+"""What was measured when a sampler was compiled, and what was chosen."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from fastdiff.runtime.certificate import Certificate
+
+
+@dataclass
+class Candidate:
+    """One engine at one precision and batch size.
+
+    Attributes
+    ----------
+    engine, precision : str
+    batch : int
+        Rows per denoiser call; 0 when it was refused before it was measured.
+    seconds : float
+        Median time of one call.
+    certificate : Certificate or None
+    refusal : str or None
+        Why it cannot be chosen.
+    """
+
+    engine: str
+    precision: str
+    batch: int = 0
+    seconds: float = float("nan")
+    certificate: Certificate | None = None
+    refusal: str | None = None
+    chosen: bool = False
+
+    @property
+    def rows_per_second(self) -> float:
+        """Denoiser evaluations per second."""
+        return self.batch / self.seconds
+
+
+@dataclass
+class Report:
+    """Every candidate that was looked at, with its figures; prints as a table."""
+
+    model: str
+    machine: str
+    candidates: list[Candidate]
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that samples."""
+        return next(candidate for candidate in self.candidates if candidate.chosen)
+
+    def table(self) -> Table:
+        """Return the figures as a rich table."""
+        best = self.chosen
+        table = Table(
+            title=f"{self.model}: {best.engine} {best.precision}, "
+            f"{best.batch} row{'s' if best.batch > 1 else ''} per call",
+            caption=self.machine,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for heading in ("engine", "precision", "batch", "ms/call", "rows/s", "error", ""):
+            numeric = heading in {"batch", "ms/call", "rows/s", "error"}
+            table.add_column(heading, justify="right" if numeric else "left")
+        for c in self.candidates:
+            measured = c.seconds == c.seconds
+            table.add_row(
+                c.engine,
+                c.precision,
+                str(c.batch) if c.batch else "",
+                f"{c.seconds * 1e3:.2f}" if measured else "",
+                f"{c.rows_per_second:.0f}" if measured else "",
+                f"{c.certificate.error:.1e}" if c.certificate else "",
+                "chosen" if c.chosen else f"refused: {c.refusal}" if c.refusal else "",
+                style="bold" if c.chosen else "dim" if c.refusal else None,
+            )
+        return table
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=100).print(self.table())
+        return stream.getvalue().rstrip()

@@ -1,0 +1,122 @@
+"""What a client asks of the engine, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastdiff.errors import Cancelled
+from fastdiff.sampling import PackedTable
+
+Callback = Callable[["StepInfo"], None]
+
+
+@dataclass(eq=False)
+class Request:
+    """n images to be sampled by one solver table.
+
+    Attributes
+    ----------
+    table : PackedTable
+        The solver.
+    seeds, images : ndarray
+        (n,) uint64: the noise of image i is a pure function of ``seeds[i]`` and ``images[i]``.
+    guidance : ndarray
+        (n,) float32 guidance scales; 1 evaluates the conditional branch alone.
+    conditioning : mapping of str to Tensor
+        (n, ...) each; an absent name takes its null value.
+    latents : Tensor or None
+        (n, C, H, W) float32 standard normal x_T to start from instead of the seeds' own.
+    callback : callable or None
+        Called with a `StepInfo` after each step.
+    """
+
+    table: PackedTable
+    seeds: npt.NDArray[np.uint64]
+    images: npt.NDArray[np.uint64]
+    guidance: npt.NDArray[np.float32]
+    conditioning: Mapping[str, Tensor] = field(default_factory=dict)
+    latents: Tensor | None = None
+    callback: Callback | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return len(self.seeds)
+
+    @property
+    def steps(self) -> int:
+        """Model evaluations per image, guidance not counted."""
+        return len(self.table.rows)
+
+
+@dataclass
+class StepInfo:
+    """What a callback sees after a step.
+
+    Attributes
+    ----------
+    step : int
+        Evaluations that these images have behind them, 1 to `total`.
+    total : int
+        Evaluations until they are done.
+    images : ndarray
+        (k,) int: which images of the request took this step; all of them unless the request is
+        larger than the engine's capacity.
+    denoised : Tensor
+        (k, C, H, W) float32: the current estimate of x0, a copy.
+    """
+
+    step: int
+    total: int
+    images: npt.NDArray[np.int64]
+    denoised: Tensor
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Stop the request after this step; its client gets `fastdiff.errors.Cancelled`."""
+        self.cancelled = True
+
+
+class Ticket:
+    """The engine's promise for one request.
+
+    Attributes
+    ----------
+    completed : int
+        Row steps taken so far, of ``request.rows * request.steps``.
+    done : bool
+        Whether `result` returns or raises at once.
+    """
+
+    def __init__(self, request: Request, sample_shape: tuple[int, int, int]) -> None:
+        self.request = request
+        self.completed = 0
+        self.done = False
+        self._remaining = request.rows
+        self._error: BaseException | None = None
+        self._samples = torch.empty(request.rows, *sample_shape)
+
+    def result(self) -> Tensor:
+        """Return the samples, (n, C, H, W) float32, or raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+        if not self.done:
+            raise Cancelled("the request has not been run to its end")
+        return self._samples
+
+    def deliver(self, indices: list[int], samples: Tensor) -> None:
+        """Take finished images."""
+        self._samples[indices] = samples
+        self._remaining -= len(indices)
+        self.done = self._remaining == 0
+
+    def fail(self, error: BaseException) -> None:
+        """End the request with `error`."""
+        self._error = error
+        self.done = True

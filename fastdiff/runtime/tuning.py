@@ -1,0 +1,180 @@
+"""Choosing engine, precision and batch size by measurement."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from fastdiff.denoisers import ENGINES, Denoiser, get_engine
+from fastdiff.denoisers.base import DTYPES
+from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
+from fastdiff.exporting import Network
+from fastdiff.kernels import active_level
+from fastdiff.runtime.certificate import Probe, certify, trajectory
+from fastdiff.runtime.report import Candidate, Report
+from fastdiff.sampling import Schedule
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+BUDGET_SECONDS = 6.0
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 15
+_HOPELESS = 0.5  # of the best rate after the first round
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class _Trial:
+    """A candidate being measured."""
+
+    candidate: Candidate
+    denoiser: Denoiser
+    call: Callable[[], object]
+    times: list[float] = field(default_factory=list)
+
+    def measure(self) -> None:
+        begin = time.perf_counter()
+        self.call()
+        self.times.append(time.perf_counter() - begin)
+        self.candidate.seconds = statistics.median(self.times)
+
+
+def tune(
+    network: Network,
+    schedule: Schedule,
+    backend: str,
+    precision: str,
+    max_batch: int | None,
+    say: Say,
+) -> tuple[Denoiser, Report]:
+    """Measure the usable engines, interleaved, and return the fastest that passes its certificate.
+
+    Parameters
+    ----------
+    backend, precision : str
+        ``"auto"``, or a name that leaves no choice.
+    max_batch : int or None
+        Fixes the rows per call; None measures `BATCHES`.
+    say : callable
+        Told what is running.
+
+    Raises
+    ------
+    UnknownName, Unavailable
+        An explicit choice does not exist, or cannot run or does not pass here.
+    """
+    pairs = _pairs(backend, precision)
+    say("reference trajectory in float32")
+    reference = ENGINES["eager"].build(network, "float32")
+    probe = trajectory(network, reference, schedule)
+    candidates: list[Candidate] = []
+    passed: list[tuple[Denoiser, Candidate]] = []
+    for engine, kind in pairs:
+        say(f"preparing {engine} {kind}")
+        denoiser, candidate = _prepare(network, engine, kind, reference, probe)
+        if denoiser is None:
+            candidates.append(candidate)
+        else:
+            passed.append((denoiser, candidate))
+    if not passed:
+        raise Unavailable(
+            "no engine can run this model as asked: "
+            + "; ".join(f"{c.engine} {c.precision}: {c.refusal}" for c in candidates)
+        )
+    say("measuring " + ", ".join(f"{c.engine} {c.precision}" for _, c in passed))
+    trials = _measure(network, passed, max_batch)
+    best = max(trials, key=lambda trial: trial.candidate.rows_per_second)
+    best.candidate.chosen = True
+    order = {(c.engine, c.precision): i for i, (_, c) in enumerate(passed)}
+    measured = sorted(
+        (trial.candidate for trial in trials),
+        key=lambda c: (order[c.engine, c.precision], c.batch),
+    )
+    machine = f"{torch.get_num_threads()} threads, {active_level()} kernels"
+    return best.denoiser, Report(network.name, machine, measured + candidates)
+
+
+def _pairs(backend: str, precision: str) -> list[tuple[str, str]]:
+    if precision != "auto" and precision not in DTYPES:
+        raise UnknownName("precision", precision, ["auto", *DTYPES])
+    engines = (
+        [name for name, engine in ENGINES.items() if engine.status().usable]
+        if backend == "auto"
+        else [get_engine(backend).name]
+    )
+    pairs = [
+        (name, kind)
+        for name in engines
+        for kind in ENGINES[name].precisions
+        if precision in {"auto", kind}
+    ]
+    if not pairs:
+        raise Unavailable(
+            f"backend {backend!r} has no precision {precision!r}; "
+            f"it has: {', '.join(ENGINES[engines[0]].precisions)}"
+        )
+    return pairs
+
+
+def _prepare(
+    network: Network, engine: str, precision: str, reference: Denoiser, probe: Probe
+) -> tuple[Denoiser | None, Candidate]:
+    """Build and certify one candidate; the reason is in it when it is refused."""
+    candidate = Candidate(engine, precision)
+    try:
+        is_reference = (engine, precision) == (reference.engine, reference.precision)
+        denoiser = reference if is_reference else get_engine(engine).build(network, precision)
+        candidate.certificate = certify(denoiser, probe)
+    except FastdiffError as error:
+        candidate.refusal = str(error)
+        return None, candidate
+    except RuntimeError as error:  # torch: an operator that this precision does not have
+        candidate.refusal = str(error).strip().splitlines()[0]
+        return None, candidate
+    candidate.refusal = candidate.certificate.refusal
+    return (None if candidate.refusal else denoiser), candidate
+
+
+def _trial(network: Network, denoiser: Denoiser, like: Candidate, batch: int) -> _Trial:
+    x, t, conditioning = network.example(batch)
+    shape = (batch, denoiser.output_channels, *x.shape[2:])
+    out = torch.empty(shape, dtype=denoiser.output_dtype)
+    call = denoiser.bind(x.to(denoiser.input_dtype), t, conditioning, out)
+    candidate = Candidate(like.engine, like.precision, batch, certificate=like.certificate)
+    call()
+    return _Trial(candidate, denoiser, call)
+
+
+def _measure(
+    network: Network, passed: list[tuple[Denoiser, Candidate]], max_batch: int | None
+) -> list[_Trial]:
+    """Interleaved rounds over every candidate and batch size, until the budget is spent.
+
+    Batch sizes are tried upwards and stop where a larger one no longer helps; what is hopeless
+    after its first call is not called again.
+    """
+    if max_batch is not None and max_batch < 1:
+        raise InvalidArgument(f"max_batch: expected at least 1, got {max_batch}")
+    deadline = time.perf_counter() + BUDGET_SECONDS
+    trials: list[_Trial] = []
+    for denoiser, candidate in passed:
+        best = 0.0
+        for batch in (max_batch,) if max_batch else BATCHES:
+            trial = _trial(network, denoiser, candidate, batch)
+            trial.measure()
+            trials.append(trial)
+            rate = trial.candidate.rows_per_second
+            if rate < 0.8 * best or time.perf_counter() > deadline:
+                break
+            best = max(best, rate)
+    fastest = max(trial.candidate.rows_per_second for trial in trials)
+    rounds = [t for t in trials if t.candidate.rows_per_second >= _HOPELESS * fastest]
+    for done in range(_MAX_ROUNDS):
+        if done >= _MIN_ROUNDS and time.perf_counter() > deadline:
+            break
+        for trial in rounds:
+            trial.measure()
+    return trials
