@@ -1,0 +1,30 @@
+"""Noise schedules, prediction types and solvers: sampling as data, in NumPy float64."""
+
+from fastdiff.sampling.prediction import (
+    PREDICTION_TYPES,
+    convert_prediction,
+    denoised_coefficients,
+)
+from fastdiff.sampling.reference import moments, run_table
+from fastdiff.sampling.schedule import Schedule
+from fastdiff.sampling.solvers import Solver, get_solver, list_solvers, solver_from_config
+from fastdiff.sampling.table import TABLE_ROW, PackedTable, StepTable
+from fastdiff.sampling.timesteps import SPACINGS, spaced_timesteps
+
+__all__ = [
+    "PREDICTION_TYPES",
+    "SPACINGS",
+    "TABLE_ROW",
+    "PackedTable",
+    "Schedule",
+    "Solver",
+    "StepTable",
+    "convert_prediction",
+    "denoised_coefficients",
+    "get_solver",
+    "list_solvers",
+    "moments",
+    "run_table",
+    "solver_from_config",
+    "spaced_timesteps",
+]
