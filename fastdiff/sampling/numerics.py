@@ -33,10 +33,10 @@ def phi(n: int, z: float) -> float:
 
 
 def ancestral_std(
-    alpha: npt.ArrayLike,
-    sigma: npt.ArrayLike,
-    alpha_to: npt.ArrayLike,
-    sigma_to: npt.ArrayLike,
+    alpha: Float64Array | float,
+    sigma: Float64Array | float,
+    alpha_to: Float64Array | float,
+    sigma_to: Float64Array | float,
     eta: float = 1.0,
 ) -> Float64Array:
     """Return the standard deviation of a step's fresh noise.
@@ -46,5 +46,5 @@ def ancestral_std(
     (arXiv 2006.11239, eq. 7), sigma_up of the ancestral samplers of k-diffusion, and the noise of
     the first-order SDE-DPM-Solver++ (arXiv 2211.01095, sec. 5).
     """
-    ratio = np.asarray(sigma_to) * alpha / (np.asarray(alpha_to) * sigma)
+    ratio = sigma_to * alpha / (np.asarray(alpha_to) * sigma)
     return np.asarray(eta * sigma_to * np.sqrt(np.maximum(0.0, 1.0 - ratio * ratio)))

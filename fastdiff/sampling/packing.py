@@ -64,7 +64,8 @@ def assign_slots(
             if not free:
                 raise TableError(f"{name}: row {i} needs more than {MAX_SLOTS} history slots")
             h_rows[i] = _physical(update[i, slot], place)
-            moved[slot] = destinations[i] = free[0]
+            destinations[i] = free[0]
+            moved[slot] = free[0]
         place = moved
     return x_rows, h_rows, destinations
 
@@ -80,7 +81,7 @@ def _live_after(update: Float64Array) -> list[set[int]]:
 
 
 def _moved_from(row: Float64Array, place: dict[int, int]) -> int | None:
-    """The physical slot that `row` merely copies, if it does."""
+    """Return the physical slot that `row` merely copies, if it does."""
     (sources,) = np.nonzero(row)
     if len(sources) == 1 and row[sources[0]] == 1.0:
         return place.get(int(sources[0]))

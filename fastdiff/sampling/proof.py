@@ -94,7 +94,7 @@ def _finite(table: StepTable) -> Iterator[Failure]:
 
 
 def _local(table: StepTable) -> Iterator[Failure]:
-    """Checks that look at one row, or at one row and the next."""
+    """Check each row alone, and against the level of the next."""
     for i in range(len(table)):
         alpha, sigma = float(table.alpha[i]), float(table.sigma[i])
         mX, mN = signature(table.prediction_type, alpha, sigma)
@@ -182,22 +182,23 @@ def _moments(table: StepTable) -> Iterator[Failure]:
         if not (math.isfinite(h) and np.all(np.isfinite(tau))):
             yield "moments", int(i), "order 2 or more needs finite log-SNR on all its levels"
             continue
+        reach = max(1.0, float(np.max(np.abs(tau))))
         for degree in range(int(table.order[i])):
             got = float(np.sum(w * tau**degree))
-            want = (
-                alpha_to * math.factorial(degree) * c * h ** (degree + 1) * phi(degree + 1, -c * h)
-            )
+            want = alpha_to * _data_integral(degree, c, h)
             if degree == 1 and table.moment_rule == "midpoint":
-                want = 0.5 * h * alpha_to * c * h * phi(1, -c * h)
-            if (
-                abs(got - want)
-                > TOLERANCE * alpha_to * max(1.0, float(np.max(np.abs(tau)))) ** degree
-            ):
+                want = alpha_to * _data_integral(0, c, h) * h / 2
+            if abs(got - want) > TOLERANCE * alpha_to * reach**degree:
                 yield "moments", int(i), f"moment {degree} is {got:.9g}, expected {want:.9g}"
 
 
+def _data_integral(degree: int, c: float, h: float) -> float:
+    """Return int_0^h c exp(-c (h - tau)) tau^degree dtau."""
+    return math.factorial(degree) * c * h ** (degree + 1) * phi(degree + 1, -c * h)
+
+
 def _history_weights(table: StepTable) -> Float64Array:
-    """Weight of each D_j in each x', given x, (n, n); for history that holds only D."""
+    """Return the weight of each D_j in each x', (n, n), for history that holds only D."""
     n, k = len(table), table.history
     weights, slots = np.zeros((n, n)), np.zeros((k, n))
     for i, update in enumerate(table.update):

@@ -18,7 +18,7 @@ def run_table(
     table: StepTable,
     model: Callable[[Float64Array, float], Any],
     x: npt.ArrayLike,
-    noise: Sequence[npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    noise: Sequence[Any] | npt.NDArray[Any] | None = None,
 ) -> Float64Array:
     """Run a table in float64, as written in `fastdiff.sampling.table`.
 
@@ -60,8 +60,9 @@ def run_table(
             output, v = output
         m = np.asarray(output, dtype=np.float64)
         D = np.clip(table.p[i] * state[0] + table.q[i] * m, -table.clip[i], table.clip[i])
-        drawn = np.any(update[:, -1]) and noise is not None
-        z = np.exp(table.w[i] * np.asarray(v)) * np.asarray(noise[i]) if drawn else np.zeros_like(x)
+        z = np.zeros_like(x)
+        if noise is not None and np.any(update[:, -1]):
+            z += np.exp(table.w[i] * np.asarray(v)) * np.asarray(noise[i])
         state = np.tensordot(update, np.stack([*state, D, m, z]), 1)
         trajectory[i] = state[0]
     return trajectory
@@ -90,7 +91,8 @@ def moments(
     mu[0], covariance[0, 0] = mean, variance
     for i, update in enumerate(table.update):
         d0, d1 = denoiser(float(table.alpha[i]), float(table.sigma[i]))
-        transition, b, e, s = update[:, : k + 1].copy(), *update[:, -3:].T
+        transition = update[:, : k + 1].copy()
+        b, e, s = update[:, -3], update[:, -2], update[:, -1]
         # m = (D - p x) / q
         transition[:, 0] += b * d1 + e * (d1 - table.p[i]) / table.q[i]
         mu = transition @ mu + (b + e / table.q[i]) * d0

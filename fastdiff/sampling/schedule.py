@@ -155,8 +155,15 @@ class Schedule:
         alphas_cumprod = np.cumprod(1.0 - self._plain_betas)
         if self.rescale_betas_zero_snr:
             root = np.sqrt(alphas_cumprod)
-            alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+            with np.errstate(divide="ignore", invalid="ignore"):  # T = 1 is refused afterwards
+                alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
         return _frozen(alphas_cumprod)
+
+    @cached_property
+    def _ratios(self) -> Float64Array:
+        """Ratio sigma / alpha of every time."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod))
 
     @cached_property
     def _plain_betas(self) -> Float64Array:
@@ -168,7 +175,7 @@ class Schedule:
         if self.beta_schedule == "scaled_linear":
             return np.linspace(math.sqrt(start), math.sqrt(end), T) ** 2
         if self.beta_schedule == "sigmoid":
-            return (end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, T))) + start
+            return np.asarray((end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, T))) + start)
         alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
@@ -200,20 +207,14 @@ class Schedule:
         alpha, sigma = np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod)
         between = times > lower
         if np.any(between):
-            upper = self.alphas_cumprod[np.minimum(lower + 1, last)]
-            if np.any(upper[between] == 0):
+            ratio = np.where(between, np.interp(times, np.arange(last + 1), self._ratios), 0.0)
+            if not np.all(np.isfinite(ratio)):
                 raise InvalidArgument(
                     f"t={t!r} lies between {last - 1} and {last}, where zero terminal SNR makes "
                     "sigma / alpha infinite; use a whole time"
                 )
-            low_ratio = sigma / np.where(between, alpha, 1.0)
-            high_ratio = np.sqrt((1.0 - upper) / np.where(between, upper, 1.0))
-            ratio = low_ratio + (times - lower) * (high_ratio - low_ratio)
-            norm = np.sqrt(1.0 + ratio * ratio)
-            alpha, sigma = (
-                np.where(between, 1.0 / norm, alpha),
-                np.where(between, ratio / norm, sigma),
-            )
+            norm = np.hypot(1.0, ratio)
+            alpha, sigma = np.where(between, (1.0 / norm, ratio / norm), (alpha, sigma))
         return (float(alpha), float(sigma)) if times.ndim == 0 else (alpha, sigma)
 
     def add_noise(self, x0: Any, noise: Any, t: Any) -> Any:
@@ -262,7 +263,7 @@ def _like(x0: Any, values: Float64Array) -> Any:
     return values.astype(x0.dtype)
 
 
-def _frozen(array: Float64Array) -> Float64Array:
+def _frozen(array: npt.NDArray[Any]) -> Float64Array:
     array.setflags(write=False)
     return array
 
@@ -297,7 +298,7 @@ def _trained_betas(values: Any) -> tuple[float, ...]:
 
 
 def _check_decreasing(alphas_cumprod: Float64Array, *, zero_end: bool) -> None:
-    """The levels must descend strictly within (0, 1); only zero terminal SNR may end at 0."""
+    """Refuse levels that do not descend within (0, 1); zero terminal SNR may end at 0."""
     inner = alphas_cumprod[:-1] if zero_end else alphas_cumprod
     descending = np.all(np.diff(alphas_cumprod) < 0)
     if not (descending and np.all((inner > 0) & (inner < 1)) and np.all(alphas_cumprod >= 0)):

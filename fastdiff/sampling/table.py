@@ -12,6 +12,7 @@ the float32 records that the step kernels read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -96,9 +97,8 @@ class StepTable:
     moment_rule : {"exact", "midpoint"}
         Which first moment rows of order 2 have: that of the exponential integral, or step / 2
         times the zeroth (DPM-Solver++ "midpoint").
-    init_noise_sigma : float, optional
-        Standard deviation of the initial noise; sqrt(alpha^2 + sigma^2) of the first level if not
-        given.
+    init_noise_sigma : float
+        Standard deviation of the initial noise; sqrt(alpha^2 + sigma^2) of the first level if NaN.
     waived : mapping of str to str
         Checks that the method breaks on purpose, each with the reason. A check that is waived must
         indeed fail, so that a waiver cannot outlive its reason.
@@ -125,7 +125,7 @@ class StepTable:
     w: Float64Array
     order: npt.NDArray[np.int64]
     moment_rule: str = "exact"
-    init_noise_sigma: float | None = None
+    init_noise_sigma: float = math.nan
     waived: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,8 +137,8 @@ class StepTable:
         object.__setattr__(self, "waived", MappingProxyType(dict(self.waived)))
         self._check_shapes()
         prove(self)
-        if self.init_noise_sigma is None:
-            level = float(np.hypot(self.alpha[0], self.sigma[0]))
+        if math.isnan(self.init_noise_sigma):
+            level = math.hypot(self.alpha[0], self.sigma[0])
             object.__setattr__(self, "init_noise_sigma", level)
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class StepTable:
     @property
     def history(self) -> int:
         """Logical history slots, k."""
-        return self.update.shape[1] - 1
+        return int(self.update.shape[1]) - 1
 
     def pack(self) -> PackedTable:
         """Compile to the records of the step kernels.
@@ -168,7 +168,6 @@ class StepTable:
             rows[name] = getattr(self, name)
         rows["c_in_next"] = np.append(self.c_in[1:], 1.0)
         rows.setflags(write=False)
-        assert self.init_noise_sigma is not None
         return PackedTable(
             rows=rows,
             history_slots=int(destinations.max()),

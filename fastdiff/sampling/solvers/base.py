@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -113,13 +114,6 @@ class Solver(ABC):
             times = check_timesteps(timesteps, T, steps)
         elif steps is None:
             raise InvalidArgument("give steps (a number) or timesteps (a list)")
-        elif (
-            compat
-            and steps == 1
-            and schedule.timestep_spacing == "linspace"
-            and not self.final_point
-        ):
-            times = np.zeros(1)  # np.linspace(0, T - 1, 1)
         else:
             times = spaced_timesteps(
                 steps,
@@ -129,6 +123,9 @@ class Solver(ABC):
                 fractional=self.fractional_times,
                 final_point=self.final_point,
             )
+            if compat and steps == 1 and schedule.timestep_spacing == "linspace":
+                # np.linspace(0, T - 1, 1) is 0: one step from where there is no noise.
+                times = times if self.final_point else np.zeros(1)
         return self._build(schedule, times, compat == "diffusers")
 
     @abstractmethod
@@ -168,9 +165,18 @@ class Solver(ABC):
         )
 
 
-def vp_grid(schedule: Schedule, times: Float64Array, final: tuple[float, float]) -> Grid:
-    """Levels in the variance preserving coordinates of training, ending at `final`."""
+def vp_grid(
+    schedule: Schedule, times: Float64Array, final: tuple[float, float], *, floor: bool = False
+) -> Grid:
+    """Return levels in the variance preserving coordinates of training, ending at `final`.
+
+    With `floor`, alpha^2 = 2^-24 stands in for the 0 of zero terminal SNR, as in the diffusers
+    schedulers that divide by alpha.
+    """
     alpha, sigma = schedule.level(times)
+    if floor:
+        alpha = np.where(alpha == 0, 2.0**-12, alpha)
+        sigma = np.where(alpha == 2.0**-12, math.sqrt(1.0 - 2.0**-24), sigma)
     return Grid(
         t=times,
         alpha=alpha,
@@ -181,20 +187,22 @@ def vp_grid(schedule: Schedule, times: Float64Array, final: tuple[float, float])
     )
 
 
-def ve_grid(schedule: Schedule, times: Float64Array, final: tuple[float, float]) -> Grid:
-    """The same levels in variance exploding coordinates, x / alpha: alpha = 1, sigma = ratio.
+def ve_grid(
+    schedule: Schedule, times: Float64Array, final: tuple[float, float], *, floor: bool = False
+) -> Grid:
+    """Return the same levels in variance exploding coordinates, x / alpha.
 
     Raises
     ------
     InvalidArgument
         If a level has alpha = 0, where the ratio is infinite.
     """
-    grid = vp_grid(schedule, times, final)
+    grid = vp_grid(schedule, times, final, floor=floor)
     if np.any(grid.alpha == 0):
         raise InvalidArgument(
             "sigma / alpha is infinite at zero terminal SNR, so a solver in these coordinates "
             "cannot start there; use 'ddim' (the same step as 'euler') or 'dpmpp_2m', or "
-            "compat='diffusers', which starts just below"
+            "compat='diffusers', which starts just above"
         )
     ones = np.ones(len(times))
     return replace(
@@ -265,8 +273,6 @@ def clip_limit(
 
 def check_number(name: str, value: Any, least: float, most: float) -> None:
     """Refuse an option that is not a number from `least` to `most`."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
-        value, bool
-    )
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not (number and least <= value <= most):
         raise InvalidArgument(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
