@@ -1,0 +1,141 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cfenv>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace fastdiff::cpu {
+namespace {
+
+constexpr int kMaxWorkers = 255;
+constexpr int kSpins = 4000;  // about 50 us: a sampler's next step usually comes later than that
+
+class DefaultFloatEnvironment {
+ public:
+  DefaultFloatEnvironment() {
+    std::fegetenv(&saved_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloatEnvironment() { std::fesetenv(&saved_); }
+  DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
+  DefaultFloatEnvironment& operator=(const DefaultFloatEnvironment&) = delete;
+
+ private:
+  std::fenv_t saved_;
+};
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+struct Job {
+  void (*task)(const void*, int64_t);
+  const void* context;
+  int64_t units;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+      task(context, unit);
+    }
+  }
+};
+
+class ThreadPool {
+ public:
+  /// Runs the job with the help of up to `helpers` workers; false if the pool is in use.
+  bool run(Job& job, int helpers) {
+    std::unique_lock<std::mutex> one_caller(caller_, std::try_to_lock);
+    if (!one_caller) return false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (workers_ < helpers && start_worker()) {
+      }
+      job_ = &job;
+      seats_ = helpers;
+      tickets_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    seats_ = 0;  // whoever has not joined by now finds no work left
+    idle_.wait(lock, [&] { return joined_ == 0; });
+    return true;
+  }
+
+ private:
+  bool start_worker() {
+    try {
+      std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      return false;  // the system has no thread to spare: fewer workers do the same work
+    }
+    ++workers_;
+    return true;
+  }
+
+  void serve() {
+    const DefaultFloatEnvironment environment;
+    uint64_t seen = tickets_.load(std::memory_order_acquire) - 1;
+    for (;;) {
+      for (int i = 0; i < kSpins && tickets_.load(std::memory_order_acquire) == seen; ++i) pause();
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return tickets_.load(std::memory_order_relaxed) != seen; });
+      seen = tickets_.load(std::memory_order_relaxed);
+      if (seats_ == 0) continue;
+      --seats_;
+      ++joined_;
+      Job* job = job_;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--joined_ == 0) idle_.notify_one();
+    }
+  }
+
+  std::mutex caller_;  // held by the caller whose job runs
+  std::mutex mutex_;   // guards what follows
+  std::condition_variable wake_, idle_;
+  Job* job_ = nullptr;
+  int workers_ = 0, seats_ = 0, joined_ = 0;
+  std::atomic<uint64_t> tickets_{0};
+};
+
+// Never destroyed: detached workers may outlive the static destructors.
+std::atomic<ThreadPool*> g_pool{nullptr};
+
+ThreadPool& pool() {
+  if (ThreadPool* existing = g_pool.load(std::memory_order_acquire)) return *existing;
+  static std::mutex making;
+  std::lock_guard<std::mutex> lock(making);
+  if (!g_pool.load(std::memory_order_relaxed)) {
+    // The workers do not exist in a forked child, and a lock may be held there for ever.
+    static const int registered =
+        pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr, std::memory_order_release); });
+    (void)registered;
+    g_pool.store(new ThreadPool, std::memory_order_release);
+  }
+  return *g_pool.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+void parallel_for(int threads, int64_t units, void (*task)(const void*, int64_t),
+                  const void* context) {
+  const DefaultFloatEnvironment environment;
+  Job job{task, context, units};
+  int64_t helpers = threads - 1 < kMaxWorkers ? threads - 1 : kMaxWorkers;
+  helpers = helpers < units - 1 ? helpers : units - 1;
+  if (helpers <= 0 || !pool().run(job, int(helpers))) job.work();
+}
+
+}  // namespace fastdiff::cpu

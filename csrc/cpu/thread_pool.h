@@ -1,0 +1,25 @@
+// A small pool of worker threads that the kernels share.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdiff::cpu {
+
+/// Calls task(context, unit) once for each unit in [0, units), on up to `threads` threads, the
+/// caller among them, and returns when all are done. The task must not throw.
+///
+/// Units are handed out by an atomic counter, so a worker that the system schedules late costs
+/// nothing. While another caller uses the pool, the work runs inline. A child process made by fork
+/// starts a pool of its own. Floating point runs in the default environment (nearest even, no
+/// flush to zero) whatever the caller's is, so the bits do not depend on it.
+void parallel_for(int threads, int64_t units, void (*task)(const void* context, int64_t unit),
+                  const void* context);
+
+template <class Body>
+void parallel_for(int threads, int64_t units, const Body& body) {
+  parallel_for(
+      threads, units,
+      [](const void* context, int64_t unit) { (*static_cast<const Body*>(context))(unit); }, &body);
+}
+
+}  // namespace fastdiff::cpu

@@ -1,0 +1,33 @@
+"""How arrays reach the compiled kernels."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.dlpack import to_dlpack
+
+from fastdiff.errors import InvalidArgument
+
+Array: TypeAlias = "NDArray[Any] | torch.Tensor"
+
+
+def to_native(array: Array) -> Any:
+    """A NumPy array as it is, a torch CPU tensor as a DLPack capsule; neither is copied.
+
+    Raises
+    ------
+    InvalidArgument
+        If a tensor is not in CPU memory, or the object is neither kind.
+    """
+    if isinstance(array, torch.Tensor):
+        if not array.is_cpu:
+            raise InvalidArgument(
+                f"expected a tensor in CPU memory, got one on {array.device}; pass .cpu()"
+            )
+        return to_dlpack(array)
+    if isinstance(array, np.ndarray):
+        return array
+    raise InvalidArgument(f"expected a torch tensor or a NumPy array, got {type(array).__name__}")

@@ -1,0 +1,122 @@
+"""One fused solver step over a batch: guidance, prediction, clipping, update, noise and cast.
+
+``docs/contracts.md`` defines the arithmetic and the two records. Rows are independent: each has its
+own table row, state slot, seed and guidance. ``reference`` is the same function in plain NumPy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastdiff import _native
+from fastdiff.errors import InvalidDtype
+from fastdiff.kernels.arrays import Array, to_native
+
+__all__ = ["BATCH_ROW", "step"]
+
+BATCH_ROW = np.dtype(
+    [
+        ("seed", np.uint64),
+        ("image", np.uint64),
+        ("table_row", np.int32),
+        ("slot", np.int32),
+        ("draw", np.uint32),
+        ("guidance", np.float32),
+        ("cond", np.int32),
+        ("uncond", np.int32),
+    ]
+)
+"""One row of a batch, 40 bytes; ``docs/contracts.md`` says what the fields mean."""
+
+_TABLE_ROW = np.dtype(
+    [
+        ("x", np.float32, 8),
+        ("h", np.float32, 8),
+        ("p", np.float32),
+        ("q", np.float32),
+        ("clip", np.float32),
+        ("c_in_next", np.float32),
+        ("t", np.float32),
+        ("w", np.float32),
+        ("dst", np.int32),
+        ("pad", np.int32),
+    ]
+)
+# Comparing structured dtypes takes a microsecond each, so those already accepted are kept.
+_accepted: list[np.dtype[np.void]] = [_TABLE_ROW, BATCH_ROW]
+
+
+def step(
+    *,
+    table: NDArray[np.void],
+    rows: NDArray[np.void],
+    state: Array,
+    output: Array,
+    history: Array | None = None,
+    next_input: Array | None = None,
+    denoised: Array | None = None,
+) -> NDArray[np.uint8]:
+    """One solver step of each row of a batch, on torch's number of threads.
+
+    Arrays are contiguous, in CPU memory, torch or NumPy. Arrays that are written share no memory
+    with each other or with ``output``.
+
+    Parameters
+    ----------
+    table : ndarray, (R,) of TABLE_ROW
+        Solver steps.
+    rows : ndarray, (B,) of BATCH_ROW
+        The batch; no two rows have the same slot.
+    state : (S, n) float32
+        x of each slot, replaced by x' for the slots of the batch.
+    output : (E, m) float32, bfloat16 or float16
+        What the denoiser returned: m >= n, and m >= 2n where a learned noise scale is used.
+    history : (K, S, n) float32, optional
+        History slot j of the table is ``history[j - 1]``; K is at most 4. Updated in place; slots
+        whose coefficients are 0 are not read.
+    next_input : (S, n) float32, bfloat16 or float16, optional
+        Gets c_in_next x'.
+    denoised : (S, n) float32, optional
+        Gets D.
+
+    Returns
+    -------
+    ndarray, (B,) uint8
+        Not 0 where any m, v or x' of a row is not finite. The row's state is updated all the same.
+
+    Raises
+    ------
+    InvalidArgument
+        If an index of a record is out of range, two rows have one slot, arrays share memory, or an
+        array is read-only or not contiguous; `InvalidShape` or `InvalidDtype` if one does not fit.
+        Nothing has been written then.
+    """
+    _check_records("table", table, _TABLE_ROW)
+    _check_records("rows", rows, BATCH_ROW)
+    return _native.step(
+        table,
+        rows,
+        to_native(state),
+        to_native(output),
+        None if history is None else to_native(history),
+        None if next_input is None else to_native(next_input),
+        None if denoised is None else to_native(denoised),
+        torch.get_num_threads(),
+    )
+
+
+def _check_records(name: str, records: NDArray[np.void], expected: np.dtype[np.void]) -> None:
+    if not isinstance(records, np.ndarray):
+        raise InvalidDtype(
+            f"{name}: expected a NumPy array of records, got {type(records).__name__}"
+        )
+    if any(records.dtype is known for known in _accepted) and records.itemsize == expected.itemsize:
+        return
+    if records.dtype != expected:
+        raise InvalidDtype(
+            f"{name}: expected records of dtype {expected.descr} (docs/contracts.md), "
+            f"got {records.dtype}"
+        )
+    _accepted.append(records.dtype)
