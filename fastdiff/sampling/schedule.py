@@ -173,11 +173,11 @@ class Schedule:
         if self.beta_schedule == "linear":
             return np.linspace(start, end, T)
         if self.beta_schedule == "scaled_linear":
-            return np.linspace(math.sqrt(start), math.sqrt(end), T) ** 2
+            return np.asarray(np.linspace(math.sqrt(start), math.sqrt(end), T) ** 2)
         if self.beta_schedule == "sigmoid":
             return np.asarray((end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, T))) + start)
         alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+        return np.asarray(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
 
     def level(self, t: npt.ArrayLike) -> tuple[Any, Any]:
         """Return (alpha, sigma) at time `t`.
