@@ -239,9 +239,11 @@ def digits_schedule_config(path: str | os.PathLike[str] | None = None) -> dict[s
     _, metadata = read_safetensors(source, MAX_WEIGHTS_BYTES)
     try:
         config = json.loads(metadata["schedule"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, json.JSONDecodeError):
+        config = None
+    if not isinstance(config, dict):
         raise WeightsError(
-            f"expected a JSON object under the metadata key 'schedule' of {source}; "
-            "write the file with examples/train_digits.py"
-        ) from error
-    return dict(config)
+            f"expected a JSON object under the metadata key 'schedule' of {source}, "
+            f"got {metadata.get('schedule')!r}; write the file with examples/train_digits.py"
+        )
+    return config
