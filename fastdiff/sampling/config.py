@@ -126,7 +126,8 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
         if key.startswith("_") or key in SOLVER_KEYS:
             continue
         if key in fields:
-            settings[key] = value
+            if value is not None:  # null is how a configuration says "the default"
+                settings[key] = value
         elif key not in _INERT_VALUES:
             known = sorted(fields | SOLVER_KEYS | _INERT_VALUES.keys())
             raise InvalidArgument(f"unknown scheduler setting {key!r}; known: {', '.join(known)}")

@@ -182,7 +182,7 @@ def _moments(table: StepTable) -> Iterator[Failure]:
         if not (math.isfinite(h) and np.all(np.isfinite(tau))):
             yield "moments", int(i), "order 2 or more needs finite log-SNR on all its levels"
             continue
-        reach = max(1.0, float(np.max(np.abs(tau))))
+        reach = float(np.max(np.abs(tau), initial=1.0))
         for degree in range(int(table.order[i])):
             got = float(np.sum(w * tau**degree))
             want = alpha_to * _data_integral(degree, c, h)

@@ -10,7 +10,9 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import diffusers
 import numpy as np
+import torch
 from diffusers_peer import run_scheduler
 from packed_loop import run_packed
 
@@ -80,7 +82,8 @@ def variants():
 def relative(got, want):
     """Largest difference of any step, relative to that step's largest value."""
     axes = tuple(range(1, want.ndim))
-    return float(np.max(np.abs(got - want).max(axes) / np.abs(want).max(axes)))
+    scale = np.maximum(np.abs(want).max(axes), np.finfo(float).tiny)
+    return float(np.max(np.abs(got - want).max(axes) / scale))
 
 
 def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
@@ -144,3 +147,39 @@ def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
         relative(packed, exact),
         relative(packed, peer[False][0]),
     )
+
+
+def measure():
+    """Return {(solver, prediction type, spacing): (cases, table, packed, shipped)}, worst of all."""
+    worst = {}
+    for variant in variants():
+        for prediction_type, spacing, steps in itertools.product(
+            variant.prediction_types, SPACINGS, STEPS
+        ):
+            key = (variant.solver, prediction_type, spacing)
+            cases, *so_far = worst.get(key, (0, 0.0, 0.0, 0.0))
+            found = compare(variant, prediction_type, spacing, steps)
+            worst[key] = (cases + 1, *(max(*pair) for pair in zip(so_far, found, strict=True)))
+    return worst
+
+
+def write_page():
+    """Replace the figures of docs/conformance.md, between its two markers."""
+    lines = [
+        f"diffusers {diffusers.__version__}, torch {torch.__version__}, NumPy {np.__version__}; "
+        f"steps {', '.join(map(str, STEPS))}; samples of shape {SHAPE}.",
+        "",
+        "| solver | prediction | spacing | cases | table, float64 | packed, float32 | as shipped |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (solver, prediction_type, spacing), (cases, *errors) in sorted(measure().items()):
+        figures = " | ".join(f"{error:.1e}" for error in errors)
+        lines.append(f"| {solver} | {prediction_type} | {spacing} | {cases} | {figures} |")
+    before, rest = PAGE.read_text(encoding="utf-8").split("<!-- figures -->\n")
+    _, after = rest.split("<!-- end of figures -->\n")
+    page = [before, "<!-- figures -->\n", "\n".join(lines), "\n<!-- end of figures -->\n", after]
+    PAGE.write_text("".join(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page()

@@ -8,7 +8,6 @@ from fastdiff.sampling import TABLE_ROW
 from fastdiff.sampling.packing import assign_slots
 
 
-
 def run_packed(packed, outputs, x, noise, log_variance=None, dtype=np.float32):
     """Run a PackedTable; `outputs` is a list of arrays or a callable (x_in, t, i) -> m.
 

@@ -1,5 +1,4 @@
 import diffusers
-import numpy as np
 import pytest
 
 from fastdiff.errors import InvalidArgument, UnknownName

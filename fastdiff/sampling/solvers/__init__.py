@@ -59,7 +59,8 @@ def solver_from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> So
     Parameters
     ----------
     config : mapping or path
-        As for `Schedule.from_config`.
+        As for `Schedule.from_config`, with the ``_class_name`` that saved configurations have; a
+        scheduler in memory has it as ``type(scheduler).__name__`` instead.
 
     Raises
     ------

@@ -66,6 +66,17 @@ class Solver(ABC):
         cls.name, cls.scheduler = name, scheduler
         REGISTRY[name] = cls
 
+    def __post_init__(self) -> None:
+        """Check the options whose type says all; a subclass checks the others."""
+        for option in fields(self):
+            value, kind = getattr(self, option.name), str(option.type)
+            flag = isinstance(value, bool) or (value is None and "None" in kind)
+            if kind.startswith("bool") and not flag:
+                raise InvalidArgument(f"{option.name} must be True or False, got {value!r}")
+        limit = getattr(self, "clip_sample_range", None)
+        if limit is not None:
+            check_number("clip_sample_range", limit, 1e-6, 1e6)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Solver | None:
         """Return this solver with the options of a diffusers configuration, or None if not its.
@@ -264,11 +275,7 @@ def clip_limit(
     """Return the magnitude at which D is clipped, inf for none; None asks the schedule."""
     if not (schedule.clip_sample if clip_sample is None else clip_sample):
         return np.inf
-    limit = schedule.clip_sample_range if clip_sample_range is None else clip_sample_range
-    check_number("clip_sample_range", limit, 0.0, np.inf)
-    if not 0 < limit < np.inf:
-        raise InvalidArgument(f"clip_sample_range must be positive and finite, got {limit!r}")
-    return float(limit)
+    return schedule.clip_sample_range if clip_sample_range is None else float(clip_sample_range)
 
 
 def check_number(name: str, value: Any, least: float, most: float) -> None:

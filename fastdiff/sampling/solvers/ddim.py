@@ -42,6 +42,7 @@ class DDIM(Solver, name="ddim", scheduler="DDIMScheduler"):
     use_clipped_model_output: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("eta", self.eta, 0.0, 1.0)
 
     def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:

@@ -40,6 +40,7 @@ class DDPM(Solver, name="ddpm", scheduler="DDPMScheduler"):
     clip_sample_range: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.variance_type is not None and self.variance_type not in VARIANCE_TYPES:
             raise UnknownName("variance_type", self.variance_type, VARIANCE_TYPES)
 

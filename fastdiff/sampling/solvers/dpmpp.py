@@ -58,6 +58,7 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
     algorithm_type: ClassVar[str] = "dpmsolver++"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.solver_type not in SOLVER_TYPES:
             raise UnknownName("solver_type", self.solver_type, SOLVER_TYPES)
 

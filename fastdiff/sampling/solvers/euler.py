@@ -73,6 +73,7 @@ class EulerAncestral(Euler, name="euler_ancestral", scheduler="EulerAncestralDis
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("eta", self.eta, 0.0, 1.0)
 
     def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
