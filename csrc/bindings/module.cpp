@@ -143,7 +143,7 @@ void fill_normal(py::handle out_, py::handle seeds_, py::handle images_, uint32_
 
 py::tuple philox_words(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   uint64_t c[4][1] = {{counter[0]}, {counter[1]}, {counter[2]}, {counter[3]}};
-  fastdiff::philox<Scalar>(c, key[0], key[1]);
+  fastdiff::philox<Scalar>(c, RoundKeys<Scalar>(key[0], key[1]));
   return py::make_tuple(uint32_t(c[0][0]), uint32_t(c[1][0]), uint32_t(c[2][0]), uint32_t(c[3][0]));
 }
 

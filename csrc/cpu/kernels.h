@@ -19,18 +19,19 @@ struct Kernels {
   static_assert(kChunkAlignment % kBlock == 0, "chunks hold whole blocks");
 
   static void fill(const NoiseKey& key, float* out, uint64_t first, int64_t count, float scale) {
+    const RoundKeys<L> round_keys(key.key0, key.key1);
     const int64_t skipped = int64_t(first % kBlock);
     uint64_t element = first - uint64_t(skipped);
     int64_t i = -skipped;  // position of the block in out
     if (i < 0) {
-      fill_part(key, element, scale, skipped, count < kBlock - skipped ? count : kBlock - skipped,
-                out);
+      fill_part(key, round_keys, element, scale, skipped,
+                count < kBlock - skipped ? count : kBlock - skipped, out);
       i += kBlock, element += kBlock;
     }
     for (; i + kBlock <= count; i += kBlock, element += kBlock) {
-      fill_block(key, element, scale, out + i);
+      fill_block(key, round_keys, element, scale, out + i);
     }
-    if (i < count) fill_part(key, element, scale, 0, count - i, out + i);
+    if (i < count) fill_part(key, round_keys, element, scale, 0, count - i, out + i);
   }
 
   static void box_muller(const uint32_t* radius, const uint32_t* angle, float* z0, float* z1,
@@ -73,18 +74,18 @@ struct Kernels {
   }
 
  private:
-  static FASTDIFF_INLINE void fill_block(const NoiseKey& key, uint64_t element, float scale,
-                                         float* out) {
+  static FASTDIFF_INLINE void fill_block(const NoiseKey& key, const RoundKeys<L>& round_keys,
+                                         uint64_t element, float scale, float* out) {
     F z[kVectors];
-    normals<L>(key, element / 4, z);
+    normals<L>(key, round_keys, element / 4, z);
     FASTDIFF_UNROLL
     for (int j = 0; j < kVectors; ++j) L::store(out + j * L::kLanes, z[j] * scale);
   }
 
-  static void fill_part(const NoiseKey& key, uint64_t element, float scale, int64_t skip,
-                        int64_t count, float* out) {
+  static void fill_part(const NoiseKey& key, const RoundKeys<L>& round_keys, uint64_t element,
+                        float scale, int64_t skip, int64_t count, float* out) {
     float block[kBlock];
-    fill_block(key, element, scale, block);
+    fill_block(key, round_keys, element, scale, block);
     memcpy(out, block + skip, size_t(count) * sizeof(float));
   }
 
@@ -100,10 +101,12 @@ struct Kernels {
 
   template <class T>
   static bool chunk(const StepRow& row, int64_t first, int64_t count) {
+    const StepRow local = row;  // no store can change it, so its values stay in registers
+    const RoundKeys<L> round_keys(row.noise.key0, row.noise.key1);
     U bad[kVectors] = {};
     int64_t i = first;
     for (const int64_t end = first + count / kBlock * kBlock; i < end; i += kBlock) {
-      block<T>(row, i, uint64_t(i), bad);
+      block<T>(local, round_keys, i, uint64_t(i), bad);
     }
     uint32_t lanes[kBlock];
     memcpy(lanes, bad, sizeof lanes);
@@ -143,8 +146,9 @@ struct Kernels {
     padded.denoised = row.denoised ? scratch.denoised : nullptr;
     padded.next_input = row.next_input ? scratch.next_input : nullptr;
 
+    const RoundKeys<L> round_keys(row.noise.key0, row.noise.key1);
     U bad[kVectors] = {};
-    block<T>(padded, 0, uint64_t(first), bad);
+    block<T>(padded, round_keys, 0, uint64_t(first), bad);
 
     copy_out(scratch.state, row.state, kFloat32);
     if (T::kWrite) copy_out(scratch.history_out, row.history_out, kFloat32);
@@ -158,8 +162,8 @@ struct Kernels {
 
   /// Elements [i, i + kBlock) of the row's arrays, with the noise of elements [element, ...).
   template <class T>
-  static FASTDIFF_INLINE void block(const StepRow& row, int64_t i, uint64_t element,
-                                    U (&bad)[kVectors]) {
+  static FASTDIFF_INLINE void block(const StepRow& row, const RoundKeys<L>& round_keys, int64_t i,
+                                    uint64_t element, U (&bad)[kVectors]) {
     const TableRow& table = row.table;
     const Combination<L, T> to_state(table.x, row.history_slots);
     const Combination<L, T> to_history(table.h, row.history_slots);
@@ -173,7 +177,7 @@ struct Kernels {
       for (int j = 0; j < kVectors; ++j) m[j] = guided<L>(m_u[j], m[j], row.guidance);
     }
     if constexpr (T::kNoise) {
-      normals<L>(row.noise, element / 4, z);
+      normals<L>(row.noise, round_keys, element / 4, z);
       if (row.log_scale) {
         F v[kVectors];
         load(row.log_scale, row.output_type, i, v);

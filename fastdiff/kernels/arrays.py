@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.dlpack import to_dlpack
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from fastdiff.errors import InvalidArgument
 
@@ -15,7 +15,7 @@ Array: TypeAlias = "NDArray[Any] | torch.Tensor"
 
 
 def to_native(array: Array) -> Any:
-    """A NumPy array as it is, a torch CPU tensor as a DLPack capsule; neither is copied.
+    """Pass a NumPy array as it is and a torch CPU tensor as a DLPack capsule, without a copy.
 
     Raises
     ------

@@ -25,24 +25,35 @@ FASTDIFF_INLINE NoiseKey noise_key(uint64_t seed, uint64_t image, uint32_t draw,
                   tag << 24 | uint32_t(image >> 32 & 0xffffu)};
 }
 
+/// The ten round keys of Philox, in all lanes: made once for each image, used for each block.
+template <class L>
+struct RoundKeys {
+  typename L::Q keys[10][2];
+
+  FASTDIFF_INLINE RoundKeys(uint32_t key0, uint32_t key1) {
+    FASTDIFF_UNROLL
+    for (uint32_t round = 0; round < 10; ++round) {
+      keys[round][0] = L::widen(key0 + round * 0x9E3779B9u);
+      keys[round][1] = L::widen(key1 + round * 0xBB67AE85u);
+    }
+  }
+};
+
 /// Philox4x32-10, in place, on N groups of lanes. Only the low halves of `c` carry meaning.
 template <class L, int N>
-FASTDIFF_INLINE void philox(typename L::Q (&c)[4][N], uint32_t key0, uint32_t key1) {
+FASTDIFF_INLINE void philox(typename L::Q (&c)[4][N], const RoundKeys<L>& round_keys) {
   using Q = typename L::Q;
   FASTDIFF_UNROLL
   for (int round = 0; round < 10; ++round) {
-    const Q k0 = L::widen(key0), k1 = L::widen(key1);
     FASTDIFF_UNROLL
     for (int g = 0; g < N; ++g) {
       const Q p0 = L::multiply(c[0][g], 0xD2511F53u);
       const Q p1 = L::multiply(c[2][g], 0xCD9E8D57u);
-      c[0][g] = L::xor3(p1 >> 32, c[1][g], k0);
-      c[2][g] = L::xor3(p0 >> 32, c[3][g], k1);
+      c[0][g] = L::xor3(p1 >> 32, c[1][g], round_keys.keys[round][0]);
+      c[2][g] = L::xor3(p0 >> 32, c[3][g], round_keys.keys[round][1]);
       c[1][g] = p1;
       c[3][g] = p0;
     }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
   }
 }
 
@@ -98,7 +109,8 @@ FASTDIFF_INLINE void box_muller(typename L::U radius_word, typename L::U angle_w
 
 /// Elements 4 quad .. 4 (quad + kLanes) - 1, in order; quad must be a multiple of kLanes.
 template <class L>
-FASTDIFF_INLINE void normals(const NoiseKey& key, uint64_t quad, typename L::F (&z)[4]) {
+FASTDIFF_INLINE void normals(const NoiseKey& key, const RoundKeys<L>& round_keys, uint64_t quad,
+                             typename L::F (&z)[4]) {
   typename L::Q c[4][L::kGroups];
   FASTDIFF_UNROLL
   for (int g = 0; g < L::kGroups; ++g) {
@@ -107,7 +119,7 @@ FASTDIFF_INLINE void normals(const NoiseKey& key, uint64_t quad, typename L::F (
     c[2][g] = L::widen(key.counter2);
     c[3][g] = L::widen(key.counter3 | uint32_t(quad >> 32) << 16);
   }
-  philox<L>(c, key.key0, key.key1);
+  philox<L>(c, round_keys);
   box_muller<L>(L::narrow(c[0]), L::narrow(c[1]), z[0], z[1]);
   box_muller<L>(L::narrow(c[2]), L::narrow(c[3]), z[2], z[3]);
   L::interleave(z);

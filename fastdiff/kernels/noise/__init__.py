@@ -56,9 +56,9 @@ def normal(
     """
     if count < 0:
         raise InvalidArgument(f"count must not be negative, got {count}")
-    out = np.empty((1, count), np.float32)
-    fill_normal(out, seeds=[seed], images=[image], draw=draw, tag=tag, first=first)
-    return out[0]
+    out = np.empty(count, np.float32)
+    fill_normal(out[None], seeds=[seed], images=[image], draw=draw, tag=tag, first=first)
+    return out
 
 
 def fill_normal(

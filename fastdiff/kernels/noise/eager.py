@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,11 @@ _LOW = 0xFFFFFFFF
 
 
 def _int32(words: Tensor) -> Tensor:
-    """The bits of 32-bit words held in int64, as int32."""
+    """Reinterpret 32-bit words held in int64 as int32."""
     return ((words ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 
-def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+def polynomial(coefficients: Sequence[np.float32], x: Tensor) -> Tensor:
     """Horner's rule, highest power first."""
     p = torch.full_like(x, float(coefficients[0]))
     for coefficient in coefficients[1:]:

@@ -100,7 +100,7 @@ def minus_two_log(words: Words) -> Floats:
     f = f - F(1)
     ff = f * f
     fff = f * ff
-    t = fff * polynomial(LOG, f)
+    t: Floats = fff * polynomial(LOG, f)
     t = ff - t
     low = n * TWO_LN2_LOW
     t = t - low
@@ -111,7 +111,7 @@ def minus_two_log(words: Words) -> Floats:
 
 
 def unit_circle(words: Words) -> tuple[Floats, Floats]:
-    """Points of the unit circle: bit 31 is the cosine's sign, bit 30 swaps, 30 bits are the angle."""
+    """Points of the unit circle: bit 31 signs the cosine, bit 30 swaps, 30 bits are the angle."""
     x = ((words << U(2)) | U(2)).view(I).astype(F)
     x = x * F(2.0**-31)  # the angle is pi/4 x
     xx = x * x

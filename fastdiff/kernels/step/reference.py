@@ -51,7 +51,8 @@ def exponential(x: NDArray[np.float32]) -> NDArray[np.float32]:
     p = p + r
     mantissa = p + np.float32(1)
     exponent = np.where(np.isnan(n), np.float32(0), n).astype(np.int32)
-    return mantissa * ((exponent + 127) << 23).view(np.float32)
+    result: NDArray[np.float32] = mantissa * ((exponent + 127) << 23).view(np.float32)
+    return result
 
 
 def step(
@@ -129,7 +130,7 @@ def step(
 def _combine(coefficients: NDArray[Any], terms: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
     """Sum of coefficient times column, from left to right."""
     (column, values), *rest = terms
-    total = coefficients[column] * values
+    total: NDArray[Any] = coefficients[column] * values
     for column, values in rest:
         total = total + coefficients[column] * values
     return total
@@ -138,4 +139,5 @@ def _combine(coefficients: NDArray[Any], terms: list[tuple[int, NDArray[Any]]]) 
 def _exp(x: NDArray[Any]) -> NDArray[Any]:
     if x.dtype == np.float32:
         return exponential(x)
-    return np.exp(np.clip(x, _EXP_LOW, _EXP_HIGH))
+    result: NDArray[Any] = np.exp(np.clip(x, _EXP_LOW, _EXP_HIGH))
+    return result
