@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,14 +13,20 @@ from torch import nn
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.exporting import Conditioning, Network
-from fastdiff.integrations import from_diffusers
-from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE, digits_schedule_config, load_digits
+from fastdiff.integrations import from_diffusers, load_diffusers
+from fastdiff.models import (
+    NULL_CLASS,
+    NUM_CLASSES,
+    SAMPLE_SHAPE,
+    digits_schedule_config,
+    load_digits,
+)
 from fastdiff.runtime import Sampler, tune
 from fastdiff.sampling import Schedule
 
 
-def compile(  # noqa: A001 - torch, jax and numba call it so too
-    model: nn.Module | str,
+def compile(
+    model: nn.Module | str | os.PathLike[str],
     *,
     schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     sample_shape: tuple[int, int, int] | None = None,
@@ -38,10 +45,11 @@ def compile(  # noqa: A001 - torch, jax and numba call it so too
 
     Parameters
     ----------
-    model : nn.Module or str
+    model : nn.Module, str or path
         ``model(x, t, **conditioning)`` for x (B, C, H, W) and t (B,) float32, returning (B, C, H,
-        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``; or
-        ``"digits"``, the model that comes with the package. It is copied, never changed.
+        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``, or the path of
+        a folder that holds one; or ``"digits"``, the model that comes with the package. It is
+        copied, never changed.
     schedule : Schedule, mapping or path
         Noise schedule and prediction type: a `Schedule`, a diffusers scheduler config, or the path
         of a scheduler_config.json. The default is DDPM's linear schedule with epsilon prediction.
@@ -91,27 +99,33 @@ def compile(  # noqa: A001 - torch, jax and numba call it so too
 
 
 def _describe(
-    model: nn.Module | str, sample_shape: tuple[int, int, int] | None
-) -> tuple[Network, dict[str, Any]]:
+    model: nn.Module | str | os.PathLike[str], sample_shape: tuple[int, int, int] | None
+) -> tuple[Network, Mapping[str, Any] | Path]:
     """Return what is known of `model` by itself, with its schedule's config where it has one."""
-    if isinstance(model, str):
-        if model != "digits":
-            raise UnknownName("model", model, ["digits"])
+    config: Mapping[str, Any] | Path = {}
+    if model == "digits":
         labels = Conditioning(num_classes=NUM_CLASSES, null=NULL_CLASS)
         network = Network(load_digits(), SAMPLE_SHAPE, {"class_labels": labels}, "digits")
         return network, digits_schedule_config()
+    if isinstance(model, (str, os.PathLike)):
+        if not Path(model).is_dir():
+            raise UnknownName("model", str(model), ["digits", "the path of a diffusers folder"])
+        model, beside = load_diffusers(Path(model))
+        config = beside or {}
     if not isinstance(model, nn.Module):
         raise InvalidArgument(
-            f"model: expected an nn.Module or 'digits', got {type(model).__name__}"
+            f"model: expected an nn.Module, 'digits' or a folder, got {type(model).__name__}"
         )
     known = from_diffusers(model)
     if known is not None:
-        return (known if sample_shape is None else replace(known, sample_shape=sample_shape)), {}
+        return (
+            known if sample_shape is None else replace(known, sample_shape=sample_shape)
+        ), config
     if sample_shape is None:
         raise InvalidArgument(
             f"sample_shape=(C, H, W) is needed: {type(model).__name__} has no config that tells it"
         )
-    return Network(model, sample_shape, name=type(model).__name__), {}
+    return Network(model, sample_shape, name=type(model).__name__), config
 
 
 def _with_conditioning(

@@ -27,11 +27,16 @@ class Denoiser(Protocol):
         C, or 2C when the network learned a variance.
     """
 
-    engine: str
-    precision: str
-    input_dtype: torch.dtype
-    output_dtype: torch.dtype
-    output_channels: int
+    @property
+    def engine(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def input_dtype(self) -> torch.dtype: ...
+    @property
+    def output_dtype(self) -> torch.dtype: ...
+    @property
+    def output_channels(self) -> int: ...
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -71,8 +76,10 @@ class EngineStatus:
 class Engine(Protocol):
     """A way to evaluate networks: eager torch, onnxruntime, ..."""
 
-    name: str
-    precisions: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def precisions(self) -> tuple[str, ...]: ...
 
     def status(self) -> EngineStatus:
         """Say whether this engine runs on this machine, and why not."""

@@ -36,7 +36,7 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeDenoiser:
-    """A session whose inputs and outputs are bound to the engine's own memory: nothing is copied."""
+    """A session bound to the engine's own memory: nothing is copied."""
 
     engine = "onnxruntime"
     input_dtype = output_dtype = torch.float32

@@ -42,7 +42,7 @@ class Conditioning:
         return torch.as_tensor(self.null, dtype=self.dtype).broadcast_to(self.shape).contiguous()
 
     def check(self, name: str, value: object) -> Tensor:
-        """Return `value` as a (n, \\*shape) tensor of `dtype`, or say what is wrong with it.
+        """Return `value` as an (n, ...) tensor of `dtype`, or say what is wrong with it.
 
         A value for one image (of shape `shape`) becomes n = 1.
         """

@@ -38,7 +38,9 @@ def export_onnx(network: Network, path: Path | str) -> Path:
     x, t, conditioning = network.example(2)
     batch = torch.export.Dim("batch", min=1, max=65536)
     names = ["x", "t", *conditioning]
-    module = _DenoiserForward(copy.deepcopy(network.module).cpu().float().eval(), list(conditioning))
+    module = _DenoiserForward(
+        copy.deepcopy(network.module).cpu().float().eval(), list(conditioning)
+    )
     arguments = (x, t, *conditioning.values())
     with _quiet():
         try:

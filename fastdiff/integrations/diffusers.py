@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastdiff.errors import InvalidArgument
+from fastdiff.errors import InvalidArgument, Unavailable, WeightsError
 from fastdiff.exporting import Conditioning, Network
 
 
@@ -51,6 +52,48 @@ def from_diffusers(model: nn.Module) -> Network | None:
     )
 
 
+def load_diffusers(folder: Path) -> tuple[nn.Module, Path | None]:
+    """Load the U-Net of a folder in the diffusers layout.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the config.json of a ``UNet2DModel`` and its safetensors, or is a pipeline's folder
+        with ``unet/`` and ``scheduler/`` in it. Pickled weights are refused.
+
+    Returns
+    -------
+    model : nn.Module
+    scheduler_config : Path or None
+        Path of the scheduler_config.json beside it, if there is one.
+
+    Raises
+    ------
+    InvalidArgument
+        There is no UNet2DModel in the folder.
+    WeightsError
+        Its weights are missing, corrupt or not safetensors.
+    Unavailable
+        diffusers is not installed.
+    """
+    root = folder / "unet" if (folder / "unet").is_dir() else folder
+    if not (root / "config.json").is_file():
+        raise InvalidArgument(f"{folder} holds no config.json of a UNet2DModel")
+    try:
+        from diffusers import UNet2DModel as Model
+    except ImportError as error:
+        raise Unavailable(
+            "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
+        ) from error
+    load: Any = Model.from_pretrained
+    try:
+        model: nn.Module = load(root, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{root} cannot be loaded: {error}") from error
+    config = folder / "scheduler" / "scheduler_config.json"
+    return model, config if config.is_file() else None
+
+
 class _UNet2D(nn.Module):
     """UNet2DModel as ``model(x, t, class_labels) -> tensor``."""
 
@@ -59,7 +102,5 @@ class _UNet2D(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        output: tuple[Tensor, ...] = self.model(
-            x, t, class_labels=class_labels, return_dict=False
-        )
+        output: tuple[Tensor, ...] = self.model(x, t, class_labels=class_labels, return_dict=False)
         return torch.as_tensor(output[0])

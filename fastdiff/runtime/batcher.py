@@ -6,19 +6,22 @@ import heapq
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+RequestT = TypeVar("RequestT", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Assignment:
+class Assignment(Generic[RequestT]):
     """Row `index` of `request` lives in `slot` until it is done."""
 
     slot: int
-    request: Hashable
+    request: RequestT
     index: int
 
 
-class Batcher:
-    """First come, first served: every running row takes every step, waiting rows join as slots free.
+class Batcher(Generic[RequestT]):
+    """First come, first served: every running row takes every step; others wait for a free slot.
 
     The lowest free slot is given first, so the rows of a lone request lie side by side and need no
     gather. Rows of one request may be split over several waves when the slots do not suffice.
@@ -32,11 +35,11 @@ class Batcher:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._free = list(range(capacity))
-        self._waiting: deque[tuple[Hashable, int]] = deque()
-        self._running: dict[int, Assignment] = {}
+        self._waiting: deque[tuple[RequestT, int]] = deque()
+        self._running: dict[int, Assignment[RequestT]] = {}
 
     @property
-    def running(self) -> list[Assignment]:
+    def running(self) -> list[Assignment[RequestT]]:
         """Rows that take the next step, by slot."""
         return [self._running[slot] for slot in sorted(self._running)]
 
@@ -45,11 +48,11 @@ class Batcher:
         """Number of rows without a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Hashable, rows: int) -> None:
+    def submit(self, request: RequestT, rows: int) -> None:
         """Queue `rows` rows of `request` behind all that wait."""
         self._waiting.extend((request, index) for index in range(rows))
 
-    def join(self) -> list[Assignment]:
+    def join(self) -> list[Assignment[RequestT]]:
         """Give the free slots to the rows that have waited longest; return who got which."""
         joined = []
         while self._free and self._waiting:
@@ -65,7 +68,7 @@ class Batcher:
             del self._running[slot]
             heapq.heappush(self._free, slot)
 
-    def withdraw(self, request: Hashable) -> None:
+    def withdraw(self, request: RequestT) -> None:
         """Drop every row of `request`, running or waiting."""
         self._waiting = deque(row for row in self._waiting if row[0] != request)
         self.leave([slot for slot, row in self._running.items() if row.request == request])

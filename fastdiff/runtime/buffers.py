@@ -75,7 +75,7 @@ class SlotBuffers:
         where, pick = torch.from_numpy(slots), torch.from_numpy(indices)
         for name, buffer in self.conditioning.items():
             given = request.conditioning.get(name)
-            buffer[where] = buffer[self.capacity] if given is None else given[pick]
+            buffer[where] = buffer[self.capacity].clone() if given is None else given[pick]
         side_by_side = span(slots)
         x = (
             self.state[side_by_side]
@@ -88,8 +88,8 @@ class SlotBuffers:
         else:
             fill_normal(
                 x,
-                seeds=request.seeds[indices],
-                images=request.images[indices],
+                seeds=request.seeds[indices].tolist(),
+                images=request.images[indices].tolist(),
                 draw=0,
                 tag=TAG_INITIAL,
                 scale=scale,
@@ -97,6 +97,16 @@ class SlotBuffers:
         if side_by_side is None:
             self.state[where] = x
         self.inputs[where] = x.mul(table.first_c_in).to(self.inputs.dtype)
+
+    def read_state(self, slots: Slots) -> Tensor:
+        """Return a copy of x of `slots`, (k, C, H, W)."""
+        return self.state[torch.from_numpy(slots)].view(-1, *self.sample_shape)
+
+    def read_denoised(self, slots: Slots) -> Tensor:
+        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W)."""
+        if self.denoised is None:
+            raise RuntimeError("no running request asked for x0 estimates")
+        return self.denoised[torch.from_numpy(slots)].view(-1, *self.sample_shape)
 
 
 class TableStore:

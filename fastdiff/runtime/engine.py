@@ -21,8 +21,8 @@ from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
 from fastdiff.kernels.step import BATCH_ROW, step
 from fastdiff.runtime.batcher import Batcher
-from fastdiff.runtime.buffers import SlotBuffers, TableStore, span
-from fastdiff.runtime.requests import Request, StepInfo, Ticket
+from fastdiff.runtime.buffers import SlotBuffers, Slots, TableStore, span
+from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
 _MAX_ROWS = 1024
@@ -32,12 +32,12 @@ _MAX_ROWS = 1024
 class _Plan:
     """How the running rows become denoiser calls; valid until a row joins or leaves."""
 
-    active: npt.NDArray[np.int64]  # (B,) slots
-    source: npt.NDArray[np.int64]  # (E,) for each evaluation, its row in `active`
+    active: Slots  # (B,) slots
+    source: Slots  # (E,) for each evaluation, its row in `active`
     t: npt.NDArray[np.float32]  # (E,) filled anew each tick
     output: Tensor  # (E, m)
     calls: list[Callable[[], object]]
-    shares: list[tuple[Ticket, npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+    shares: list[tuple[Ticket, Slots, Slots]]
     # each ticket with the positions of its rows in `active` and their indices in the request
 
 
@@ -66,7 +66,7 @@ class Engine:
             capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
         )
         self._tables = TableStore()
-        self._batcher = Batcher(capacity)
+        self._batcher: Batcher[Ticket] = Batcher(capacity)
         self._rows = np.zeros(capacity, BATCH_ROW)
         self._left = np.zeros(capacity, np.int64)
         self._submitted: deque[Ticket] = deque()
@@ -104,8 +104,8 @@ class Engine:
             self._fail(ticket, Cancelled("the request was cancelled"))
 
     def _tick(self) -> None:
-        self._admit()
         try:
+            self._admit()
             plan = self._plan = self._plan or self._make_plan()
             rows = self._rows[plan.active]
             np.take(self._tables.t, rows["table_row"][plan.source], out=plan.t)
@@ -123,7 +123,6 @@ class Engine:
         except BaseException as error:
             # The step may have been taken for some rows and not for others: none can go on.
             for ticket in {row.request: None for row in self._batcher.running}:
-                assert isinstance(ticket, Ticket)
                 self._fail(ticket, error)
             if not isinstance(error, Exception):
                 raise
@@ -143,7 +142,6 @@ class Engine:
             self._tables.trim()
         by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
         for row in joined:
-            assert isinstance(row.request, Ticket)
             by_ticket.setdefault(row.request, []).append((row.slot, row.index))
         for ticket, pairs in by_ticket.items():
             request = ticket.request
@@ -191,10 +189,8 @@ class Engine:
             )
         return _Plan(active, source, t, output.flatten(1), calls, self._shares())
 
-    def _input(
-        self, slots: npt.NDArray[np.int64]
-    ) -> tuple[Tensor, Callable[[], object] | None]:
-        """Return the denoiser input of `slots`, and the gather that refreshes it if it is a copy."""
+    def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
+        """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""
         buffers = self._buffers
         side_by_side = span(slots)
         if side_by_side is not None:
@@ -204,10 +200,9 @@ class Engine:
         gather = lambda: torch.index_select(buffers.inputs, 0, where, out=flat)  # noqa: E731
         return flat.view(-1, *buffers.sample_shape), gather
 
-    def _shares(self) -> list[tuple[Ticket, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    def _shares(self) -> list[tuple[Ticket, Slots, Slots]]:
         by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
         for position, row in enumerate(self._batcher.running):
-            assert isinstance(row.request, Ticket)
             by_ticket.setdefault(row.request, []).append((position, row.index))
         return [
             (ticket, *np.array(pairs, np.int64).T.copy()) for ticket, pairs in by_ticket.items()
@@ -225,29 +220,21 @@ class Engine:
                 self._fail(ticket, self._non_finite(plan, bad, ticket, positions, indices))
                 continue
             if ticket.request.callback is not None:
-                self._notify(plan, ticket, positions, indices)
+                slots = plan.active[positions]
+                self._notify(ticket, ticket.request.callback, slots, indices)
             if any_done and not ticket.done:
                 self._deliver(ticket, plan.active[positions], left[positions] == 0, indices)
 
-    def _notify(
-        self,
-        plan: _Plan,
-        ticket: Ticket,
-        positions: npt.NDArray[np.int64],
-        indices: npt.NDArray[np.int64],
-    ) -> None:
-        assert self._buffers.denoised is not None and ticket.request.callback is not None
-        slots = plan.active[positions]
+    def _notify(self, ticket: Ticket, callback: Callback, slots: Slots, indices: Slots) -> None:
         total = ticket.request.steps
-        denoised = self._buffers.denoised[torch.from_numpy(slots)]
         info = StepInfo(
             step=total - int(self._left[slots].max()),
             total=total,
             images=indices.copy(),
-            denoised=denoised.view(-1, *self._buffers.sample_shape),
+            denoised=self._buffers.read_denoised(slots),
         )
         try:
-            ticket.request.callback(info)
+            callback(info)
         except Exception as error:
             self._fail(ticket, error)
         else:
@@ -258,15 +245,14 @@ class Engine:
     def _deliver(
         self,
         ticket: Ticket,
-        slots: npt.NDArray[np.int64],
+        slots: Slots,
         done: npt.NDArray[np.bool_],
-        indices: npt.NDArray[np.int64],
+        indices: Slots,
     ) -> None:
         if not done.any():
             return
         finished = slots[done]
-        samples = self._buffers.state[torch.from_numpy(finished)]
-        ticket.deliver(indices[done].tolist(), samples.view(-1, *self._buffers.sample_shape))
+        ticket.deliver(indices[done].tolist(), self._buffers.read_state(finished))
         self._batcher.leave(finished.tolist())
         self._plan = None
 
@@ -281,8 +267,8 @@ class Engine:
         plan: _Plan,
         bad: npt.NDArray[np.uint8],
         ticket: Ticket,
-        positions: npt.NDArray[np.int64],
-        indices: npt.NDArray[np.int64],
+        positions: Slots,
+        indices: Slots,
     ) -> NonFiniteOutput:
         first = int(np.flatnonzero(bad[positions])[0])
         slot = plan.active[positions[first]]

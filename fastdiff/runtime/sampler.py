@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
+import operator
 import secrets
 import threading
 from collections import OrderedDict
@@ -181,10 +181,8 @@ class Sampler:
             raise InvalidShape(f"latents: expected (n, {shape}), got {tuple(tensor.shape)}")
         return tensor.float()
 
-    def _guidance(
-        self, scale: float | Sequence[float], n: int
-    ) -> npt.NDArray[np.float32]:
-        scales = np.asarray(scale, np.float32)
+    def _guidance(self, scale: float | Sequence[float], n: int) -> npt.NDArray[np.float32]:
+        scales: npt.NDArray[np.float32] = np.asarray(scale, np.float32)
         if scales.ndim > 1 or (scales.ndim == 1 and len(scales) != n):
             raise InvalidShape(
                 f"guidance_scale: expected a number or {n} of them, got shape {scales.shape}"
@@ -196,10 +194,10 @@ class Sampler:
                 "guidance_scale other than 1 needs a conditional model with a null value: "
                 "pass null_class= to fastdiff.compile"
             )
-        return np.broadcast_to(scales, n).copy()
+        return np.array(np.broadcast_to(scales, n))
 
 
-def _per_image(seed: int | Sequence[int] | None) -> list[int] | None:
+def _per_image(seed: Any) -> list[Any] | None:
     """Return seeds given one per image as a list (any sequence, array or tensor); else None."""
     return list(seed) if hasattr(seed, "__len__") else None
 
@@ -234,17 +232,24 @@ def _count(
 def _seeds(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
     if seed is None:
         seed = secrets.randbits(64)
-    seeds = _per_image(seed)
-    if seeds is None:
-        seeds = [seed] * n  # type: ignore[list-item]
-    for value in seeds:
-        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not integer or not 0 <= value <= _MAX_SEED:
-            raise InvalidArgument(f"seed: expected an integer from 0 to 2^64 - 1, got {value!r}")
-    return np.array(seeds, np.uint64)
+    values = _per_image(seed)
+    return np.array(
+        [_seed(v) for v in values] if values is not None else [_seed(seed)] * n, np.uint64
+    )
+
+
+def _seed(value: Any) -> int:
+    """Return `value` as an int if it is a seed, of whatever integer type."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or not 0 <= number <= _MAX_SEED:
+        raise InvalidArgument(f"seed: expected an integer from 0 to 2^64 - 1, got {value!r}")
+    return number
 
 
 def _images(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
-    """Number the images of a common seed; images with seeds of their own are all number 0."""
+    """Return image numbers: 0, 1, ... under a common seed; 0 for all with seeds of their own."""
     own_seeds = _per_image(seed) is not None
     return np.zeros(n, np.uint64) if own_seeds else np.arange(n, dtype=np.uint64)

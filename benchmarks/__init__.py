@@ -1,0 +1,1 @@
+"""Measured figures, beside the peers in the same run: ``python -m benchmarks``."""

@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import fastdiff
+from fastdiff import errors
+from fastdiff.denoisers import get_engine
+from fastdiff.exporting import Network
+from fastdiff.runtime.certificate import certify, reference_trajectory
+from fastdiff.runtime.tuning import tune
+from fastdiff.sampling import Schedule
+
+
+class Mixer(nn.Module):
+    """A few layers, exact enough in float32 and worse in bfloat16."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner = nn.Conv2d(1, 8, 3, padding=1)
+        self.outer = nn.Conv2d(8, 1, 3, padding=1)
+        self.scale = scale
+
+    def forward(self, x, t):
+        hidden = torch.tanh(self.inner(x) + (t / 1000)[:, None, None, None].to(x.dtype))
+        # A difference of large numbers: bfloat16's 8 bits lose it, float32's 24 do not.
+        return self.outer((hidden + self.scale) - self.scale)
+
+
+def network(scale=1.0):
+    return Network(Mixer(scale), (1, 6, 6), name="mixer")
+
+
+def test_certificate_separates_the_precise_from_the_broken():
+    fine, cancelling = network(), network(scale=300.0)
+    for net, passes in ((fine, True), (cancelling, False)):
+        eager = get_engine("eager")
+        reference = eager.build(net, "float32")
+        expected = reference_trajectory(net, reference, Schedule())
+        assert len(expected.outputs) == 8
+        same = certify(reference, expected)
+        assert same.error == same.sample_error == 0
+        assert same.refusal is None
+        rounded = certify(eager.build(net, "bfloat16"), expected)
+        assert (rounded.refusal is None) is passes
+        assert (rounded.error <= rounded.output_threshold) is passes
+        assert len(rounded.errors) == 8
+
+
+def test_certificate_judges_the_sample_as_well_as_the_outputs():
+    net = network()
+    reference = get_engine("eager").build(net, "float32")
+    expected = reference_trajectory(net, reference, Schedule())
+    reference._module.outer.bias.data += 1e-5
+    certificate = certify(reference, expected)
+    assert 0 < certificate.error < certificate.output_threshold
+    assert 0 < certificate.sample_error < certificate.sample_threshold
+    assert certificate.refusal is None
+    strict = dataclasses.replace(certificate, sample_threshold=certificate.sample_error / 2)
+    assert "sample error" in strict.refusal
+
+
+def test_certificate_refuses_what_is_not_finite():
+    net = network()
+    eager = get_engine("eager")
+    reference = eager.build(net, "float32")
+    expected = reference_trajectory(net, reference, Schedule())
+    reference._module.outer.bias.data.fill_(torch.nan)
+    assert certify(reference, expected).refusal == "its output is not finite"
+
+
+def test_refused_candidates_stand_in_the_report_with_their_reason():
+    sampler = fastdiff.compile(network(scale=300.0).module, sample_shape=(1, 6, 6))
+    refused = [c for c in sampler.report.candidates if c.refusal]
+    assert {(c.engine, c.precision) for c in refused} == {("eager", "bfloat16")}
+    assert sampler.report.chosen.precision == "float32"
+    text = str(sampler.report)
+    assert "refused: output error" in text
+    assert "chosen" in text
+
+
+def test_the_chosen_one_has_the_best_measured_rate():
+    _, report = tune(network(), Schedule(), "auto", "float32", None, say=lambda text: None)
+    measured = [c for c in report.candidates if c.seconds == c.seconds]
+    assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
+    assert {c.engine for c in measured} == {"eager", "onnxruntime"}
+    assert all(c.certificate is not None for c in measured)
+
+
+def test_explicit_choices_are_kept_or_raise():
+    said = []
+    denoiser, report = tune(network(), Schedule(), "eager", "bfloat16", 3, say=said.append)
+    assert (denoiser.engine, denoiser.precision, report.chosen.batch) == ("eager", "bfloat16", 3)
+    assert any("eager bfloat16" in text for text in said)
+    with pytest.raises(errors.Unavailable, match="no precision 'bfloat16'; it has: float32"):
+        tune(network(), Schedule(), "onnxruntime", "bfloat16", None, say=said.append)
+    with pytest.raises(errors.Unavailable, match="eager bfloat16: output error"):
+        tune(network(300.0), Schedule(), "eager", "bfloat16", None, say=said.append)
+    with pytest.raises(errors.UnknownName, match="unknown precision 'fp8'"):
+        tune(network(), Schedule(), "auto", "fp8", None, say=said.append)
+    with pytest.raises(errors.InvalidArgument, match="max_batch: expected at least 1"):
+        tune(network(), Schedule(), "auto", "float32", 0, say=said.append)

@@ -1,0 +1,56 @@
+"""Networks that the tests of several rooms share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastdiff.denoisers import ENGINES
+from fastdiff.exporting import Conditioning, Network
+from fastdiff.runtime.report import Candidate, Report
+from fastdiff.runtime.sampler import Sampler
+from fastdiff.sampling import Schedule
+
+NULL_LABEL = 4
+
+
+class RowByRow(nn.Module):
+    """A nonlinear denoiser that computes each row by itself, so a row's bits know no batch."""
+
+    def __init__(self, channels_out: int = 2) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = nn.Parameter(torch.randn(15, 15, generator=generator) / 6)
+        self.labels = nn.Parameter(torch.randn(5, 15, generator=generator))
+        self.channels_out = channels_out
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        rows = [self.row(*row) for row in zip(x, t, class_labels, strict=True)]
+        return torch.stack(rows)
+
+    def row(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        # clone(): BLAS may round differently for another memory alignment.
+        hidden = self.weight @ x.flatten().clone() + self.labels[label] * torch.cos(0.003 * t)
+        hidden = torch.tanh(hidden)
+        out = hidden.view(1, 3, 5)
+        return out if self.channels_out == 1 else torch.cat([out, torch.sin(3 * out)])
+
+
+def row_by_row_network(channels_out: int = 2) -> Network:
+    """(1, 3, 5) samples, labels 0 to 3, null label 4, with a learned variance by default."""
+    labels = Conditioning(num_classes=NULL_LABEL, null=NULL_LABEL)
+    return Network(RowByRow(channels_out), (1, 3, 5), {"class_labels": labels}, "row-by-row")
+
+
+def eager_sampler(
+    network: Network, schedule: Schedule | None = None, batch: int = 4, max_rows: int | None = None
+) -> Sampler:
+    """Build a sampler without measuring anything."""
+    denoiser = ENGINES["eager"].build(network, "float32")
+    report = Report(network.name, "", [Candidate("eager", "float32", batch, 1.0, chosen=True)])
+    sampler = Sampler(network, schedule or Schedule(), denoiser, report)
+    if max_rows is not None:
+        sampler.engine = type(sampler.engine)(network, denoiser, batch, max_rows)
+    return sampler

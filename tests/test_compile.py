@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import fastdiff
+from fastdiff import errors
+
+
+class Tiny(nn.Module):
+    """Called as model(x, t, class_labels)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.label = nn.Embedding(4, 2)
+
+    def forward(self, x, t, class_labels):
+        return self.conv(x) + self.label(class_labels)[:, :, None, None]
+
+
+def test_a_plain_module_compiles_with_every_engine():
+    images = []
+    for backend in ("eager", "onnxruntime"):
+        sampler = fastdiff.compile(
+            Tiny(),
+            sample_shape=(2, 5, 4),
+            num_classes=3,
+            null_class=3,
+            backend=backend,
+            precision="float32",
+        )
+        assert sampler.report.chosen.engine == backend
+        images.append(sampler.sample(class_labels=[0, 2], steps=5, seed=1, guidance_scale=2.0))
+    assert images[0].shape == (2, 2, 5, 4)
+    assert images[0].dtype == torch.float32
+    torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-4)
+
+
+def test_schedule_is_taken_as_object_mapping_or_file(tmp_path):
+    config = {"num_train_timesteps": 400, "beta_schedule": "scaled_linear", "beta_end": 0.012}
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "DDIMScheduler", **config}))
+    options = {"sample_shape": (2, 5, 4), "num_classes": 4, "backend": "eager"}
+    expected = fastdiff.Schedule(**config)
+    for schedule in (expected, config, path, str(path)):
+        sampler = fastdiff.compile(Tiny(), schedule=schedule, **options)
+        assert sampler.schedule.num_train_timesteps == 400
+        assert sampler.schedule.alphas_cumprod[-1] == expected.alphas_cumprod[-1]
+
+
+def test_what_is_missing_is_asked_for():
+    with pytest.raises(errors.InvalidArgument, match=r"sample_shape=\(C, H, W\) is needed: Tiny"):
+        fastdiff.compile(Tiny())
+    with pytest.raises(errors.InvalidArgument, match="null_class= needs num_classes="):
+        fastdiff.compile(Tiny(), sample_shape=(2, 5, 4), null_class=3)
+    with pytest.raises(errors.InvalidArgument, match="got int"):
+        fastdiff.compile(3, sample_shape=(2, 5, 4))
+    with pytest.raises(errors.UnknownName, match="unknown model 'digit'; known: digits"):
+        fastdiff.compile("digit")
+    with pytest.raises(errors.UnknownName, match="unknown backend 'tvm'"):
+        fastdiff.compile("digits", backend="tvm")
+
+
+def test_public_names_are_importable_and_others_are_not():
+    for name in fastdiff.__all__:
+        assert getattr(fastdiff, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'transform'"):
+        _ = fastdiff.transform
