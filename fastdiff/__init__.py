@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastdiff import errors
-    from fastdiff.compiler import compile  # noqa: A004 - torch, jax and numba call it so too
+    from fastdiff.compiler import compile
     from fastdiff.exporting import Conditioning
     from fastdiff.runtime import Sampler, StepInfo
     from fastdiff.sampling import Schedule, get_solver, list_solvers
