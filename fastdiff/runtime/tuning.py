@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 
@@ -21,7 +22,9 @@ from fastdiff.sampling import Schedule
 BATCHES = (1, 2, 4, 8, 16, 32)
 BUDGET_SECONDS = 3.0
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 9
-_HOPELESS = 0.5  # of the best rate after the first round
+_PROMISING = 0.5  # of the best rate, to be measured again
+_HOPELESS = 0.1  # of the best rate at the same batch size
+_STILL_CLIMBING = 0.8  # of the engine's own best rate at smaller batches
 _LOW_PRECISION_GAIN = 1.1
 
 Say = Callable[[str], None]
@@ -158,30 +161,47 @@ def _trial(network: Network, denoiser: Denoiser, like: Candidate, batch: int) ->
 def _measure(
     network: Network, passed: list[tuple[Denoiser, Candidate]], max_batch: int | None
 ) -> list[_Trial]:
-    """Interleaved rounds over every candidate and batch size, until the budget is spent.
-
-    Batch sizes are tried upwards and stop where a larger one no longer helps; what is hopeless
-    after its first call is not called again.
-    """
+    """Measure every candidate at growing batch sizes, then the promising ones in turns."""
     if max_batch is not None and max_batch < 1:
         raise InvalidArgument(f"max_batch: expected at least 1, got {max_batch}")
     deadline = time.perf_counter() + BUDGET_SECONDS
-    trials: list[_Trial] = []
-    for denoiser, candidate in passed:
-        best = 0.0
-        for batch in (max_batch,) if max_batch else BATCHES:
-            trial = _trial(network, denoiser, candidate, batch)
-            trial.measure()
-            trials.append(trial)
-            rate = trial.candidate.rows_per_second
-            if rate < 0.8 * best or time.perf_counter() > deadline:
-                break
-            best = max(best, rate)
+    trials = _climb(network, passed, (max_batch,) if max_batch else BATCHES, deadline)
     fastest = max(trial.candidate.rows_per_second for trial in trials)
-    rounds = [t for t in trials if t.candidate.rows_per_second >= _HOPELESS * fastest]
+    promising = [t for t in trials if t.candidate.rows_per_second >= _PROMISING * fastest]
     for done in range(_MAX_ROUNDS):
         if done >= _MIN_ROUNDS and time.perf_counter() > deadline:
             break
-        for trial in rounds:
+        for trial in promising:
             trial.measure()
+    return trials
+
+
+def _climb(
+    network: Network,
+    passed: list[tuple[Denoiser, Candidate]],
+    batches: tuple[int, ...],
+    deadline: float,
+) -> list[_Trial]:
+    """Call everything once at each batch size, all engines at one size before the next.
+
+    An engine stops where a larger batch no longer helps it, or where it is hopelessly behind; no
+    size is begun after the deadline.
+    """
+    trials: list[_Trial] = []
+    climbing, best = list(passed), [0.0] * len(passed)
+    for batch in batches:
+        if trials and time.perf_counter() > deadline:
+            break
+        rates = []
+        for denoiser, candidate in climbing:
+            trial = _trial(network, denoiser, candidate, batch)
+            trial.measure()
+            trials.append(trial)
+            rates.append(trial.candidate.rows_per_second)
+        goes_on = [
+            rate >= _STILL_CLIMBING * own and rate >= _HOPELESS * max(rates)
+            for rate, own in zip(rates, best, strict=True)
+        ]
+        best = [max(pair) for pair in compress(zip(rates, best, strict=True), goes_on)]
+        climbing = list(compress(climbing, goes_on))
     return trials
