@@ -7,7 +7,7 @@ schedulers, and whole trajectories are compared. See the page it writes.
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import diffusers
@@ -86,80 +86,96 @@ def relative(got, want):
     return float(np.max(np.abs(got - want).max(axes) / scale))
 
 
-def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
-    """Return the relative differences (table, packed, shipped) of one case.
+@dataclass(frozen=True)
+class Differences:
+    """Relative differences of one case, or the largest of several.
 
-    table: float64 table against diffusers in double. packed: float32 rows run in float32 against
-    diffusers in double. shipped: the same against diffusers as it is.
+    table: the float64 table from diffusers in double. packed: the float32 rows run in float32 from
+    diffusers in double. shipped: the same rows from diffusers as it is. levels: from diffusers as
+    it is, with a table built on its own float32 alphas_cumprod.
     """
+
+    table: float = 0.0
+    packed: float = 0.0
+    shipped: float = 0.0
+    levels: float = 0.0
+
+    def largest(self, other):
+        return Differences(*map(max, astuple(self), astuple(other)))
+
+
+def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
+    """Return the Differences of one case."""
     scaled = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     config = {
-        **(scaled if variant.solver != "ddpm" else {}),
+        **({} if variant.solver == "ddpm" else {**scaled, "steps_offset": 1}),
         "prediction_type": prediction_type,
         "timestep_spacing": spacing,
-        "steps_offset": 1 if variant.solver != "ddpm" else 0,
         **variant.config,
         **settings,
     }
-    table = get_solver(variant.solver, **variant.options).table(
-        Schedule(**config), steps, compat="diffusers"
-    )
-    rng = np.random.default_rng(steps)
-    shape = (steps, *SHAPE)
+    solver, schedule = get_solver(variant.solver, **variant.options), Schedule(**config)
+    table = solver.table(schedule, steps, compat="diffusers")
+    rng, shape = np.random.default_rng(steps), (steps, *SHAPE)
     x = rng.standard_normal(SHAPE).astype(np.float32) * np.float32(table.init_noise_sigma)
     noise = rng.standard_normal(shape).astype(np.float32)
     v = np.tanh(rng.standard_normal(shape)).astype(np.float32)
     if outputs is None:
         outputs = rng.standard_normal(shape).astype(np.float32)
-    # run_table calls its model once per row, in order.
-    rows = iter(range(steps))
-
-    def model(x_in, t):
-        i = next(rows)
-        m = outputs(x_in, t, i) if callable(outputs) else outputs[i]
-        return (m, v[i]) if table.w[i] else m
-
-    step_options = dict(variant.step_options)
-    if variant.scheduler == "DPMSolverMultistepScheduler":
-        config, step_options = {**config, **step_options}, {}
-    variance = {"learned": np.exp(v.astype(np.float64)), "learned_range": v}.get(
-        config.get("variance_type")
-    )
-    peer = {
-        double: run_scheduler(
+    in_step = variant.scheduler != "DPMSolverMultistepScheduler"
+    learned = {"learned": np.exp(v.astype(np.float64)), "learned_range": v}
+    (exact, times, _), (shipped, _, alphas_cumprod) = (
+        run_scheduler(
             variant.scheduler,
-            config,
+            config if in_step else {**config, **variant.step_options},
             steps,
             x,
             outputs,
             noise,
             double=double,
-            variance=variance,
-            **step_options,
+            variance=learned.get(config.get("variance_type")),
+            **(variant.step_options if in_step else {}),
         )
         for double in (True, False)
-    }
-    exact, times = peer[True]
+    )
     np.testing.assert_allclose(table.t, times, rtol=0, atol=1e-9)
     packed = run_packed(table.pack(), outputs, x, noise, v)
-    return (
-        relative(run_table(table, model, x, noise), exact),
+    levels = np.nan
+    if not schedule.rescale_betas_zero_snr:
+        betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+        theirs = solver.table(replace(schedule, trained_betas=betas), steps, compat="diffusers")
+        levels = relative(run_packed(theirs.pack(), outputs, x, noise, v), shipped)
+    return Differences(
+        relative(run_table(table, in_order(outputs, v, table.w), x, noise), exact),
         relative(packed, exact),
-        relative(packed, peer[False][0]),
+        relative(packed, shipped),
+        levels,
     )
 
 
+def in_order(outputs, v, w):
+    """The model of `run_table`, which calls it once per row, in order."""
+    rows = itertools.count()
+
+    def model(x_in, t):
+        i = next(rows)
+        m = outputs(x_in, t, i) if callable(outputs) else outputs[i]
+        return (m, v[i]) if w[i] else m
+
+    return model
+
+
 def measure():
-    """Return {(solver, prediction type, spacing): (cases, table, packed, shipped)}, worst of all."""
+    """Return {(solver, prediction type, spacing): (cases, largest Differences)}."""
     worst = {}
     for variant in variants():
         for prediction_type, spacing, steps in itertools.product(
             variant.prediction_types, SPACINGS, STEPS
         ):
             key = (variant.solver, prediction_type, spacing)
-            cases, *so_far = worst.get(key, (0, 0.0, 0.0, 0.0))
+            cases, largest = worst.get(key, (0, Differences()))
             found = compare(variant, prediction_type, spacing, steps)
-            worst[key] = (cases + 1, *(max(*pair) for pair in zip(so_far, found, strict=True)))
+            worst[key] = (cases + 1, largest.largest(found))
     return worst
 
 
@@ -169,11 +185,11 @@ def write_page():
         f"diffusers {diffusers.__version__}, torch {torch.__version__}, NumPy {np.__version__}; "
         f"steps {', '.join(map(str, STEPS))}; samples of shape {SHAPE}.",
         "",
-        "| solver | prediction | spacing | cases | table, float64 | packed, float32 | as shipped |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| solver | prediction | spacing | cases | table | packed | as shipped | on its levels |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (solver, prediction_type, spacing), (cases, *errors) in sorted(measure().items()):
-        figures = " | ".join(f"{error:.1e}" for error in errors)
+    for (solver, prediction_type, spacing), (cases, errors) in sorted(measure().items()):
+        figures = " | ".join(f"{error:.1e}" for error in astuple(errors))
         lines.append(f"| {solver} | {prediction_type} | {spacing} | {cases} | {figures} |")
     before, rest = PAGE.read_text(encoding="utf-8").split("<!-- figures -->\n")
     _, after = rest.split("<!-- end of figures -->\n")

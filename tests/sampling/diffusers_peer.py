@@ -50,7 +50,7 @@ def scheduler_module(name, *, double, noise):
 def run_scheduler(
     name, config, steps, x, outputs, noise, *, double, variance=None, rescaled=False, **step_options
 ):
-    """Return (x after each step, times) of a diffusers scheduler, float64.
+    """Return (x after each step, times, alphas_cumprod) of a diffusers scheduler, float64.
 
     `outputs` is a list of arrays or a callable (x_in, t, i) -> m. With `rescaled` the scaled model
     input is stepped instead of x, as the published test values of the Euler family do.
@@ -68,4 +68,5 @@ def run_scheduler(
                 m = torch.cat([m, torch.tensor(variance[i], dtype=dtype)], 1)
             x = scheduler.step(m, t, x_in if rescaled else x, **step_options).prev_sample
             trajectory.append(x.double().numpy())
-        return np.array(trajectory), scheduler.timesteps.double().numpy()
+        times, levels = scheduler.timesteps.double(), scheduler.alphas_cumprod.double()
+        return np.array(trajectory), times.numpy(), levels.numpy()

@@ -5,6 +5,7 @@ corrector (arXiv 2302.04867), PNDM with either warm-up (arXiv 2202.09778) and DE
 (arXiv 2204.13902), over any descending levels.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ def table(name, rows, levels, final, kind="sample", order=1, times=None):
 def heun(sigmas):
     """H1 holds x + d h / 2, so the second evaluation completes the trapezoid."""
     c, rows, levels = Columns(1), [], []
-    for s, s2 in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for s, s2 in itertools.pairwise(sigmas):
         slope, h = (c.x - c.D) / s, s2 - s
         levels.append((1.0, s))
         if s2 == 0:
