@@ -1,6 +1,6 @@
 """A small class-conditional U-Net for 8 x 8 handwritten digits, trained and shipped with fastdiff.
 
-It is small enough to sample in milliseconds on one CPU core, and has every part of its larger
+It is small enough to sample in tens of milliseconds on a CPU, and has every part of its larger
 relatives: residual blocks, time and class conditioning, self-attention, classifier-free guidance.
 """
 
