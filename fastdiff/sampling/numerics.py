@@ -44,7 +44,7 @@ def ancestral_std(
     eta sigma_to sqrt(1 - (r_to / r)^2) with r = sigma / alpha. In any coordinates this is at once
     the noise of DDIM (arXiv 2010.02502, eq. 16), for eta = 1 the posterior deviation of DDPM
     (arXiv 2006.11239, eq. 7), sigma_up of the ancestral samplers of k-diffusion, and the noise of
-    the first-order SDE-DPM-Solver++ (arXiv 2211.01095, sec. 5).
+    the first-order SDE-DPM-Solver++ (arXiv 2211.01095).
     """
     ratio = sigma_to * alpha / (np.asarray(alpha_to) * sigma)
     return np.asarray(eta * sigma_to * np.sqrt(np.maximum(0.0, 1.0 - ratio * ratio)))

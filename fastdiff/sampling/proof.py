@@ -23,8 +23,7 @@ D_{i-j} in x' satisfy, with tau_j = lambda_{i-j} - lambda_i and step h,
 
     sum_j w_j tau_j^d = alpha_to int_0^h c exp(-c (h - tau)) tau^d dtau,    d = 0 .. o - 1,
 
-with c = 1 for the probability flow and c = 2 for the reverse SDE (DPM-Solver++, arXiv 2211.01095,
-eq. 9 and sec. 5).
+with c = 1 for the probability flow and c = 2 for the reverse SDE (DPM-Solver++, arXiv 2211.01095).
 """
 
 from __future__ import annotations

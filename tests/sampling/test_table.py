@@ -128,6 +128,9 @@ def test_waivers_are_needed_named_and_true():
         remade(small, waived={"variance": "just in case"})
     with pytest.raises(TableError, match="'denoised' cannot be waived"):
         remade(small, waived={"denoised": "no"})
+    # Near pure noise beta and beta~ are the same number, and the waiver would be idle.
+    high = get_solver("ddpm", variance_type="fixed_large")
+    assert not high.table(Schedule(num_train_timesteps=4000), timesteps=[3999, 3998, 3997]).waived
     # A waived check does not stop the others.
     with pytest.raises(TableError, match="row 2 fails the check 'mean'"):
         remade(large, **nudged(large, "update", (2, 0, 1), 1e-3))

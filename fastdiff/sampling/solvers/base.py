@@ -86,7 +86,7 @@ class Solver(ABC):
         if not cls.scheduler or config.get("_class_name") != cls.scheduler:
             return None
         own = {f.name for f in fields(cls)} - {f.name for f in fields(Schedule)}
-        return cls(**{key: config[key] for key in sorted(own & config.keys())})
+        return cls(**{key: config[key] for key in own if config.get(key) is not None})
 
     def table(
         self,

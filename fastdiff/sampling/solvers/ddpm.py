@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fastdiff.errors import UnknownName
+from fastdiff.sampling.proof import TOLERANCE
 from fastdiff.sampling.schedule import VARIANCE_TYPES, Schedule
 from fastdiff.sampling.solvers.base import Float64Array, Grid, Solver, clip_limit, vp_grid
 from fastdiff.sampling.table import StepTable
@@ -47,22 +49,24 @@ class DDPM(Solver, name="ddpm", scheduler="DDPMScheduler"):
     def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
         grid = vp_grid(schedule, times, (1.0, 0.0))
         beta = 1.0 - (grid.alpha / grid.alpha_to) ** 2
-        update = np.zeros((len(times), 1, 4))
-        update[:, 0, 0] = grid.alpha / grid.alpha_to * (grid.sigma_to / grid.sigma) ** 2
-        update[:, 0, 1] = grid.alpha_to * beta / grid.sigma**2
+        variance_type = (self.variance_type or schedule.variance_type).removesuffix("_log")
         noisy = times > 0 if compat else grid.sigma_to > 0
-        variance_type = self.variance_type or schedule.variance_type
-        std, w = _noise_scale(variance_type.removesuffix("_log"), grid, beta, noisy)
-        update[:, 0, 3] = std
+        std, w = _noise_scale(variance_type, grid, beta, noisy)
+        update = np.zeros((len(times), 1, 4))
+        x, D, _, z = np.moveaxis(update[:, 0], 1, 0)
+        x += grid.alpha / grid.alpha_to * (grid.sigma_to / grid.sigma) ** 2
+        D += grid.alpha_to * beta / grid.sigma**2
+        z += std
         waived = {}
-        if variance_type.removesuffix("_log") != "fixed_small" and np.any(noisy):
+        excess = np.abs(np.hypot(x * grid.sigma, z) - grid.sigma_to)
+        if variance_type != "fixed_small" and np.any(excess > TOLERANCE):
             waived["variance"] = f"{variance_type} is not the posterior variance"
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
         return self._assemble(schedule, grid, update, clip=clip, w=w, waived=waived)
 
 
 def _noise_scale(
-    variance_type: str, grid: Grid, beta: Float64Array, noisy: np.ndarray
+    variance_type: str, grid: Grid, beta: Float64Array, noisy: npt.NDArray[np.bool_]
 ) -> tuple[Float64Array, Float64Array]:
     """Return (s, w): the noise of a row is s exp(w v) z."""
     small = np.maximum((grid.sigma_to / grid.sigma) ** 2 * beta, _SMALLEST_VARIANCE)

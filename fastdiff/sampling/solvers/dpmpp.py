@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.sampling.numerics import ancestral_std, log_snr, phi
@@ -23,6 +23,7 @@ from fastdiff.sampling.solvers.base import (
 from fastdiff.sampling.table import StepTable
 
 SOLVER_TYPES = ("midpoint", "heun")
+ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 _FEW_STEPS = 15  # below this, lower_order_final applies, as in the authors' code
 
 
@@ -55,7 +56,7 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
     clip_sample_range: float | None = None
     final_point: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
-    algorithm_type: ClassVar[str] = "dpmsolver++"
+    algorithm_type: ClassVar[str] = ALGORITHM_TYPES[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,38 +74,29 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
         """
         if config.get("_class_name") != cls.scheduler:
             return None
-        algorithm = config.get("algorithm_type", "dpmsolver++")
-        offered = {solver.algorithm_type for solver in (DPMpp2M, DPMpp2MSDE)}
-        if algorithm not in offered or config.get("solver_order", 2) != 2:
+        algorithm = config.get("algorithm_type") or ALGORITHM_TYPES[0]
+        order = config.get("solver_order") or 2
+        if algorithm not in ALGORITHM_TYPES or order != 2:
             raise InvalidArgument(
-                f"algorithm_type={algorithm!r} of order {config.get('solver_order', 2)} is not "
-                f"supported; supported: order 2 of {', '.join(sorted(offered))}"
+                f"algorithm_type={algorithm!r} of order {order} is not supported; supported: "
+                f"order 2 of {', '.join(ALGORITHM_TYPES)}"
             )
-        if algorithm != cls.algorithm_type:
-            return None
-        own = {field.name for field in fields(cls)} & config.keys()
-        return cls(**{key: config[key] for key in own if not key.startswith("clip")})
+        return super().from_config(config) if algorithm == cls.algorithm_type else None
 
     def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
         grid = vp_grid(schedule, times, final_level(schedule), floor=compat)
         orders = self._orders(grid)
-        update = np.zeros((len(times), 2, 5))
-        update[:, 1, 2] = 1.0  # H1 = D
-        for i, order in enumerate(orders):
-            update[i, 0] = self._row(grid, i, int(order))
-        if self.stochastic:
-            update[:, 0, 4] = ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to)
         return self._assemble(
             schedule,
             grid,
-            update,
+            self._update(grid, orders),
             clip=clip_limit(schedule, self.clip_sample, self.clip_sample_range),
             order=orders,
             moment_rule="midpoint" if self.solver_type == "midpoint" else "exact",
         )
 
-    def _orders(self, grid: Grid) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """1 for the first row, for a final row that asks for it, and beside an infinite lambda."""
+    def _orders(self, grid: Grid) -> npt.NDArray[np.int64]:
+        """Return 2, but 1 without history, at an end that asks for it, and at infinite log-SNR."""
         n = len(grid.t)
         orders = np.full(n, 2)
         orders[0] = 1
@@ -114,30 +106,36 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
         orders[1:][grid.alpha[:-1] == 0] = 1
         return orders
 
-    def _row(self, grid: Grid, i: int, order: int) -> Float64Array:
-        """Coefficients of x' over (x, H1, D, m, z), without the noise."""
-        alpha_to, sigma_to = grid.alpha_to[i], grid.sigma_to[i]
+    def _update(self, grid: Grid, orders: npt.NDArray[np.int64]) -> Float64Array:
+        """Return the rows; H1 is always the last denoised estimate."""
         lambdas = log_snr(grid.alpha, grid.sigma)
-        h = float(log_snr(alpha_to, sigma_to) - lambdas[i])
-        c = 2.0 if self.stochastic else 1.0  # e^-ch is the decay of the data's weight
-        data = -math.expm1(-c * h)
-        row = np.zeros(5)
-        row[0] = sigma_to / grid.sigma[i] * (math.exp(-h) if self.stochastic else 1.0)
-        row[2] = alpha_to * data
-        if order == 2:
-            slope = data / 2 if self.solver_type == "midpoint" else c * h * phi(2, -c * h)
-            share = alpha_to * slope * h / float(lambdas[i] - lambdas[i - 1])
-            row[2] += share
-            row[1] -= share
-        return row
+        h = log_snr(grid.alpha_to, grid.sigma_to) - lambdas
+        ch = 2.0 * h if self.stochastic else h
+        data = -np.expm1(-ch)
+        update = np.zeros((len(h), 2, 5))
+        update[:, 1, 2] = 1.0
+        x, last, D, _, z = np.moveaxis(update[:, 0], 1, 0)
+        x += grid.sigma_to / grid.sigma
+        D += grid.alpha_to * data
+        if self.stochastic:
+            x *= np.exp(-h)
+            z += ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to)
+        i = np.flatnonzero(orders == 2)
+        w = data[i] / 2
+        if self.solver_type == "heun":
+            w = np.array([step * phi(2, -step) for step in ch[i]])
+        slope = grid.alpha_to[i] * w * h[i] / (lambdas[i] - lambdas[i - 1])
+        D[i] += slope
+        last[i] -= slope
+        return update
 
 
 @dataclass(frozen=True)
 class DPMpp2MSDE(DPMpp2M, name="dpmpp_2m_sde", scheduler="DPMSolverMultistepScheduler"):
-    """SDE-DPM-Solver++(2M), sec. 5: `DPMpp2M` for the reverse SDE, with fresh noise every step.
+    """SDE-DPM-Solver++(2M): `DPMpp2M` for the reverse SDE, with fresh noise every step.
 
     The options are those of `DPMpp2M`.
     """
 
     stochastic: ClassVar[bool] = True
-    algorithm_type: ClassVar[str] = "sde-dpmsolver++"
+    algorithm_type: ClassVar[str] = ALGORITHM_TYPES[1]

@@ -21,7 +21,9 @@ from fastdiff.sampling.table import StepTable
 
 @dataclass(frozen=True)
 class Euler(Solver, name="euler", scheduler="EulerDiscreteScheduler"):
-    """Euler's method on dx/dsigma = (x - D) / sigma (EDM, arXiv 2206.00364, Algorithm 1).
+    """Euler's method on dx/dsigma = (x - D) / sigma: EDM, arXiv 2206.00364, Algorithm 1.
+
+    It is that algorithm without its second-order correction.
 
     The state is x / alpha, of level (1, sigma / alpha), so the initial noise is large and the
     network sees c_in x. The same step in training coordinates is DDIM.
