@@ -2,7 +2,7 @@
 
 >>> import fastdiff
 >>> sampler = fastdiff.compile("digits")
->>> images = sampler.sample(class_labels=[3, 7], guidance_scale=2.0, seed=0)
+>>> images = sampler.sample(class_labels=[3, 7], guidance_scale=1.5, seed=0)
 """
 
 from __future__ import annotations

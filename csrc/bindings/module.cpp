@@ -57,6 +57,13 @@ void check_apart(std::initializer_list<const Array*> written, const Array& outpu
   }
 }
 
+void check_threads(int threads) {
+  if (threads < 1) {
+    throw Error{ErrorKind::kInvalidArgument,
+                "threads must be at least 1, got " + std::to_string(threads)};
+  }
+}
+
 std::unique_ptr<Array> optional_array(const char* name, py::handle object) {
   return object.is_none() ? nullptr : std::make_unique<Array>(name, object);
 }
@@ -101,6 +108,7 @@ py::array_t<uint8_t> step(py::handle table_, py::handle rows_, py::handle state_
   batch.next_type = next_input ? element_type(next_input->type()) : ElementType::kFloat32;
   batch.denoised = denoised ? denoised->data<float>() : nullptr;
 
+  check_threads(threads);
   const cpu::StepPlan plan = cpu::plan(batch);
   py::array_t<uint8_t> not_finite(B.size());
   uint8_t* flags = not_finite.mutable_data();
@@ -122,6 +130,7 @@ void fill_normal(py::handle out_, py::handle seeds_, py::handle images_, uint32_
   if (first > kElements || uint64_t(n.size()) > kElements - first) {
     throw Error{ErrorKind::kInvalidArgument, "first + n must be at most 2^42"};
   }
+  check_threads(threads);
   if (tag >> 8) throw Error{ErrorKind::kInvalidArgument, "tag must be below 2^8"};
   for (int64_t r = 0; r < rows.size(); ++r) {
     if (images.data<uint64_t>()[r] >> 48) {

@@ -39,6 +39,7 @@ class _Plan:
     calls: list[Callable[[], object]]
     shares: list[tuple[Ticket, Slots, Slots]]
     # each ticket with the positions of its rows in `active` and their indices in the request
+    observed: bool  # whether a callback wants the estimates of x0
 
 
 class Engine:
@@ -118,7 +119,7 @@ class Engine:
                 output=plan.output,
                 history=self._buffers.history,
                 next_input=self._buffers.inputs,
-                denoised=self._buffers.denoised,
+                denoised=self._buffers.denoised if plan.observed else None,
             )
         except BaseException as error:
             # The step may have been taken for some rows and not for others: none can go on.
@@ -187,7 +188,9 @@ class Engine:
             calls.append(
                 self.denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
             )
-        return _Plan(active, source, t, output.flatten(1), calls, self._shares())
+        shares = self._shares()
+        observed = any(ticket.request.callback is not None for ticket, *_ in shares)
+        return _Plan(active, source, t, output.flatten(1), calls, shares, observed)
 
     def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
         """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""
