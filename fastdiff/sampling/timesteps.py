@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
 
+SMALLEST_STEP = 1e-3
+"""Least distance of two times; the coefficients of a shorter step would be rounding errors."""
+
 SPACINGS = ("leading", "trailing", "linspace")
 
 Float64Array = npt.NDArray[np.float64]
@@ -109,7 +112,7 @@ def check_timesteps(
     Parameters
     ----------
     timesteps : sequence of numbers
-        Strictly descending, each in 0..T - 1. Fractions are allowed.
+        Descending by at least `SMALLEST_STEP`, each in 0..T - 1. Fractions are allowed.
     num_train_timesteps : int
         T.
     steps : int, optional
@@ -140,11 +143,11 @@ def check_timesteps(
             f"{origin}: times must lie in 0..{last}, got {outside[0]:g}; check steps_offset and "
             "num_train_timesteps"
         )
-    repeats = np.flatnonzero(np.diff(times) >= 0)
+    repeats = np.flatnonzero(np.diff(times) > -SMALLEST_STEP)
     if repeats.size:
         i = int(repeats[0])
         raise InvalidArgument(
-            f"{origin}: times must descend, got {times[i]:g} then {times[i + 1]:g}; use fewer "
-            "steps or another spacing"
+            f"{origin}: times must descend by at least {SMALLEST_STEP:g}, got {times[i]:g} then "
+            f"{times[i + 1]:g}; use fewer steps or another spacing"
         )
     return times

@@ -58,7 +58,7 @@ def test_step_counts_out_of_range_are_refused(steps):
 def test_times_out_of_range_or_repeated_are_refused():
     with pytest.raises(InvalidArgument, match=r"0..999, got 1000.*steps_offset"):
         spaced_timesteps(1000, steps_offset=1)
-    with pytest.raises(InvalidArgument, match="must descend, got 0 then 0; use fewer"):
+    with pytest.raises(InvalidArgument, match=r"must descend .*, got 0 then 0; use fewer"):
         spaced_timesteps(1000, final_point=True)
     with pytest.raises(UnknownName, match="'karras'; known: leading, linspace, trailing"):
         spaced_timesteps(10, spacing="karras")
@@ -71,7 +71,8 @@ def test_times_out_of_range_or_repeated_are_refused():
         (5, "non-empty"),
         ([[5, 4]], "non-empty"),
         (["a"], "list of numbers"),
-        ([3, 5], "descend, got 3 then 5"),
+        ([3, 5], "descend by at least 0.001, got 3 then 5"),
+        ([5, 5 - 1e-6], "descend"),
         ([5, 5], "descend"),
         ([10, -1], "got -1"),
         ([50, 2], "0..49, got 50"),
