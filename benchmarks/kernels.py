@@ -1,4 +1,4 @@
-"""The kernels against their peers, interleaved in one run: ``python benchmarks/kernels.py``.
+"""The kernels against their peers, interleaved in one run: ``python -m benchmarks.kernels``.
 
 Prints a table and, with ``--json PATH``, writes the same figures. A ratio is the median over rounds
 of (peer's time / our time) taken next to each other, with its quartiles, so a machine that slows
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from benchmarks.timing import Spread, interleave
 from fastdiff import kernels
 from fastdiff.kernels.noise import fill_normal
 from fastdiff.kernels.step import BATCH_ROW, step
@@ -47,9 +47,7 @@ class Figure:
     threads: int
     ours_ns_per_element: float
     peer_ns_per_element: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
+    ratio: Spread
 
 
 def ddim_row(scheduler: DDIMScheduler, eta: float) -> np.ndarray[Any, np.dtype[np.void]]:
@@ -126,29 +124,17 @@ def comparisons() -> Iterator[Comparison]:
     yield from noise_comparisons()
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
 def measure(comparison: Comparison, rounds: int) -> Figure:
-    """Alternate the two, at least 2 ms at a time."""
-    repeats = [max(1, int(2e-3 / seconds(call, 3))) for call in (comparison.ours, comparison.peer)]
-    ours, peer = [], []
-    for _ in range(rounds):
-        ours.append(seconds(comparison.ours, repeats[0]))
-        peer.append(seconds(comparison.peer, repeats[1]))
-    low, middle, high = statistics.quantiles([p / o for o, p in zip(ours, peer, strict=True)], n=4)
+    """Let the two take turns."""
+    seconds = interleave({"ours": comparison.ours, "peer": comparison.peer}, rounds)
+    ratios = [peer / ours for ours, peer in zip(seconds["ours"], seconds["peer"], strict=True)]
+    ours, peer = (statistics.median(seconds[side]) for side in ("ours", "peer"))
     return Figure(
         name=comparison.name,
         threads=torch.get_num_threads(),
-        ours_ns_per_element=statistics.median(ours) / comparison.elements * 1e9,
-        peer_ns_per_element=statistics.median(peer) / comparison.elements * 1e9,
-        ratio=middle,
-        ratio_low=low,
-        ratio_high=high,
+        ours_ns_per_element=ours / comparison.elements * 1e9,
+        peer_ns_per_element=peer / comparison.elements * 1e9,
+        ratio=Spread.of(ratios),
     )
 
 
@@ -156,20 +142,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     print(f"level {kernels.active_level()}, {options.threads} threads, torch {torch.__version__}")
-    print(f"{'ours / peer':44}{'ours':>9}{'peer':>9}   ns an element; ratio [quartiles]")
+    print(f"{'ours / peer':44}{'ours':>9}{'peer':>9}   ns an element; ratio (quartiles)")
     figures = []
     for comparison in comparisons():
         figures.append(figure := measure(comparison, options.rounds))
         print(
             f"{figure.name:44}{figure.ours_ns_per_element:9.3f}{figure.peer_ns_per_element:9.3f}"
-            f"   {figure.ratio:6.2f} [{figure.ratio_low:.2f}, {figure.ratio_high:.2f}]"
+            f"   {figure.ratio:.2f}"
         )
     if options.json:
         options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2))

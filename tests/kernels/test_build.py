@@ -51,8 +51,11 @@ def test_cuda_that_cannot_be_built_is_refused(tmp_path: Path, value: str, messag
     assert message in result.stderr
 
 
-def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:
-    result = configure(tmp_path, "-DCMAKE_CXX_COMPILER=/nonexistent/c++")
+def test_missing_compiler_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    result = configure(tmp_path)
     assert result.returncode != 0
     assert "fastdiff needs a C++17 compiler" in result.stderr
 

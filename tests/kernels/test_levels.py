@@ -41,7 +41,7 @@ def test_use_level_returns_to_the_level_before(level: str) -> None:
 
 
 def test_unknown_level_raises() -> None:
-    with pytest.raises(UnknownName, match="known: .*portable"), kernels.use_level("mmx"):
+    with pytest.raises(UnknownName, match=r"known: .*portable"), kernels.use_level("mmx"):
         pass
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdiff import kernels
-from fastdiff.kernels.noise import TAG_STEP, normal
+from fastdiff.kernels.noise import normal
 from fastdiff.kernels.step import BATCH_ROW, step
 from fastdiff.sampling.table import TABLE_ROW
 
