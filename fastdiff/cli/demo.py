@@ -15,7 +15,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=1, max=100, help="Images of each digit.")] = 5,
     steps: Annotated[int, typer.Option(help="Solver steps.")] = 50,
     solver: Annotated[str, typer.Option(help="Solver; `sample --help` lists them.")] = "ddim",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 2.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 1.5,
     seed: Annotated[int, typer.Option(help="Noise seed.")] = 0,
 ) -> None:
     """Sample the digits 0 to 9 with the model that comes with the package.

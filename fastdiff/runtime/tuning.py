@@ -22,6 +22,7 @@ from fastdiff.sampling import Schedule
 BATCHES = (1, 2, 4, 8, 16, 32)
 BUDGET_SECONDS = 3.0
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 9
+_CALLS_IF_SHORT, _SHORT_SECONDS = 5, 0.02
 _PROMISING = 0.5  # of the best rate, to be measured again
 _HOPELESS = 0.1  # of the best rate at the same batch size
 _STILL_CLIMBING = 0.8  # of the engine's own best rate at smaller batches
@@ -40,9 +41,15 @@ class _Trial:
     times: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
-        begin = time.perf_counter()
-        self.call()
-        self.times.append(time.perf_counter() - begin)
+        """Time a call, or a few when they are so short that one disturbance would decide."""
+        deadline = time.perf_counter() + _SHORT_SECONDS
+        for _ in range(_CALLS_IF_SHORT):
+            begin = time.perf_counter()
+            self.call()
+            end = time.perf_counter()
+            self.times.append(end - begin)
+            if end > deadline:
+                break
         self.candidate.seconds = statistics.median(self.times)
 
 

@@ -27,8 +27,7 @@ def run_table(
     table : StepTable
         The solver.
     model : callable
-        ``model(c_in * x, t)`` returns m, or the pair (m, v) where the table needs a learned
-        variance.
+        ``model(c_in * x, t)`` returns m, or the pair (m, v) with a learned log-variance v.
     x : array
         The initial state, already of standard deviation `table.init_noise_sigma`.
     noise : sequence of arrays, optional
@@ -56,7 +55,7 @@ def run_table(
     trajectory = np.empty((len(table), *x.shape))
     for i, update in enumerate(table.update):
         output, v = model(table.c_in[i] * state[0], float(table.t[i])), 0.0
-        if table.w[i]:
+        if isinstance(output, tuple):
             output, v = output
         m = np.asarray(output, dtype=np.float64)
         D = np.clip(table.p[i] * state[0] + table.q[i] * m, -table.clip[i], table.clip[i])
