@@ -106,8 +106,9 @@ def minus_two_log(words: Words) -> Floats:
     t = t - low
     double = f + f
     t = t - double
-    high = n * TWO_LN2_HIGH  # exact
-    return t - high
+    high: Floats = n * TWO_LN2_HIGH  # exact
+    result: Floats = t - high
+    return result
 
 
 def unit_circle(words: Words) -> tuple[Floats, Floats]:
