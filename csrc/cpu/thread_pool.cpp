@@ -66,8 +66,13 @@ class ThreadPool {
     }
     wake_.notify_all();
     job.work();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      seats_ = 0;  // whoever has not joined by now finds no work left
+    }
+    // Those who joined are at most one unit from done, which is sooner than a sleep would end.
+    for (int i = 0; i < kSpins && joined_.load(std::memory_order_acquire) != 0; ++i) pause();
     std::unique_lock<std::mutex> lock(mutex_);
-    seats_ = 0;  // whoever has not joined by now finds no work left
     idle_.wait(lock, [&] { return joined_ == 0; });
     return true;
   }
@@ -106,7 +111,8 @@ class ThreadPool {
   std::mutex mutex_;   // guards what follows
   std::condition_variable wake_, idle_;
   Job* job_ = nullptr;
-  int workers_ = 0, seats_ = 0, joined_ = 0;
+  int workers_ = 0, seats_ = 0;
+  std::atomic<int> joined_{0};
   std::atomic<uint64_t> tickets_{0};
 };
 
