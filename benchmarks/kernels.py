@@ -92,7 +92,8 @@ def step_comparisons() -> Iterator[Comparison]:
 
 def bandwidth_comparisons() -> Iterator[Comparison]:
     """Compare the update with a copy of as many bytes; the ratio is the fraction reached."""
-    for shape_name, count, n in (("out of cache", 16, 3 * 512 * 512), ("in cache", 1, 16384)):
+    for shape_name, (count, *size) in {**SHAPES, "out of cache": (16, 3, 512, 512)}.items():
+        n = int(np.prod(size))
         state, output = torch.randn(count, n), torch.randn(count, n)
         source = torch.randn(count * n * 3 // 2)  # x and m are read and x' is written: 12 bytes
         target = torch.empty_like(source)

@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -54,6 +55,7 @@ class ThreadPool {
  public:
   /// Runs the job with the help of up to `helpers` workers; false if the pool is in use.
   bool run(Job& job, int helpers) {
+    const DefaultFloatEnvironment environment;
     std::unique_lock<std::mutex> one_caller(caller_, std::try_to_lock);
     if (!one_caller) return false;
     {
@@ -116,32 +118,68 @@ class ThreadPool {
   std::atomic<uint64_t> tickets_{0};
 };
 
-// Never destroyed: detached workers may outlive the static destructors.
-std::atomic<ThreadPool*> g_pool{nullptr};
+std::atomic<bool> g_forked{false};         // whether this process is a fork's child
+std::atomic<ThreadPool*> g_pool{nullptr};  // never destroyed: workers may outlive the statics
+
+void watch_for_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    // The workers do not exist in the child, and a lock may be held there for ever.
+    g_forked.store(true, std::memory_order_relaxed);
+    g_pool.store(nullptr, std::memory_order_release);
+  });
+  (void)registered;
+}
 
 ThreadPool& pool() {
   if (ThreadPool* existing = g_pool.load(std::memory_order_acquire)) return *existing;
-  static std::mutex making;
-  std::lock_guard<std::mutex> lock(making);
-  if (!g_pool.load(std::memory_order_relaxed)) {
-    // The workers do not exist in a forked child, and a lock may be held there for ever.
-    static const int registered =
-        pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr, std::memory_order_release); });
-    (void)registered;
-    g_pool.store(new ThreadPool, std::memory_order_release);
-  }
-  return *g_pool.load(std::memory_order_relaxed);
+  auto* made = new ThreadPool;
+  ThreadPool* other = nullptr;
+  if (g_pool.compare_exchange_strong(other, made, std::memory_order_acq_rel)) return *made;
+  delete made;  // another thread was first; this one has no workers yet
+  return *other;
+}
+
+// The entry point of the OpenMP runtime that torch has loaded, if any: libgomp's, which LLVM's and
+// Intel's runtimes export too. Its threads are awake right after the network, and spin for some
+// milliseconds longer; threads of our own would have to share their cores.
+using OpenMpParallel = void (*)(void (*body)(void*), void* context, unsigned threads,
+                                unsigned flags);
+
+OpenMpParallel host_openmp() {
+  static const auto parallel =
+      reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return parallel;
+}
+
+void work_in_default_environment(void* job) {
+  const DefaultFloatEnvironment environment;
+  static_cast<Job*>(job)->work();
+}
+
+/// Runs the job on the host's OpenMP threads; false if there are none to be had.
+bool run_on_openmp(Job& job, int threads) {
+  static std::mutex one_caller;
+  const std::unique_lock<std::mutex> lock(one_caller, std::try_to_lock);
+  if (!lock || !host_openmp()) return false;
+  host_openmp()(work_in_default_environment, &job, unsigned(threads), 0);
+  return true;
 }
 
 }  // namespace
 
 void parallel_for(int threads, int64_t units, void (*task)(const void*, int64_t),
                   const void* context) {
-  const DefaultFloatEnvironment environment;
   Job job{task, context, units};
   int64_t helpers = threads - 1 < kMaxWorkers ? threads - 1 : kMaxWorkers;
   helpers = helpers < units - 1 ? helpers : units - 1;
-  if (helpers <= 0 || !pool().run(job, int(helpers))) job.work();
+  if (helpers > 0) {
+    watch_for_forks();
+    const bool done = g_forked.load(std::memory_order_relaxed)
+                          ? pool().run(job, int(helpers))  // OpenMP does not survive a fork
+                          : run_on_openmp(job, int(helpers) + 1) || pool().run(job, int(helpers));
+    if (done) return;
+  }
+  work_in_default_environment(&job);
 }
 
 }  // namespace fastdiff::cpu

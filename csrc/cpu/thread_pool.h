@@ -1,4 +1,4 @@
-// A small pool of worker threads that the kernels share.
+// Threads for the kernels: those of torch's OpenMP runtime, or else a small pool of our own.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@ namespace fastdiff::cpu {
 /// caller among them, and returns when all are done. The task must not throw.
 ///
 /// Units are handed out by an atomic counter, so a worker that the system schedules late costs
-/// nothing. While another caller uses the pool, the work runs inline. A child process made by fork
-/// starts a pool of its own. Floating point runs in the default environment (nearest even, no
+/// little. While another caller uses the threads, the work runs inline. A child process made by
+/// fork has a pool of its own. Floating point runs in the default environment (nearest even, no
 /// flush to zero) whatever the caller's is, so the bits do not depend on it.
 void parallel_for(int threads, int64_t units, void (*task)(const void* context, int64_t unit),
                   const void* context);
