@@ -26,7 +26,7 @@ from fastdiff.sampling import Schedule, get_solver
 class UnconditionalDigits(nn.Module):
     """The digits model as the U-Net of a diffusers pipeline: null class, diffusers' signature."""
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
     config = SimpleNamespace(in_channels=1, sample_size=8)
 
     def __init__(self) -> None:
@@ -92,7 +92,9 @@ class _NoModel:
 
     engine, precision = "none", "float32"
     input_dtype = output_dtype = torch.float32
-    output_channels = 1
+
+    def __init__(self, channels: int) -> None:
+        self.output_channels = channels
 
     def bind(self, x: Any, t: Any, conditioning: Any, out: torch.Tensor) -> Callable[[], object]:
         out.zero_()
@@ -119,7 +121,7 @@ def overhead(batch: int = 8, steps: int = 200, rounds: int = 9) -> list[dict[str
     for shape in ((1, 8, 8), (4, 64, 64)):
         network = Network(_Signature(), shape, labels)
         for guidance in (1.0, 2.0):
-            engine = Engine(network, _NoModel(), max_batch=batch)
+            engine = Engine(network, _NoModel(shape[0]), {2 * batch: 1.0})
             table = get_solver("ddim").table(Schedule(), steps=steps).pack()
             request = Request(
                 table,
@@ -138,6 +140,7 @@ def overhead(batch: int = 8, steps: int = 200, rounds: int = 9) -> list[dict[str
                     while not ticket.done:
                         engine.advance(ticket)
                     total = time.perf_counter() - begin
+                    ticket.result()
                 spent.append((total - watch.seconds) / (steps - 1) * 1e6)
             results.append(
                 {"shape": shape, "batch": batch, "guidance": guidance, "us": Spread.of(spent)}

@@ -21,7 +21,7 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
-from fastdiff.runtime import Sampler, tune
+from fastdiff.runtime import Engine, Sampler, tune
 from fastdiff.sampling import Schedule
 
 
@@ -87,7 +87,7 @@ def compile(
     chosen = _schedule(schedule if schedule is not None else config)
     console = Console(stderr=True, quiet=not progress)
     with console.status("compiling") as status:
-        denoiser, report = tune(
+        denoiser, batch_seconds, report = tune(
             network,
             chosen,
             backend,
@@ -95,7 +95,7 @@ def compile(
             max_batch,
             say=lambda text: status.update(f"compiling: {text}"),
         )
-    return Sampler(network, chosen, denoiser, report)
+    return Sampler(network, chosen, Engine(network, denoiser, batch_seconds), report)
 
 
 def _describe(

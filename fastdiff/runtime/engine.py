@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from fastdiff.exporting import Network
 from fastdiff.kernels.step import BATCH_ROW, step
 from fastdiff.runtime.batcher import Batcher
 from fastdiff.runtime.buffers import SlotBuffers, Slots, TableStore, span
+from fastdiff.runtime.layout import best_batch, parts
 from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
@@ -51,18 +52,23 @@ class Engine:
         What is sampled.
     denoiser : Denoiser
         How it is evaluated.
-    max_batch : int
-        Rows per denoiser call; a tick with more rows makes several calls.
+    batch_seconds : mapping of int to float
+        Measured time of a denoiser call by its number of rows: a tick is cut into calls of the size
+        that is the fastest for its rows.
     max_rows : int or None
         Rows that run at once; the default keeps the state within 1 GiB, 1024 rows at most.
     """
 
     def __init__(
-        self, network: Network, denoiser: Denoiser, max_batch: int, max_rows: int | None = None
+        self,
+        network: Network,
+        denoiser: Denoiser,
+        batch_seconds: Mapping[int, float],
+        max_rows: int | None = None,
     ) -> None:
         row_bytes = 12 * int(np.prod(network.sample_shape))
         capacity = max_rows or max(1, min(_MAX_ROWS, _STATE_BYTES // row_bytes))
-        self.network, self.denoiser, self.max_batch = network, denoiser, max_batch
+        self.network, self._denoiser, self._batch_seconds = network, denoiser, batch_seconds
         self._buffers = SlotBuffers(
             capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
         )
@@ -78,10 +84,11 @@ class Engine:
     def submit(self, request: Request) -> Ticket:
         """Queue `request`; `advance` does the work."""
         channels = self.network.sample_shape[0]
-        if request.table.needs_variance and self.denoiser.output_channels != 2 * channels:
+        if request.table.needs_variance and self._denoiser.output_channels != 2 * channels:
             raise InvalidArgument(
                 f"a learned variance needs a model that returns {2 * channels} channels, "
-                f"this one returns {self.denoiser.output_channels}; use variance_type='fixed_small'"
+                f"this one returns {self._denoiser.output_channels}; "
+                "use variance_type='fixed_small'"
             )
         ticket = Ticket(request, self.network.sample_shape)
         ticket.done = request.rows == 0
@@ -168,25 +175,24 @@ class Engine:
 
         total, shape = len(source), buffers.sample_shape
         if len(self._output) < total:
-            channels = self.denoiser.output_channels
+            channels = self._denoiser.output_channels
             self._output = torch.empty(
                 max(total, 2 * len(self._output)), channels, *shape[1:],
-                dtype=self.denoiser.output_dtype,
+                dtype=self._denoiser.output_dtype,
             )  # fmt: skip
         output = self._output[:total]
         t = np.zeros(total, np.float32)
         slots = active[source]
         labels = np.where(np.arange(total) < len(active), slots, buffers.capacity)
         calls: list[Callable[[], object]] = []
-        for begin in range(0, total, self.max_batch):
-            part = slice(begin, min(begin + self.max_batch, total))
+        for part in parts(total, best_batch(self._batch_seconds, total)):
             x, gather = self._input(slots[part])
             if gather is not None:
                 calls.append(gather)
             pick = torch.from_numpy(labels[part])
             conditioning = {k: v[pick].contiguous() for k, v in buffers.conditioning.items()}
             calls.append(
-                self.denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
+                self._denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
             )
         shares = self._shares()
         observed = any(ticket.request.callback is not None for ticket, *_ in shares)

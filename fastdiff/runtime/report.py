@@ -19,12 +19,14 @@ class Candidate:
     ----------
     engine, precision : str
     batch : int
-        Rows per denoiser call; 0 when it was refused before it was measured.
+        Rows per call; 0 when it was refused before it was measured.
     seconds : float
-        Median time of one call.
+        Median time of a call.
     certificate : Certificate or None
     refusal : str or None
         Why it cannot be chosen.
+    chosen_from : int or None
+        The smallest number of rows for which it is the best choice.
     """
 
     engine: str
@@ -33,7 +35,12 @@ class Candidate:
     seconds: float = float("nan")
     certificate: Certificate | None = None
     refusal: str | None = None
-    chosen: bool = False
+    chosen_from: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Engine and precision, for people."""
+        return f"{self.engine} {self.precision}"
 
     @property
     def rows_per_second(self) -> float:
@@ -51,21 +58,21 @@ class Report:
 
     @property
     def chosen(self) -> Candidate:
-        """The candidate that samples."""
-        return next(candidate for candidate in self.candidates if candidate.chosen)
+        """The candidate with the best rate among those that sample."""
+        used = (c for c in self.candidates if c.chosen_from is not None)
+        return max(used, key=lambda c: c.rows_per_second)
 
     def table(self) -> Table:
         """Return the figures as a rich table."""
         best = self.chosen
         table = Table(
-            title=f"{self.model}: {best.engine} {best.precision}, "
-            f"{best.batch} row{'s' if best.batch > 1 else ''} per call",
+            title=f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s",
             caption=self.machine,
             title_justify="left",
             caption_justify="left",
         )
-        for heading in ("engine", "precision", "batch", "ms/call", "rows/s", "error", ""):
-            numeric = heading in {"batch", "ms/call", "rows/s", "error"}
+        for heading in ("engine", "precision", "batch", "ms", "rows/s", "error", ""):
+            numeric = heading in {"batch", "ms", "rows/s", "error"}
             table.add_column(heading, justify="right" if numeric else "left")
         for c in self.candidates:
             measured = c.seconds == c.seconds
@@ -76,8 +83,8 @@ class Report:
                 f"{c.seconds * 1e3:.2f}" if measured else "",
                 f"{c.rows_per_second:.0f}" if measured else "",
                 f"{c.certificate.error:.1e}" if c.certificate else "",
-                "chosen" if c.chosen else f"refused: {c.refusal}" if c.refusal else "",
-                style="bold" if c.chosen else "dim" if c.refusal else None,
+                _verdict(c),
+                style="bold" if c.chosen_from else "dim" if c.refusal else None,
             )
         return table
 
@@ -85,3 +92,11 @@ class Report:
         stream = io.StringIO()
         Console(file=stream, width=100).print(self.table())
         return stream.getvalue().rstrip()
+
+
+def _verdict(candidate: Candidate) -> str:
+    if candidate.refusal:
+        return f"refused: {candidate.refusal}"
+    if candidate.chosen_from is None:
+        return ""
+    return f"chosen from {candidate.chosen_from} row{'s' if candidate.chosen_from > 1 else ''}"

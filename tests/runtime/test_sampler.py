@@ -64,7 +64,7 @@ def test_guidance_may_differ_per_image(sampler):
 
 def test_explicit_timesteps_are_what_the_model_sees(sampler):
     seen = []
-    module = sampler.engine.denoiser._module
+    module = sampler.engine._denoiser._module
     row = type(module).row
     module.row = lambda x, t, label: (seen.append(float(t)), row(module, x, t, label))[1]
     sampler.sample(1, timesteps=[900, 500, 3], seed=0)

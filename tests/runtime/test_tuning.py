@@ -82,17 +82,24 @@ def test_refused_candidates_stand_in_the_report_with_their_reason():
 
 
 def test_the_chosen_one_has_the_best_measured_rate():
-    _, report = tune(network(), Schedule(), "auto", "float32", None, say=lambda text: None)
+    denoiser, seconds, report = tune(
+        network(), Schedule(), "auto", "float32", None, say=lambda text: None
+    )
     measured = [c for c in report.candidates if c.seconds == c.seconds]
     assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
+    assert denoiser.engine == report.chosen.engine
+    used = {c.batch: c.seconds for c in measured if c.chosen_from}
+    assert seconds == used
+    assert min(c.chosen_from for c in measured if c.chosen_from) == 1
     assert {c.engine for c in measured} == {"eager", "onnxruntime"}
     assert all(c.certificate is not None for c in measured)
 
 
 def test_explicit_choices_are_kept_or_raise():
     said = []
-    denoiser, report = tune(network(), Schedule(), "eager", "bfloat16", 3, say=said.append)
-    assert (denoiser.engine, denoiser.precision, report.chosen.batch) == ("eager", "bfloat16", 3)
+    denoiser, seconds, report = tune(network(), Schedule(), "eager", "bfloat16", 3, said.append)
+    assert (denoiser.engine, denoiser.precision) == ("eager", "bfloat16")
+    assert (list(seconds), report.chosen.batch) == ([3], 3)
     assert any("eager bfloat16" in text for text in said)
     with pytest.raises(errors.Unavailable, match="no precision 'bfloat16'; it has: float32"):
         tune(network(), Schedule(), "onnxruntime", "bfloat16", None, say=said.append)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastdiff.denoisers import ENGINES
 from fastdiff.exporting import Conditioning, Network
+from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.runtime.sampler import Sampler
 from fastdiff.sampling import Schedule
@@ -49,8 +50,6 @@ def eager_sampler(
 ) -> Sampler:
     """Build a sampler without measuring anything."""
     denoiser = ENGINES["eager"].build(network, "float32")
-    report = Report(network.name, "", [Candidate("eager", "float32", batch, 1.0, chosen=True)])
-    sampler = Sampler(network, schedule or Schedule(), denoiser, report)
-    if max_rows is not None:
-        sampler.engine = type(sampler.engine)(network, denoiser, batch, max_rows)
-    return sampler
+    engine = Engine(network, denoiser, {batch: 1.0}, max_rows)
+    report = Report(network.name, "", [Candidate("eager", "float32", chosen_from=1)])
+    return Sampler(network, schedule or Schedule(), engine, report)
