@@ -32,7 +32,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write README.md
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .

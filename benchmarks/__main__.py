@@ -1,0 +1,84 @@
+"""Every figure of README.md in one run: ``python -m benchmarks [--write README.md]``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.kernels import comparisons, measure
+from benchmarks.sampling import overhead, pipelines
+from fastdiff.kernels import active_level
+
+BEGIN, END = "<!-- figures: make bench -->", "<!-- /figures -->"
+
+
+def processor() -> str:
+    """Return the processor's name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def lines(rounds: int, say: Console) -> Iterator[str]:
+    """Measure everything and yield the Markdown table."""
+    import diffusers
+
+    yield (
+        f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels, "
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}. Ratios: median (quartiles)."
+    )
+    yield ""
+    yield "| digits, 50 DDIM steps, against diffusers' `DDIMPipeline` | fastdiff | diffusers | ratio |"
+    yield "| --- | --- | --- | --- |"
+    say.print("whole samples ...")
+    difference = 0.0
+    for row in pipelines():
+        difference = max(difference, row["difference"])
+        yield (
+            f"| batch {row['batch']} | {row['fastdiff_ms']:.0f} ms | {row['diffusers_ms']:.0f} ms "
+            f"| **{row['ratio']:.1f}** |"
+        )
+    yield ""
+    yield f"Same weights and latents: the images differ by at most {difference:.0e} of [-1, 1]."
+    yield ""
+    yield "| kernel against its peer, ns per element | fastdiff | peer | ratio |"
+    yield "| --- | --- | --- | --- |"
+    for comparison in comparisons():
+        say.print(f"{comparison.name} ...")
+        figure = measure(comparison, rounds)
+        yield (
+            f"| {figure.name} | {figure.ours_ns_per_element:.2f} "
+            f"| {figure.peer_ns_per_element:.2f} | **{figure.ratio:.2f}** |"
+        )
+    yield ""
+    yield "| engine per step, beyond denoiser and step kernel | microseconds |"
+    yield "| --- | --- |"
+    say.print("engine overhead ...")
+    for row in overhead():
+        shape = " x ".join(map(str, row["shape"]))
+        guided = ", guided" if row["guidance"] != 1 else ""
+        yield f"| batch {row['batch']} of {shape}{guided} | {row['us']:.0f} |"
+
+
+def main() -> None:
+    """Print the table, and put it between its marks in a file if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=61, help="rounds of each kernel comparison")
+    parser.add_argument("--write", type=Path, help="a Markdown file with marks for the table")
+    options = parser.parse_args()
+    table = "\n".join(lines(options.rounds, Console(stderr=True)))
+    print(table)
+    if options.write:
+        before, rest = options.write.read_text().split(BEGIN)
+        _, after = rest.split(END)
+        options.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
