@@ -34,7 +34,7 @@ def lines(rounds: int, say: Console) -> Iterator[str]:
         f"torch {torch.__version__}, diffusers {diffusers.__version__}. Ratios: median (quartiles)."
     )
     yield ""
-    yield "| digits, 50 DDIM steps, against diffusers' `DDIMPipeline` | fastdiff | diffusers | ratio |"
+    yield "| digits, 50 DDIM steps, beside `DDIMPipeline` | fastdiff | diffusers | ratio |"
     yield "| --- | --- | --- | --- |"
     say.print("whole samples ...")
     difference = 0.0

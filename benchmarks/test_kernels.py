@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .kernels import Comparison, comparisons
+from benchmarks.kernels import Comparison, comparisons
 
 WORKLOADS = list(comparisons())
 

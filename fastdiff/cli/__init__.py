@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.console import Console
 
+from fastdiff import __version__
 from fastdiff.cli import demo, doctor, sample
 from fastdiff.errors import FastdiffError
 
 app = typer.Typer(
-    help="Sample from diffusion models, fast.",
+    invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -17,6 +20,18 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("sample")(sample.sample)
 app.command("doctor")(doctor.doctor)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Sample from diffusion models, fast."""
+    if version:
+        typer.echo(f"fastdiff {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -30,5 +32,10 @@ def doctor() -> None:
         table.add_row(f"CPU kernels, {name}", "yes" if reason is None else "no", note)
     for name, status in engine_status().items():
         table.add_row(f"engine, {name}", "yes" if status.usable else "no", status.detail)
+    found = importlib.util.find_spec("diffusers") is not None
+    hint = "pip install 'fastdiff-runtime[diffusers]'"
+    table.add_row(
+        "models, diffusers", "yes" if found else "no", "UNet2DModel" if found else escape(hint)
+    )
     table.add_row("CUDA kernels", "no", "not part of this version")
     console.print(table)

@@ -45,6 +45,7 @@ def test_doctor_tells_what_runs(capsys):
     assert "in use" in out
     assert "onnxruntime" in out
     assert "CUDA kernels" in out
+    assert "UNet2DModel" in out
 
 
 def test_errors_are_one_sentence_and_exit_code_one(monkeypatch, capsys):
@@ -56,6 +57,10 @@ def test_errors_are_one_sentence_and_exit_code_one(monkeypatch, capsys):
 
 
 def test_help_teaches(capsys):
+    fastdiff("--version")
+    assert capsys.readouterr().out.startswith("fastdiff 0.")
+    fastdiff()
+    assert "doctor" in capsys.readouterr().out
     fastdiff("sample", "--help")
     out = capsys.readouterr().out
     assert "dpmpp_2m_sde" in out

@@ -135,6 +135,25 @@ def test_flush_to_zero_of_the_caller_does_not_change_bits() -> None:
     assert ((want != 0) & (np.abs(want) < np.finfo(np.float32).tiny)).any()
 
 
+def test_normals_are_within_four_ulp_of_exact_arithmetic() -> None:
+    """Against float64 on the same (rounded) uniforms; docs/noise.md quotes the figures."""
+    radius_word, angle_word = np.random.default_rng(0).integers(0, 2**32, (2, 1 << 21), np.uint32)
+    u = ((radius_word >> 1).astype(np.float32) + np.float32(0.5)).astype(np.float64) * 2.0**-31
+    signed = ((angle_word << np.uint32(2)) | np.uint32(2)).view(np.int32).astype(np.float32)
+    angle = signed.astype(np.float64) * 2.0**-31 * np.pi / 4
+    cosine = np.cos(angle) * np.where(angle_word >> 31, -1, 1)
+    swap = (angle_word >> 30 & 1).astype(bool)
+    radius = np.sqrt(-2 * np.log(u))
+    exact = (
+        radius * np.where(swap, np.sin(angle), cosine),
+        radius * np.where(swap, cosine, np.sin(angle)),
+    )
+    for z, truth in zip(reference.box_muller(radius_word, angle_word), exact, strict=True):
+        ulp = np.abs(z - truth) / np.spacing(np.abs(truth).astype(np.float32))
+        assert ulp.max() < 4
+        assert ulp.mean() < 0.5
+
+
 def test_moments_and_tails(ten_million: NDArray[np.float32]) -> None:
     z = ten_million.astype(np.float64)
     moments = {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96), 6: (15, 10170)}  # mean, variance
