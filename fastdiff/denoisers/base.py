@@ -74,10 +74,21 @@ class EngineStatus:
 
 
 class Engine(Protocol):
-    """A way to evaluate networks: eager torch, onnxruntime, ..."""
+    """A way to evaluate networks: eager torch, onnxruntime, ...
+
+    Attributes
+    ----------
+    name : str
+    precisions : tuple of str
+        What it can compute in.
+    reads_onnx : bool
+        Whether it reads ``network.onnx``; otherwise it runs ``network.module``.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def reads_onnx(self) -> bool: ...
     @property
     def precisions(self) -> tuple[str, ...]: ...
 
@@ -86,5 +97,11 @@ class Engine(Protocol):
         ...
 
     def build(self, network: Network, precision: str) -> Denoiser:
-        """Prepare `network`; raise `fastdiff.errors.Unavailable` if this machine cannot."""
+        """Prepare `network`, whose file is there if the engine reads ONNX.
+
+        Raises
+        ------
+        Unavailable
+            This machine cannot run it.
+        """
         ...

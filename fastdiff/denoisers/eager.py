@@ -17,6 +17,7 @@ class EagerEngine:
 
     name = "eager"
     precisions = ("float32", "bfloat16")
+    reads_onnx = False
 
     def status(self) -> EngineStatus:
         return EngineStatus(True, f"torch {torch.__version__}, {torch.get_num_threads()} threads")

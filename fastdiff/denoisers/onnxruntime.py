@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,16 +11,17 @@ from torch import Tensor
 
 from fastdiff.denoisers.base import EngineStatus
 from fastdiff.errors import ModelOutputError, Unavailable
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network
 
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32}
 
 
 class OnnxRuntimeEngine:
-    """Exports the network once and runs it in an onnxruntime session."""
+    """Runs the exported network in an onnxruntime session."""
 
     name = "onnxruntime"
     precisions = ("float32",)
+    reads_onnx = True
 
     def status(self) -> EngineStatus:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -49,11 +48,9 @@ class OnnxRuntimeDenoiser:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-            path = export_onnx(network, Path(folder) / "denoiser.onnx")
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+        self._session = onnxruntime.InferenceSession(
+            str(network.onnx), options, providers=["CPUExecutionProvider"]
+        )
         if self._session.get_providers()[0] != "CPUExecutionProvider":
             raise Unavailable(f"onnxruntime fell back to {self._session.get_providers()[0]}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +82,15 @@ class Network:
         Named per-image inputs, in the order of the module's signature.
     name : str
         For reports.
+    onnx : Path or None
+        The network as a file, once it has been exported (`fastdiff.exporting.export_onnx`).
     """
 
     module: nn.Module
     sample_shape: tuple[int, int, int]
     conditioning: Mapping[str, Conditioning] = field(default_factory=dict)
     name: str = "model"
+    onnx: Path | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.sample_shape)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, export_onnx
 from fastdiff.kernels import active_level
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.layout import best_batch
@@ -62,13 +65,14 @@ def tune(
     expected = reference_trajectory(network, reference, schedule)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
-    for engine, kind in pairs:
-        say(f"preparing {engine} {kind}")
-        denoiser, candidate = _prepare(network, engine, kind, expected)
-        if denoiser is None:
-            refused.append(candidate)
-        else:
-            passed.append((denoiser, candidate))
+    with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
+        for engine, kind in pairs:
+            say(f"preparing {engine} {kind}")
+            denoiser, candidate = _prepare(network, engine, kind, expected, Path(folder))
+            if denoiser is None:
+                refused.append(candidate)
+            else:
+                passed.append((denoiser, candidate))
     if not passed:
         raise Unavailable(
             "no engine can run this model as asked: "
@@ -124,11 +128,17 @@ def _pairs(backend: str, precision: str) -> list[tuple[str, str]]:
 
 
 def _prepare(
-    network: Network, engine: str, precision: str, expected: Trajectory
+    network: Network, engine: str, precision: str, expected: Trajectory, folder: Path
 ) -> tuple[Denoiser | None, Candidate]:
-    """Build and certify one candidate; a refused one is None, with the reason."""
+    """Build and certify one candidate; a refused one is None, with the reason.
+
+    The first engine that reads ONNX has the file written to `folder`, the others find it there.
+    """
     candidate = Candidate(engine, precision)
     try:
+        if ENGINES[engine].reads_onnx and network.onnx is None:
+            path = folder / "denoiser.onnx"
+            network = replace(network, onnx=path if path.exists() else export_onnx(network, path))
         denoiser = get_engine(engine).build(network, precision)
         candidate.certificate = certify(denoiser, expected)
     except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError

@@ -25,12 +25,17 @@ class Conv(nn.Module):
         return self.conv(x) * shift[:, :, None, None]
 
 
-def conv_network():
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    return export_onnx(conv_network(), tmp_path_factory.mktemp("onnx") / "conv.onnx")
+
+
+def conv_network(onnx_file=None):
     inputs = {
         "class_labels": Conditioning(num_classes=4, null=4),
         "text": Conditioning(shape=(7,), dtype=torch.float32, null=0.0),
     }
-    return Network(Conv(), (3, 6, 5), inputs, "conv")
+    return Network(Conv(), (3, 6, 5), inputs, "conv", onnx_file)
 
 
 def run(denoiser, x, t, conditioning):
@@ -46,8 +51,8 @@ def run(denoiser, x, t, conditioning):
     ("eager", "bfloat16", 3e-2),
     ("onnxruntime", "float32", 1e-5),
 ])  # fmt: skip
-def test_engine_gives_the_module_output(engine, precision, tolerance):
-    network = conv_network()
+def test_engine_gives_the_module_output(engine, precision, tolerance, onnx_file):
+    network = conv_network(onnx_file)
     denoiser = get_engine(engine).build(network, precision)
     for batch in (1, 2, 7):
         x, t, conditioning = network.example(batch, seed=batch)
@@ -57,8 +62,8 @@ def test_engine_gives_the_module_output(engine, precision, tolerance):
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
-def test_bound_buffers_are_read_anew_by_each_call(engine):
-    network = conv_network()
+def test_bound_buffers_are_read_anew_by_each_call(engine, onnx_file):
+    network = conv_network(onnx_file)
     denoiser = get_engine(engine).build(network, "float32")
     x, t, conditioning = network.example(3)
     out = torch.empty(3, 3, 6, 5)
@@ -70,8 +75,8 @@ def test_bound_buffers_are_read_anew_by_each_call(engine):
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_building_leaves_the_caller_module_alone():
-    network = conv_network()
+def test_building_leaves_the_caller_module_alone(onnx_file):
+    network = conv_network(onnx_file)
     network.module.train()
     for engine in ENGINES.values():
         for precision in engine.precisions:
