@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.kernels import comparisons, measure
+from benchmarks.kernels import SHAPES, comparisons, measure
 from benchmarks.sampling import overhead, pipelines
 from fastdiff.kernels import active_level
 
@@ -31,7 +31,9 @@ def lines(rounds: int, say: Console) -> Iterator[str]:
 
     yield (
         f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}. Ratios: median (quartiles)."
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}. Ratios: median (quartiles). "
+        + ", ".join(f"{name}: {' x '.join(map(str, shape))}" for name, shape in SHAPES.items())
+        + "."
     )
     yield ""
     yield "| digits, 50 DDIM steps, beside `DDIMPipeline` | fastdiff | diffusers | ratio |"
