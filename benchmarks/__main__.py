@@ -29,11 +29,11 @@ def lines(rounds: int, say: Console) -> Iterator[str]:
     """Measure everything and yield the Markdown table."""
     import diffusers
 
+    sizes = ", ".join(f"{name}: {' x '.join(map(str, size))}" for name, size in SHAPES.items())
     yield (
         f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}. Ratios: median (quartiles). "
-        + ", ".join(f"{name}: {' x '.join(map(str, shape))}" for name, shape in SHAPES.items())
-        + "."
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}. "
+        f"Ratios: median (quartiles). {sizes}."
     )
     yield ""
     yield "| digits, 50 DDIM steps, beside `DDIMPipeline` | fastdiff | diffusers | ratio |"

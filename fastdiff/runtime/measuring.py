@@ -15,11 +15,11 @@ from fastdiff.exporting import Network
 from fastdiff.runtime.report import Candidate
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-BUDGET_SECONDS = 3.0
+BUDGET_SECONDS = 4.0
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 9
 _CALLS_IF_SHORT, _SHORT_SECONDS = 5, 0.02
 _PROMISING = 0.5  # of the best rate, to be measured again
-_HOPELESS = 0.1  # of the best rate at the same batch size
+_HOPELESS = 0.2  # of the best rate at the same batch size
 _STILL_CLIMBING = 0.8  # of the candidate's own best rate at smaller batches
 
 
