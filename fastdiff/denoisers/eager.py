@@ -35,7 +35,9 @@ class EagerDenoiser:
         self.precision = precision
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
-        self._module: nn.Module = copy.deepcopy(network.module).eval().requires_grad_(False)
+        self._module: nn.Module = (
+            copy.deepcopy(network.require_module()).eval().requires_grad_(False)
+        )
         self._module.to(self.input_dtype)
 
     def bind(

@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape, ModelOutputError
+from fastdiff.errors import (
+    InvalidArgument,
+    InvalidDtype,
+    InvalidShape,
+    ModelOutputError,
+    Unavailable,
+)
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,26 @@ class Network:
         For reports.
     onnx : Path or None
         The network as a file, once it has been exported (`fastdiff.exporting.export_onnx`).
+    output_channels : int or None
+        C or 2C; None until it is known, see `probe`.
+
+    The module is None where only the file is known.
     """
 
-    module: nn.Module
+    module: nn.Module | None
     sample_shape: tuple[int, int, int]
     conditioning: Mapping[str, Conditioning] = field(default_factory=dict)
     name: str = "model"
     onnx: Path | None = None
+    output_channels: int | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.sample_shape)
         if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
             raise InvalidShape(f"sample_shape: expected (C, H, W), got {self.sample_shape!r}")
         object.__setattr__(self, "sample_shape", shape)
+        if self.module is None:
+            return
         known = inspect.signature(self.module.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
         missing = [name for name in self.conditioning if name not in known]
@@ -105,6 +118,21 @@ class Network:
                 f"{type(self.module).__name__}.forward has no argument {missing[0]!r}; "
                 f"it has: {', '.join(known)}"
             )
+
+    def require_module(self) -> nn.Module:
+        """Return the module.
+
+        Raises
+        ------
+        Unavailable
+            The network is known by its ONNX file alone.
+        """
+        if self.module is None:
+            raise Unavailable(
+                f"{self.name} was loaded from a file and has no torch module; "
+                "engines that read ONNX can run it"
+            )
+        return self.module
 
     @property
     def guidable(self) -> bool:
@@ -129,18 +157,21 @@ class Network:
         return x, t, inputs
 
     def probe(self) -> int:
-        """Run the module once on two rows and return its number of output channels, C or 2C.
+        """Return the number of output channels, C or 2C; run the module once if it is not known.
 
         Raises
         ------
         ModelOutputError
             The module returned no tensor, or one of another shape.
         """
+        if self.output_channels is not None:
+            return self.output_channels
+        module = self.require_module()
         x, t, conditioning = self.example(2)
-        first = next(self.module.parameters(), x)
+        first = next(module.parameters(), x)
         dtype = first.dtype if first.dtype.is_floating_point else x.dtype
         with torch.inference_mode():
-            output = self.module(x.to(first.device, dtype), t.to(first.device), **conditioning)
+            output = module(x.to(first.device, dtype), t.to(first.device), **conditioning)
         channels, height, width = self.sample_shape
         if not isinstance(output, Tensor):
             raise ModelOutputError(

@@ -39,7 +39,7 @@ def export_onnx(network: Network, path: Path | str) -> Path:
     batch = torch.export.Dim("batch", min=1, max=65536)
     names = ["x", "t", *conditioning]
     module = _DenoiserForward(
-        copy.deepcopy(network.module).cpu().float().eval(), list(conditioning)
+        copy.deepcopy(network.require_module()).cpu().float().eval(), list(conditioning)
     )
     arguments = (x, t, *conditioning.values())
     with _quiet():
