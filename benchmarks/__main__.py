@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +11,9 @@ from rich.console import Console
 
 from benchmarks.kernels import SHAPES, comparisons, measure
 from benchmarks.sampling import overhead, pipelines
-from fastdiff.kernels import active_level
+from fastdiff.runtime.machine import describe_machine
 
 BEGIN, END = "<!-- figures: make bench -->", "<!-- /figures -->"
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def lines(rounds: int, say: Console) -> Iterator[str]:
@@ -31,8 +22,7 @@ def lines(rounds: int, say: Console) -> Iterator[str]:
 
     sizes = ", ".join(f"{name}: {' x '.join(map(str, size))}" for name, size in SHAPES.items())
     yield (
-        f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}. "
+        f"{describe_machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}. "
         f"Ratios: median (quartiles). {sizes}."
     )
     yield ""

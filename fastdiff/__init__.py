@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastdiff import errors
-    from fastdiff.compiler import compile
+    from fastdiff.compiler import compile, load
     from fastdiff.exporting import Conditioning
     from fastdiff.runtime import Sampler, StepInfo
     from fastdiff.sampling import Schedule, get_solver, list_solvers
@@ -28,6 +28,7 @@ __all__ = [
     "errors",
     "get_solver",
     "list_solvers",
+    "load",
 ]
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "compile": "compiler",
     "get_solver": "sampling",
     "list_solvers": "sampling",
+    "load": "compiler",
 }
 
 

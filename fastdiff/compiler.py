@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
-from fastdiff.runtime import Engine, Sampler, tune
+from fastdiff.runtime import Sampler, load_artifact, tune
 from fastdiff.sampling import Schedule
 
 
@@ -84,18 +85,45 @@ def compile(
     """
     network, config = _describe(model, sample_shape)
     network = _with_conditioning(network, num_classes, null_class, conditioning)
+    network = replace(network, output_channels=network.probe())
     chosen = _schedule(schedule if schedule is not None else config)
-    console = Console(stderr=True, quiet=not progress)
-    with console.status("compiling") as status:
-        denoiser, batch_seconds, report = tune(
-            network,
-            chosen,
-            backend,
-            precision,
-            max_batch,
-            say=lambda text: status.update(f"compiling: {text}"),
-        )
-    return Sampler(network, chosen, Engine(network, denoiser, batch_seconds), report)
+    with _saying(progress) as say:
+        compiled = tune(network, chosen, backend, precision, max_batch, say)
+    return Sampler(compiled)
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = False, progress: bool = False) -> Sampler:
+    """Read a sampler that `Sampler.save` wrote.
+
+    On a machine like the one that saved it, nothing is compiled or measured; on another, the
+    engines are measured again, and judged by the reference in the file.
+
+    Parameters
+    ----------
+    path : path-like
+    verify : bool
+        Make the chosen engine's certificate again.
+    progress : bool
+        Say on the terminal what is being done.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ArtifactError
+        The file is corrupt, was changed, or has a format that this version cannot read.
+    Unavailable
+        No engine of this machine can run the model.
+    """
+    with _saying(progress) as say:
+        return Sampler(load_artifact(Path(path), say, verify=verify))
+
+
+@contextlib.contextmanager
+def _saying(progress: bool) -> Iterator[Callable[[str], None]]:
+    """Show what is being done on the terminal, or nothing."""
+    with Console(stderr=True, quiet=not progress).status("compiling") as status:
+        yield lambda text: status.update(f"compiling: {text}")
 
 
 def _describe(

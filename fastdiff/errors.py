@@ -8,6 +8,7 @@
     │   ├── InvalidDtype (TypeError)        an array has the wrong element type
     │   └── UnknownName                     a name that no registry holds
     ├── TableError (ValueError)             a solver table fails its own proof
+    ├── ArtifactError (ValueError)          a saved sampler is corrupt or of another format
     ├── WeightsError (ValueError)           a weights file is corrupt or does not fit the model
     ├── Unavailable (RuntimeError)          an engine or kernel cannot run on this machine
     └── SamplingError (RuntimeError)
@@ -58,6 +59,10 @@ class UnknownName(InvalidArgument):
 
 class TableError(FastdiffError, ValueError):
     """A solver table fails one of the identities that it must satisfy."""
+
+
+class ArtifactError(FastdiffError, ValueError):
+    """A saved sampler is corrupt, was tampered with, or has a format this version cannot read."""
 
 
 class WeightsError(FastdiffError, ValueError):

@@ -1,8 +1,8 @@
 """Requests, rows and slots: the engine's tick, tuning, the certificate and the sampler."""
 
-from fastdiff.runtime.engine import Engine
+from fastdiff.runtime.loading import load_artifact
 from fastdiff.runtime.requests import StepInfo
 from fastdiff.runtime.sampler import Sampler
 from fastdiff.runtime.tuning import tune
 
-__all__ = ["Engine", "Sampler", "StepInfo", "tune"]
+__all__ = ["Sampler", "StepInfo", "load_artifact", "tune"]

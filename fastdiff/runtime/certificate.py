@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +44,12 @@ class Certificate:
     sample_error: float
     output_threshold: float
     sample_threshold: float
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Certificate:
+        """Read what ``dataclasses.asdict`` wrote."""
+        lists = {"timesteps": tuple(record["timesteps"]), "errors": tuple(record["errors"])}
+        return cls(**{**record, **lists})
 
     @property
     def error(self) -> float:
@@ -93,8 +101,13 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Te
 def reference_trajectory(network: Network, denoiser: Denoiser, schedule: Schedule) -> Trajectory:
     """Sample a few rows with the float32 `denoiser` in 8 DDIM steps and keep what it saw."""
     x, _, conditioning = network.example(ROWS)
+    return _run(denoiser, reference_table(schedule), x, conditioning)
+
+
+def reference_table(schedule: Schedule) -> StepTable:
+    """Return the 8 steps of DDIM along which certificates are made."""
     steps = min(LEVELS, schedule.num_train_timesteps)
-    return _run(denoiser, get_solver("ddim").table(schedule, steps=steps), x, conditioning)
+    return get_solver("ddim").table(schedule, steps=steps)
 
 
 def certify(denoiser: Denoiser, reference: Trajectory) -> Certificate:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -87,6 +89,24 @@ class Report:
                 style="bold" if c.chosen_from else "dim" if c.refusal else None,
             )
         return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, from which `from_json` makes an equal report."""
+        return {
+            "model": self.model,
+            "machine": self.machine,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Report:
+        """Read what `to_json` wrote."""
+        candidates = []
+        for fields in record["candidates"]:
+            given = fields["certificate"]
+            certificate = Certificate.from_json(given) if given is not None else None
+            candidates.append(Candidate(**{**fields, "certificate": certificate}))
+        return cls(str(record["model"]), str(record["machine"]), candidates)
 
     def __str__(self) -> str:
         stream = io.StringIO()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import os
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,12 @@ import torch
 from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidShape
-from fastdiff.exporting import Network
+from fastdiff.runtime.artifact import save_artifact
+from fastdiff.runtime.compiled import Compiled
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.progress import ProgressBar
-from fastdiff.runtime.report import Report
 from fastdiff.runtime.requests import Callback, Request
-from fastdiff.sampling import PackedTable, Schedule, Solver, get_solver
+from fastdiff.sampling import PackedTable, Solver, get_solver
 
 _MAX_TABLES = 64
 _MAX_SEED = (1 << 64) - 1
@@ -39,10 +41,11 @@ class Sampler:
         The noise schedule that the model was trained with.
     """
 
-    def __init__(
-        self, network: Network, schedule: Schedule, engine: Engine, report: Report
-    ) -> None:
-        self.network, self.schedule, self.engine, self.report = network, schedule, engine, report
+    def __init__(self, compiled: Compiled, max_rows: int | None = None) -> None:
+        self._compiled = compiled
+        self.network, self.schedule = compiled.network, compiled.schedule
+        self.report = compiled.report
+        self.engine = Engine(compiled.network, compiled.denoiser, compiled.batch_seconds, max_rows)
         self._tables: OrderedDict[object, PackedTable] = OrderedDict()
         self._tables_lock = threading.Lock()
 
@@ -136,6 +139,24 @@ class Sampler:
             self.engine.cancel(ticket)
             raise
         return ticket.result()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the compiled model to one file, which `fastdiff.load` reads without compiling.
+
+        The file holds the ONNX network, the schedule, the reference of the certificate and what
+        was measured on this machine; on another machine `fastdiff.load` measures again.
+
+        Parameters
+        ----------
+        path : path-like
+            Written under a temporary name and renamed, so it is never half.
+
+        Raises
+        ------
+        InvalidArgument
+            The model cannot be exported to ONNX.
+        """
+        save_artifact(self._compiled, Path(path))
 
     def _table(
         self,

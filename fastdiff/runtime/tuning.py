@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
 from fastdiff.exporting import Network, export_onnx
-from fastdiff.kernels import active_level
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
+from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.layout import best_batch
+from fastdiff.runtime.machine import describe_machine
 from fastdiff.runtime.measuring import BATCHES, Trial, measure
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.sampling import Schedule
@@ -33,7 +31,8 @@ def tune(
     precision: str,
     max_batch: int | None,
     say: Say,
-) -> tuple[Denoiser, dict[int, float], Report]:
+    reference: Trajectory | None = None,
+) -> Compiled:
     """Measure the usable engines, interleaved, and choose the fastest that passes its certificate.
 
     Parameters
@@ -44,13 +43,8 @@ def tune(
         Fixes the rows per call; None measures `BATCHES`.
     say : callable
         Told what is running.
-
-    Returns
-    -------
-    denoiser : Denoiser
-    seconds : dict of int to float
-        Its measured time by rows per call, for the sizes that are the best for some number of rows.
-    report : Report
+    reference : Trajectory, optional
+        What the float32 model answers; without it, the torch module is asked.
 
     Raises
     ------
@@ -60,19 +54,23 @@ def tune(
     pairs = _pairs(backend, precision)
     if max_batch is not None and max_batch < 1:
         raise InvalidArgument(f"max_batch: expected at least 1, got {max_batch}")
-    say("reference trajectory in float32")
-    reference = ENGINES["eager"].build(network, "float32")
-    expected = reference_trajectory(network, reference, schedule)
+    if reference is None:
+        say("reference trajectory in float32")
+        eager = ENGINES["eager"].build(network, "float32")
+        reference = reference_trajectory(network, eager, schedule)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
-    with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        for engine, kind in pairs:
-            say(f"preparing {engine} {kind}")
-            denoiser, candidate = _prepare(network, engine, kind, expected, Path(folder))
-            if denoiser is None:
-                refused.append(candidate)
-            else:
-                passed.append((denoiser, candidate))
+    workspace = Workspace()
+    path = workspace.path / "denoiser.onnx"
+    for engine, kind in pairs:
+        say(f"preparing {engine} {kind}")
+        denoiser, candidate = _prepare(network, engine, kind, reference, path)
+        if denoiser is None:
+            refused.append(candidate)
+        else:
+            passed.append((denoiser, candidate))
+    if network.onnx is None and path.exists():
+        network = replace(network, onnx=path)
     if not passed:
         raise Unavailable(
             "no engine can run this model as asked: "
@@ -84,8 +82,8 @@ def tune(
     order = {c.name: i for i, (_, c) in enumerate(passed)}
     measured = [trial.candidate for trial in trials]
     measured.sort(key=lambda c: (order[c.name], c.batch))
-    machine = f"{torch.get_num_threads()} threads, {active_level()} kernels"
-    return denoiser, seconds, Report(network.name, machine, measured + refused)
+    report = Report(network.name, describe_machine(), measured + refused)
+    return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 
 
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
@@ -128,16 +126,15 @@ def _pairs(backend: str, precision: str) -> list[tuple[str, str]]:
 
 
 def _prepare(
-    network: Network, engine: str, precision: str, expected: Trajectory, folder: Path
+    network: Network, engine: str, precision: str, expected: Trajectory, path: Path
 ) -> tuple[Denoiser | None, Candidate]:
     """Build and certify one candidate; a refused one is None, with the reason.
 
-    The first engine that reads ONNX has the file written to `folder`, the others find it there.
+    The first engine that reads ONNX has the file written to `path`, the others find it there.
     """
     candidate = Candidate(engine, precision)
     try:
         if ENGINES[engine].reads_onnx and network.onnx is None:
-            path = folder / "denoiser.onnx"
             network = replace(network, onnx=path if path.exists() else export_onnx(network, path))
         denoiser = get_engine(engine).build(network, precision)
         candidate.certificate = certify(denoiser, expected)

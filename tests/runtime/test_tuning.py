@@ -82,9 +82,8 @@ def test_refused_candidates_stand_in_the_report_with_their_reason():
 
 
 def test_the_chosen_one_has_the_best_measured_rate():
-    denoiser, seconds, report = tune(
-        network(), Schedule(), "auto", "float32", None, say=lambda text: None
-    )
+    compiled = tune(network(), Schedule(), "auto", "float32", None, say=lambda text: None)
+    denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     measured = [c for c in report.candidates if c.seconds == c.seconds]
     assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
     assert denoiser.engine == report.chosen.engine
@@ -97,7 +96,8 @@ def test_the_chosen_one_has_the_best_measured_rate():
 
 def test_explicit_choices_are_kept_or_raise():
     said = []
-    denoiser, seconds, report = tune(network(), Schedule(), "eager", "bfloat16", 3, said.append)
+    compiled = tune(network(), Schedule(), "eager", "bfloat16", 3, said.append)
+    denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     assert (denoiser.engine, denoiser.precision) == ("eager", "bfloat16")
     assert (list(seconds), report.chosen.batch) == ([3], 3)
     assert any("eager bfloat16" in text for text in said)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from fastdiff.denoisers import ENGINES
 from fastdiff.exporting import Conditioning, Network
-from fastdiff.runtime.engine import Engine
+from fastdiff.runtime.certificate import reference_trajectory
+from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.runtime.sampler import Sampler
 from fastdiff.sampling import Schedule
@@ -50,6 +51,14 @@ def eager_sampler(
 ) -> Sampler:
     """Build a sampler without measuring anything."""
     denoiser = ENGINES["eager"].build(network, "float32")
-    engine = Engine(network, denoiser, {batch: 1.0}, max_rows)
-    report = Report(network.name, "", [Candidate("eager", "float32", chosen_from=1)])
-    return Sampler(network, schedule or Schedule(), engine, report)
+    schedule = schedule or Schedule()
+    compiled = Compiled(
+        network=network,
+        schedule=schedule,
+        reference=reference_trajectory(network, denoiser, schedule),
+        denoiser=denoiser,
+        batch_seconds={batch: 1.0},
+        report=Report(network.name, "", [Candidate("eager", "float32", chosen_from=1)]),
+        workspace=Workspace(),
+    )
+    return Sampler(compiled, max_rows)

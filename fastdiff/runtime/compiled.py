@@ -1,0 +1,53 @@
+"""Everything that a sampler is made of, and that an artifact keeps."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdiff.denoisers import Denoiser
+from fastdiff.exporting import Network
+from fastdiff.runtime.certificate import Trajectory
+from fastdiff.runtime.report import Report
+from fastdiff.sampling import Schedule
+
+
+class Workspace:
+    """A temporary folder that goes when nothing refers to this object any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="fastdiff-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model that was measured on this machine.
+
+    Attributes
+    ----------
+    network : Network
+        With its ONNX file where torch could write one.
+    schedule : Schedule
+    reference : Trajectory
+        What the float32 model answers, which certificates compare with.
+    denoiser : Denoiser
+        The engine that was chosen.
+    batch_seconds : mapping of int to float
+        Its measured time by rows per call.
+    report : Report
+    workspace : Workspace
+        Where ``network.onnx`` lies.
+    """
+
+    network: Network
+    schedule: Schedule
+    reference: Trajectory
+    denoiser: Denoiser
+    batch_seconds: Mapping[int, float]
+    report: Report
+    workspace: Workspace

@@ -1,0 +1,244 @@
+"""A saved sampler gives the same images, and nothing that was tampered with is used."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import fastdiff
+from fastdiff import errors
+from fastdiff.runtime import artifact, loading
+
+
+class Blend(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.label = nn.Embedding(4, 1)
+
+    def forward(self, x, t, class_labels):
+        return torch.tanh(self.conv(x)) + self.label(class_labels)[:, :, None, None] * 0.1
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    return fastdiff.compile(
+        Blend(), sample_shape=(1, 5, 4), num_classes=3, null_class=3, backend="onnxruntime"
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(sampler, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "blend.fastdiff"
+    sampler.save(path)
+    return path
+
+
+OPTIONS = {"class_labels": [0, 2], "guidance_scale": 2.0, "seed": 3, "steps": 6, "eta": 0.5}
+
+
+def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, saved, monkeypatch):
+    monkeypatch.setattr(loading, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
+    loaded = fastdiff.load(saved, verify=True)
+    assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
+    assert loaded.schedule == sampler.schedule
+    assert str(loaded.report) == str(sampler.report)
+    with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2"):
+        loaded.sample(class_labels=[3])
+
+
+def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):
+    fastdiff.load(saved).save(tmp_path / "again.fastdiff")
+    again = fastdiff.load(tmp_path / "again.fastdiff")
+    assert torch.equal(again.sample(**OPTIONS), sampler.sample(**OPTIONS))
+
+
+def test_another_machine_measures_again_without_the_module(sampler, saved, monkeypatch):
+    monkeypatch.setattr(artifact, "fingerprint", lambda: "elsewhere")
+    loaded = fastdiff.load(saved)
+    refused = {c.engine: c.refusal for c in loaded.report.candidates if c.refusal}
+    assert "no torch module" in refused["eager"]
+    torch.testing.assert_close(
+        loaded.sample(**OPTIONS), sampler.sample(**OPTIONS), rtol=0, atol=1e-4
+    )
+
+
+def rewrite(path, target, change):
+    """Copy an artifact with its entries changed by `change(entries)`, hashes as they were."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    change(entries)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return target
+
+
+def rehash(entries):
+    """Make the manifest fit the entries, as an attacker would."""
+    manifest = json.loads(entries["manifest.json"])
+    import hashlib
+
+    manifest["files"] = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in entries.items()
+        if name != "manifest.json"
+    }
+    entries["manifest.json"] = json.dumps(manifest).encode()
+
+
+def in_manifest(**changes):
+    def change(entries):
+        manifest = {**json.loads(entries["manifest.json"]), **changes}
+        entries["manifest.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
+def in_model(edit):
+    def change(entries):
+        model = onnx.load_from_string(entries["denoiser.onnx"])
+        edit(model)
+        entries["denoiser.onnx"] = model.SerializeToString()
+        rehash(entries)
+
+    return change
+
+
+def huge_tensor(model):
+    model.graph.initializer[0].dims[:] = [10_000_000_000]
+
+
+def outside_tensor(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/passwd")
+
+
+def foreign_operator(model):
+    model.graph.node[0].domain = "com.example"
+
+
+def flip(name):
+    def change(entries):
+        data = bytearray(entries[name])
+        data[len(data) // 2] ^= 1
+        entries[name] = bytes(data)
+
+    return change
+
+
+def add(name, data=b"x"):
+    def change(entries):
+        entries[name] = data
+        rehash(entries)
+
+    return change
+
+
+def bad_reference(entries):
+    from safetensors.numpy import load, save
+
+    tensors = load(entries["reference.safetensors"])
+    tensors["noise"] = np.zeros((2, 3), np.float32)
+    entries["reference.safetensors"] = save(tensors)
+    rehash(entries)
+
+
+TAMPERED = {
+    "a flipped bit in the network": (flip("denoiser.onnx"), "denoiser.onnx does not have the hash"),
+    "a flipped bit in the reference": (flip("reference.safetensors"), "does not have the hash"),
+    "a path out of the folder": (add("../evil.py"), "name '../evil.py'"),
+    "an absolute path": (add("/tmp/evil"), "name '/tmp/evil'"),
+    "a hidden file": (add(".bashrc"), "name '.bashrc'"),
+    "a file that is not listed": (lambda e: e.update(extra=b"x"), "does not list the entries"),
+    "a missing network": (lambda e: e.pop("denoiser.onnx"), "does not list the entries"),
+    "no manifest": (lambda e: e.pop("manifest.json"), "no manifest.json"),
+    "a later format": (in_manifest(format=2), "has format 2, this version of fastdiff reads 1"),
+    "an earlier format": (in_manifest(format=0), "has format 0"),
+    "a manifest without a schedule": (in_manifest(schedule=None), "does not hold what its format"),
+    "an impossible shape": (in_manifest(sample_shape=[1, 5]), "does not hold what its format"),
+    "a wrong shape": (in_manifest(sample_shape=[1, 4, 5]), "does not hold what its format"),
+    "a tensor of 10 GB": (in_model(huge_tensor), "declares 40000000000 bytes and holds"),
+    "a tensor in another file": (in_model(outside_tensor), "lies in '../../../../etc/passwd'"),
+    "an operator of somebody's own": (in_model(foreign_operator), "the domain 'com.example'"),
+    "a pickle for a network": (add("denoiser.onnx", b"\x80\x04cos\nsystem\n."), "no ONNX model"),
+    "a reference of another shape": (bad_reference, "noise is"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_tampering_is_refused_by_name(saved, tmp_path, what):
+    change, message = TAMPERED[what]
+    path = rewrite(saved, tmp_path / "bad.fastdiff", change)
+    before = sorted(tmp_path.parent.rglob("*"))
+    with pytest.raises(errors.ArtifactError, match=message):
+        fastdiff.load(path)
+    assert sorted(tmp_path.parent.rglob("*")) == before  # nothing was written beside it
+
+
+def test_compressed_truncated_and_foreign_files_are_refused(saved, tmp_path):
+    bomb = tmp_path / "bomb.fastdiff"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b" " * 5_000_000)
+    with pytest.raises(errors.ArtifactError, match="compressed"):
+        fastdiff.load(bomb)
+    data = saved.read_bytes()
+    cut = tmp_path / "cut.fastdiff"
+    for length in (0, 100, len(data) // 2, len(data) - 1):
+        cut.write_bytes(data[:length])
+        with pytest.raises(errors.ArtifactError, match=r"cut\.fastdiff"):
+            fastdiff.load(cut)
+    with pytest.raises(FileNotFoundError):
+        fastdiff.load(tmp_path / "missing.fastdiff")
+
+
+def test_a_declared_size_beyond_the_file_is_refused_before_it_is_read(saved, tmp_path):
+    buffer = io.BytesIO(saved.read_bytes())
+    data = bytearray(buffer.getvalue())
+    with zipfile.ZipFile(buffer) as archive:
+        start = archive.start_dir
+    entry = data.index(b"PK\x01\x02", start)
+    data[entry + 20 : entry + 28] = (0x7FFFFFFF).to_bytes(4, "little") * 2  # both sizes
+    path = tmp_path / "large.fastdiff"
+    path.write_bytes(data)
+    with pytest.raises(errors.ArtifactError):
+        fastdiff.load(path)
+
+
+def test_verify_notices_that_the_engine_is_not_what_it_was(saved, monkeypatch):
+    class Drifted:
+        def __init__(self, denoiser):
+            self.__dict__.update(inner=denoiser)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def bind(self, x, t, conditioning, out):
+            run = self.inner.bind(x, t, conditioning, out)
+            return lambda: (run(), out.mul_(1.01))
+
+    build = loading._build
+    monkeypatch.setattr(loading, "_build", lambda *args: Drifted(build(*args)))
+    fastdiff.load(saved)
+    with pytest.raises(errors.ArtifactError, match="is not what it was: output error"):
+        fastdiff.load(saved, verify=True)
+
+
+def test_a_model_that_cannot_be_exported_cannot_be_saved(tmp_path):
+    class Branches(nn.Module):
+        def forward(self, x, t):
+            return x if x.sum() > 0 else -x
+
+    sampler = fastdiff.compile(Branches(), sample_shape=(1, 2, 2))
+    assert sampler.report.chosen.engine == "eager"
+    with pytest.raises(errors.InvalidArgument, match="cannot be exported to ONNX"):
+        sampler.save(tmp_path / "m.fastdiff")
+    assert list(tmp_path.iterdir()) == []
