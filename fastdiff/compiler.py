@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.errors import ArtifactError, InvalidArgument, UnknownName
 from fastdiff.exporting import Conditioning, Network
 from fastdiff.integrations import from_diffusers, load_diffusers
 from fastdiff.models import (
@@ -22,7 +22,7 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
-from fastdiff.runtime import Sampler, load_artifact, tune
+from fastdiff.runtime import Cache, Sampler, cache_key, load_artifact, tune
 from fastdiff.sampling import Schedule
 
 
@@ -37,6 +37,7 @@ def compile(
     backend: str = "auto",
     precision: str = "auto",
     max_batch: int | None = None,
+    cache: bool = True,
     progress: bool = False,
 ) -> Sampler:
     """Turn a trained denoiser into the fastest correct sampler that this machine can run.
@@ -67,6 +68,9 @@ def compile(
         ``"auto"``, ``"float32"`` or ``"bfloat16"``.
     max_batch : int
         Rows per denoiser call; measured if left out.
+    cache : bool
+        Keep the result under the user's cache folder, and take it from there the next time this
+        model is compiled on this machine with the same choices (`fastdiff cache list`).
     progress : bool
         Say on the terminal what is being prepared and measured.
 
@@ -88,7 +92,34 @@ def compile(
     network = replace(network, output_channels=network.probe())
     chosen = _schedule(schedule if schedule is not None else config)
     with _saying(progress) as say:
-        compiled = tune(network, chosen, backend, precision, max_batch, say)
+        key = cache_key(network, chosen, (backend, precision, max_batch)) if cache else None
+        if key is None:
+            return Sampler(tune(network, chosen, backend, precision, max_batch, say))
+        store = Cache()
+        with store.lock(key):
+            kept = _from_cache(store, key, network, say)
+            if kept is not None:
+                return kept
+            sampler = Sampler(tune(network, chosen, backend, precision, max_batch, say))
+            with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
+                sampler.save(store.path(key))
+                store.trim()
+            return sampler
+
+
+def _from_cache(
+    store: Cache, key: str, network: Network, say: Callable[[str], None]
+) -> Sampler | None:
+    """Return the sampler that was kept for `key`; remove an entry that is no good."""
+    path = store.path(key)
+    if not path.exists():
+        return None
+    try:
+        compiled = load_artifact(path, say, module=network.module)
+    except ArtifactError:
+        path.unlink(missing_ok=True)
+        return None
+    store.touch(key)
     return Sampler(compiled)
 
 
