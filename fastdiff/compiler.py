@@ -22,7 +22,8 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
-from fastdiff.runtime import Cache, Sampler, cache_key, load_artifact, tune
+from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact
+from fastdiff.runtime import tune as measure_engines
 from fastdiff.sampling import Schedule
 
 
@@ -37,6 +38,8 @@ def compile(
     backend: str = "auto",
     precision: str = "auto",
     max_batch: int | None = None,
+    tune: str | float = "fast",
+    verify: str = "strict",
     cache: bool = True,
     progress: bool = False,
 ) -> Sampler:
@@ -63,11 +66,17 @@ def compile(
     conditioning : mapping of str to Conditioning
         Other named inputs of the model.
     backend : str
-        ``"auto"``, ``"eager"`` or ``"onnxruntime"``. A named one that cannot run raises.
+        ``"auto"``, or the name of an engine (`fastdiff doctor` lists them). A named one that
+        cannot run raises; nothing falls back.
     precision : str
-        ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     max_batch : int
         Rows per denoiser call; measured if left out.
+    tune : str or float
+        Time to spend on measuring: ``"fast"``, ``"full"`` or seconds.
+    verify : str
+        ``"strict"`` refuses an engine that strays from the float32 model, ``"warn"`` keeps it with
+        a warning, ``"off"`` does not look.
     cache : bool
         Keep the result under the user's cache folder, and take it from there the next time this
         model is compiled on this machine with the same choices (`fastdiff cache list`).
@@ -91,16 +100,17 @@ def compile(
     network = _with_conditioning(network, num_classes, null_class, conditioning)
     network = replace(network, output_channels=network.probe())
     chosen = _schedule(schedule if schedule is not None else config)
+    choices = Choices(backend, precision, max_batch, tune, verify)
     with _saying(progress) as say:
-        key = cache_key(network, chosen, (backend, precision, max_batch)) if cache else None
+        key = cache_key(network, chosen, choices) if cache else None
         if key is None:
-            return Sampler(tune(network, chosen, backend, precision, max_batch, say))
+            return Sampler(measure_engines(network, chosen, choices, say))
         store = Cache()
         with store.lock(key):
             kept = _from_cache(store, key, network, say)
             if kept is not None:
                 return kept
-            sampler = Sampler(tune(network, chosen, backend, precision, max_batch, say))
+            sampler = Sampler(measure_engines(network, chosen, choices, say))
             with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
                 sampler.save(store.path(key))
                 store.trim()

@@ -69,6 +69,10 @@ class WeightsError(FastdiffError, ValueError):
     """A weights file is corrupt, or does not fit the model."""
 
 
+class AccuracyWarning(UserWarning):
+    """A candidate that strays from the float32 model is used because the caller said so."""
+
+
 class Unavailable(FastdiffError, RuntimeError):
     """An engine or a kernel cannot run on this machine; the message says what would help."""
 

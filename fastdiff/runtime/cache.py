@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Network
+from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.sampling import Schedule
 
@@ -110,7 +111,7 @@ class _Unknown(Exception):
     """Something in the module has a content that cannot be told."""
 
 
-def cache_key(network: Network, schedule: Schedule, choices: tuple[Any, ...]) -> str | None:
+def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | None:
     """Return the name of the entry, or None if the module's content cannot be told.
 
     Parameters
@@ -118,12 +119,11 @@ def cache_key(network: Network, schedule: Schedule, choices: tuple[Any, ...]) ->
     network : Network
         With its module.
     schedule : Schedule
-    choices : tuple
-        Backend, precision and whatever else was asked for.
+    choices : Choices
     """
     digest = hashlib.sha256()
     try:
-        _add(digest, [network.name, network.sample_shape, list(choices)])
+        _add(digest, [network.name, network.sample_shape, list(astuple(choices))])
         for name, spec in network.conditioning.items():
             _add(digest, [name, spec.shape, spec.dtype, spec.null, spec.num_classes])
         _add(digest, [json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])

@@ -12,6 +12,7 @@ from fastdiff.errors import ArtifactError, FastdiffError
 from fastdiff.exporting import Network
 from fastdiff.runtime.artifact import Artifact
 from fastdiff.runtime.certificate import certify
+from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled
 from fastdiff.runtime.tuning import Say, tune
 
@@ -46,9 +47,7 @@ def load_artifact(
     if measured is not None:
         denoiser = _build(network, *measured[:2])
     if measured is None or denoiser is None:
-        tuned = tune(
-            network, artifact.schedule, "auto", "auto", None, say, reference=artifact.reference
-        )
+        tuned = tune(network, artifact.schedule, Choices(), say, artifact.reference)
         return replace(tuned, workspace=artifact.workspace)
     _, _, seconds, report = measured
     if verify:

@@ -15,7 +15,6 @@ from fastdiff.exporting import Network
 from fastdiff.runtime.report import Candidate
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-BUDGET_SECONDS = 4.0
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 9
 _CALLS_IF_SHORT, _SHORT_SECONDS = 5, 0.02
 _PROMISING = 0.5  # of the best rate, to be measured again
@@ -57,10 +56,13 @@ class Trial:
 
 
 def measure(
-    network: Network, passed: list[tuple[Denoiser, Candidate]], batches: tuple[int, ...] = BATCHES
+    network: Network,
+    passed: list[tuple[Denoiser, Candidate]],
+    batches: tuple[int, ...],
+    budget_seconds: float,
 ) -> list[Trial]:
     """Measure every candidate at growing batch sizes, then the promising ones in turns."""
-    deadline = time.perf_counter() + BUDGET_SECONDS
+    deadline = time.perf_counter() + budget_seconds
     trials = _climb(network, passed, batches, deadline)
     fastest: dict[int, float] = {}
     for trial in trials:

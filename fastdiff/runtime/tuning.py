@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
-from fastdiff.denoisers.base import DTYPES
-from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
+from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
 from fastdiff.exporting import Network, export_onnx
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
+from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.layout import best_batch
 from fastdiff.runtime.machine import describe_machine
@@ -27,9 +28,7 @@ Say = Callable[[str], None]
 def tune(
     network: Network,
     schedule: Schedule,
-    backend: str,
-    precision: str,
-    max_batch: int | None,
+    choices: Choices,
     say: Say,
     reference: Trajectory | None = None,
 ) -> Compiled:
@@ -37,10 +36,8 @@ def tune(
 
     Parameters
     ----------
-    backend, precision : str
-        ``"auto"``, or a name that leaves no choice.
-    max_batch : int or None
-        Fixes the rows per call; None measures `BATCHES`.
+    choices : Choices
+        What the caller decided.
     say : callable
         Told what is running.
     reference : Trajectory, optional
@@ -48,12 +45,10 @@ def tune(
 
     Raises
     ------
-    UnknownName, Unavailable
-        An explicit choice does not exist, or cannot run or does not pass here.
+    Unavailable
+        An explicit choice cannot run or does not pass here, or nothing does.
     """
-    pairs = _pairs(backend, precision)
-    if max_batch is not None and max_batch < 1:
-        raise InvalidArgument(f"max_batch: expected at least 1, got {max_batch}")
+    pairs = _pairs(choices)
     if reference is None:
         say("reference trajectory in float32")
         eager = ENGINES["eager"].build(network, "float32")
@@ -64,7 +59,7 @@ def tune(
     path = workspace.path / "denoiser.onnx"
     for engine, kind in pairs:
         say(f"preparing {engine} {kind}")
-        denoiser, candidate = _prepare(network, engine, kind, reference, path)
+        denoiser, candidate = _prepare(network, engine, kind, reference, path, choices.verify)
         if denoiser is None:
             refused.append(candidate)
         else:
@@ -77,7 +72,12 @@ def tune(
             + "; ".join(f"{c.engine} {c.precision}: {c.refusal}" for c in refused)
         )
     say("measuring " + ", ".join(c.name for _, c in passed))
-    trials = measure(network, passed, BATCHES if max_batch is None else (max_batch,))
+    trials = measure(
+        network,
+        passed,
+        BATCHES if choices.max_batch is None else (choices.max_batch,),
+        choices.budget_seconds,
+    )
     denoiser, seconds = _choose(trials)
     order = {c.name: i for i, (_, c) in enumerate(passed)}
     measured = [trial.candidate for trial in trials]
@@ -103,11 +103,15 @@ def _merit(candidate: Candidate) -> float:
     return candidate.rows_per_second / (1.0 if exact else _LOW_PRECISION_GAIN)
 
 
-def _pairs(backend: str, precision: str) -> list[tuple[str, str]]:
-    if precision != "auto" and precision not in DTYPES:
-        raise UnknownName("precision", precision, ["auto", *DTYPES])
+def _pairs(choices: Choices) -> list[tuple[str, str]]:
+    """Return the engines and precisions to look at."""
+    backend, precision = choices.backend, choices.precision
     engines = (
-        [name for name, engine in ENGINES.items() if engine.status().usable]
+        [
+            name
+            for name, engine in ENGINES.items()
+            if engine.status().usable and (choices.tune == "full" or not engine.slow_to_build)
+        ]
         if backend == "auto"
         else [get_engine(backend).name]
     )
@@ -126,7 +130,12 @@ def _pairs(backend: str, precision: str) -> list[tuple[str, str]]:
 
 
 def _prepare(
-    network: Network, engine: str, precision: str, expected: Trajectory, path: Path
+    network: Network,
+    engine: str,
+    precision: str,
+    expected: Trajectory,
+    path: Path,
+    verify: str,
 ) -> tuple[Denoiser | None, Candidate]:
     """Build and certify one candidate; a refused one is None, with the reason.
 
@@ -137,9 +146,14 @@ def _prepare(
         if ENGINES[engine].reads_onnx and network.onnx is None:
             network = replace(network, onnx=path if path.exists() else export_onnx(network, path))
         denoiser = get_engine(engine).build(network, precision)
-        candidate.certificate = certify(denoiser, expected)
+        if verify != "off":
+            candidate.certificate = certify(denoiser, expected)
     except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
         candidate.refusal = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return None, candidate
-    candidate.refusal = candidate.certificate.refusal
+    refusal = candidate.certificate.refusal if candidate.certificate else None
+    if refusal is not None and verify == "warn":
+        warnings.warn(f"{candidate.name} is kept although {refusal}", AccuracyWarning, stacklevel=2)
+    else:
+        candidate.refusal = refusal
     return (None if candidate.refusal else denoiser), candidate

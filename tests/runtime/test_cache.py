@@ -9,7 +9,7 @@ from torch import nn
 import fastdiff
 from fastdiff import compiler, errors
 from fastdiff.exporting import Network
-from fastdiff.runtime import Cache, cache_key
+from fastdiff.runtime import Cache, Choices, cache_key
 from fastdiff.sampling import Schedule
 
 
@@ -28,8 +28,8 @@ class Other(Scaled):
     """The same state, another class."""
 
 
-def key(module, schedule=None, choices=(), shape=(1, 4, 4)):
-    return cache_key(Network(module, shape, name="m"), schedule or Schedule(), choices)
+def key(module, schedule=None, choices=None, shape=(1, 4, 4)):
+    return cache_key(Network(module, shape, name="m"), schedule or Schedule(), choices or Choices())
 
 
 def changed(edit):
@@ -56,7 +56,7 @@ def test_key_is_the_same_for_the_same_content_only():
     keys = {key(module) for module in differing}
     keys |= {
         key(Scaled(), Schedule(beta_end=0.021)),
-        key(Scaled(), choices=("eager",)),
+        key(Scaled(), choices=Choices(backend="eager")),
         key(Scaled(), shape=(1, 4, 5)),
     }
     assert base not in keys
@@ -75,14 +75,16 @@ def test_second_compile_takes_the_first_result(monkeypatch, tmp_path):
     options = {"sample_shape": (1, 4, 4), "backend": "onnxruntime"}
     first = fastdiff.compile(Scaled(), **options)
     expected = first.sample(2, seed=1, steps=3)
-    tune = compiler.tune
-    monkeypatch.setattr(compiler, "tune", lambda *args: pytest.fail("compiled again"))
+    tune = compiler.measure_engines
+    monkeypatch.setattr(compiler, "measure_engines", lambda *args: pytest.fail("compiled again"))
     again = fastdiff.compile(Scaled(), **options)
     assert torch.equal(again.sample(2, seed=1, steps=3), expected)
     assert len(Cache().entries()) == 1
 
     calls = []
-    monkeypatch.setattr(compiler, "tune", lambda *args: (calls.append(1), tune(*args))[1])
+    monkeypatch.setattr(
+        compiler, "measure_engines", lambda *args: (calls.append(1), tune(*args))[1]
+    )
     fastdiff.compile(Scaled(), cache=False, **options)
     fastdiff.compile(Scaled(scale=2.0), **options)
     assert len(calls) == 2

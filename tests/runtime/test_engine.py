@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import eager_sampler, row_by_row_network
+from networks import RowByRow, eager_sampler, row_by_row_network
 
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
@@ -125,7 +125,7 @@ def test_engine_equals_the_plain_float64_loop(name, guidance):
 
 def test_evaluations_are_split_into_batches_and_unguided_rows_run_once():
     engine = make_engine(batch=4, rows=16)
-    engine._denoiser._module.calls.clear()
+    RowByRow.calls.clear()
     common = {"solver": ("ddim", 1), "seed": 1, "label": 0}
     tickets = [
         engine.submit(make_request({**common, "rows": 3, "guidance": 1.0})),
@@ -133,7 +133,7 @@ def test_evaluations_are_split_into_batches_and_unguided_rows_run_once():
     ]
     engine.advance(tickets[0])
     assert all(ticket.done for ticket in tickets)
-    assert engine._denoiser._module.calls == [3, 3, 3]  # 6 conditional and 3 unconditional rows
+    assert RowByRow.calls == [3, 3, 3]  # 6 conditional and 3 unconditional rows
 
 
 class Breaks(torch.nn.Module):
@@ -151,9 +151,7 @@ class Breaks(torch.nn.Module):
 def breaking_engine():
     network = row_by_row_network(1)
     network = Network(Breaks(), network.sample_shape, network.conditioning, "breaks")
-    engine = eager_sampler(network).engine
-    engine._denoiser._module.armed = True
-    return engine
+    return eager_sampler(network).engine
 
 
 def spec_for(label, rows=2):
@@ -177,8 +175,9 @@ def test_non_finite_output_fails_its_own_request_and_names_the_step():
     assert torch.equal(good.result(), ticket.result())
 
 
-def test_a_raising_model_fails_the_tick_and_the_engine_goes_on():
+def test_a_raising_model_fails_the_tick_and_the_engine_goes_on(monkeypatch):
     engine = breaking_engine()
+    monkeypatch.setattr(Breaks, "armed", True)
     bad = engine.submit(make_request(spec_for(3)))
     engine.advance(bad)
     with pytest.raises(RuntimeError, match="planted failure"):

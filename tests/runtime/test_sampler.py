@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import eager_sampler, row_by_row_network
+from networks import RowByRow, eager_sampler, row_by_row_network
 
 from fastdiff import errors, get_solver
 from fastdiff.exporting import Conditioning, Network
@@ -62,11 +62,14 @@ def test_guidance_may_differ_per_image(sampler):
         assert torch.equal(image, alone[0])
 
 
-def test_explicit_timesteps_are_what_the_model_sees(sampler):
-    seen = []
-    module = sampler.engine._denoiser._module
-    row = type(module).row
-    module.row = lambda x, t, label: (seen.append(float(t)), row(module, x, t, label))[1]
+def test_explicit_timesteps_are_what_the_model_sees(sampler, monkeypatch):
+    seen, row = [], RowByRow.row
+
+    def spy(self, x, t, label):
+        seen.append(float(t))
+        return row(self, x, t, label)
+
+    monkeypatch.setattr(RowByRow, "row", spy)
     sampler.sample(1, timesteps=[900, 500, 3], seed=0)
     assert seen == [900, 500, 3]
 

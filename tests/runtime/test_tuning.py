@@ -8,6 +8,7 @@ import fastdiff
 from fastdiff import errors
 from fastdiff.denoisers import get_engine
 from fastdiff.exporting import Network
+from fastdiff.runtime import Choices
 from fastdiff.runtime.certificate import certify, reference_trajectory
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
@@ -33,6 +34,13 @@ def network(scale=1.0):
     return Network(Mixer(scale), (1, 6, 6), name="mixer")
 
 
+def biased(offset):
+    """Build the model with an error planted in its output."""
+    net = network()
+    net.module.outer.bias.data += offset
+    return get_engine("eager").build(net, "float32")
+
+
 def test_certificate_separates_the_precise_from_the_broken():
     fine, cancelling = network(), network(scale=300.0)
     for net, passes in ((fine, True), (cancelling, False)):
@@ -53,8 +61,7 @@ def test_certificate_judges_the_sample_as_well_as_the_outputs():
     net = network()
     reference = get_engine("eager").build(net, "float32")
     expected = reference_trajectory(net, reference, Schedule())
-    reference._module.outer.bias.data += 1e-5
-    certificate = certify(reference, expected)
+    certificate = certify(biased(1e-5), expected)
     assert 0 < certificate.error < certificate.output_threshold
     assert 0 < certificate.sample_error < certificate.sample_threshold
     assert certificate.refusal is None
@@ -67,8 +74,7 @@ def test_certificate_refuses_what_is_not_finite():
     eager = get_engine("eager")
     reference = eager.build(net, "float32")
     expected = reference_trajectory(net, reference, Schedule())
-    reference._module.outer.bias.data.fill_(torch.nan)
-    assert certify(reference, expected).refusal == "its output is not finite"
+    assert certify(biased(torch.nan), expected).refusal == "its output is not finite"
 
 
 def test_refused_candidates_stand_in_the_report_with_their_reason():
@@ -82,7 +88,7 @@ def test_refused_candidates_stand_in_the_report_with_their_reason():
 
 
 def test_the_chosen_one_has_the_best_measured_rate():
-    compiled = tune(network(), Schedule(), "auto", "float32", None, say=lambda text: None)
+    compiled = tune(network(), Schedule(), Choices(precision="float32"), say=lambda text: None)
     denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     measured = [c for c in report.candidates if c.seconds == c.seconds]
     assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
@@ -96,16 +102,47 @@ def test_the_chosen_one_has_the_best_measured_rate():
 
 def test_explicit_choices_are_kept_or_raise():
     said = []
-    compiled = tune(network(), Schedule(), "eager", "bfloat16", 3, said.append)
+    choices = Choices("eager", "bfloat16", max_batch=3)
+    compiled = tune(network(), Schedule(), choices, said.append)
     denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     assert (denoiser.engine, denoiser.precision) == ("eager", "bfloat16")
     assert (list(seconds), report.chosen.batch) == ([3], 3)
     assert any("eager bfloat16" in text for text in said)
     with pytest.raises(errors.Unavailable, match="no precision 'bfloat16'; it has: float32"):
-        tune(network(), Schedule(), "onnxruntime", "bfloat16", None, say=said.append)
+        tune(network(), Schedule(), Choices("onnxruntime", "bfloat16"), said.append)
     with pytest.raises(errors.Unavailable, match="eager bfloat16: output error"):
-        tune(network(300.0), Schedule(), "eager", "bfloat16", None, say=said.append)
-    with pytest.raises(errors.UnknownName, match="unknown precision 'fp8'"):
-        tune(network(), Schedule(), "auto", "fp8", None, say=said.append)
-    with pytest.raises(errors.InvalidArgument, match="max_batch: expected at least 1"):
-        tune(network(), Schedule(), "auto", "float32", 0, say=said.append)
+        tune(network(300.0), Schedule(), Choices("eager", "bfloat16"), said.append)
+
+
+def test_verify_may_warn_or_look_away():
+    options = {"sample_shape": (1, 6, 6), "backend": "eager", "precision": "bfloat16"}
+    with pytest.warns(errors.AccuracyWarning, match="eager bfloat16 is kept although output error"):
+        warned = fastdiff.compile(Mixer(300.0), verify="warn", **options)
+    assert warned.report.chosen.certificate.refusal is not None
+    unseen = fastdiff.compile(Mixer(300.0), verify="off", **options)
+    assert unseen.report.chosen.certificate is None
+    assert "chosen" in str(unseen.report)
+
+
+def test_the_budget_bounds_the_measuring():
+    say = lambda text: None
+    quick = tune(network(), Schedule(), Choices("eager", "float32", tune=1e-6), say)
+    measured = [c for c in quick.report.candidates if c.batch]
+    assert [c.batch for c in measured] == [1]  # no larger size is begun after the deadline
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"backend": "tvm"}, "unknown backend 'tvm'; known: auto, eager"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"verify": "maybe"}, "unknown verify 'maybe'; known: off, strict, warn"),
+        ({"tune": "slow"}, "unknown tune 'slow'; known: fast, full"),
+        ({"tune": 0}, "tune: expected seconds over 0, got 0"),
+        ({"max_batch": 0}, "max_batch: expected at least 1, got 0"),
+        ({"max_batch": 1.5}, "max_batch: expected at least 1, got 1.5"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(choices, message):
+    with pytest.raises(errors.InvalidArgument, match=message):
+        Choices(**choices)
