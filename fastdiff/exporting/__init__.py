@@ -1,6 +1,15 @@
-"""What a network is, and its export to ONNX."""
+"""What a network is, and its export to ONNX: the network alone, or a whole sampler."""
 
+from fastdiff.exporting.loop import export_sampler
+from fastdiff.exporting.metadata import Metadata, read_metadata
 from fastdiff.exporting.network import Conditioning, Network
 from fastdiff.exporting.onnx import export_onnx
 
-__all__ = ["Conditioning", "Network", "export_onnx"]
+__all__ = [
+    "Conditioning",
+    "Metadata",
+    "Network",
+    "export_onnx",
+    "export_sampler",
+    "read_metadata",
+]
