@@ -23,7 +23,12 @@ def _numbers(text: str) -> list[int]:
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="`digits`, or a folder in the diffusers layout.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`digits`, a folder in the diffusers layout, or a saved .fastdiff file."
+        ),
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Class labels with commas between: 3,7. Each gets N images.")
     ] = None,
@@ -42,15 +47,20 @@ def sample(
     out: Annotated[
         Path, typer.Option(help="A .png (grid) or .npy (float32 array) to write.")
     ] = Path("samples.png"),
-    backend: Annotated[str, typer.Option(help="auto, eager or onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the compiled model in this .fastdiff file.")
+    ] = None,
 ) -> None:
     """Sample images from a model and write them as a grid or as an array.
 
     Example: fastdiff sample digits --classes 3,7 -n 8 --guidance 2 --seed 1 --out threes.png
     """
     import fastdiff
-    from fastdiff.cli.images import save
+    from fastdiff.cli.images import save as save_images
 
     if out.suffix not in {".png", ".npy"}:
         raise InvalidArgument(f"--out: expected a name ending in .png or .npy, got {out.name!r}")
@@ -59,7 +69,12 @@ def sample(
     if labels is not None:
         conditioning["class_labels"] = [label for label in labels for _ in range(n)]
     console = Console()
-    sampler = fastdiff.compile(model, backend=backend, precision=precision, progress=True)
+    if model.endswith(".fastdiff"):
+        sampler = fastdiff.load(model, progress=True)
+    else:
+        sampler = fastdiff.compile(model, backend=backend, precision=precision, progress=True)
+    if save is not None:
+        sampler.save(save)
     begin = time.perf_counter()
     images = sampler.sample(
         n * len(labels) if labels else n,
@@ -72,7 +87,7 @@ def sample(
         **conditioning,
     )
     seconds = time.perf_counter() - begin
-    save(images, out, columns=min(len(images), max(n, 8)) if labels is None else n)
+    save_images(images, out, columns=min(len(images), max(n, 8)) if labels is None else n)
     console.print(
         f"{sampler}: {len(images)} images in {seconds:.2f} s, {len(images) / seconds:.1f} images/s"
     )

@@ -8,10 +8,12 @@ versions of torch and fastdiff. A module whose content cannot be told from outsi
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
 import os
+import types
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from fastdiff.sampling import Schedule
 
 _DEFAULT_BYTES = 10 << 30
 _SUFFIX = ".fastdiff"
+_CODE_TYPES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 _KNOWN_CODE = {"torch", "builtins", "math"}  # packages whose functions a name identifies
 
 
@@ -130,7 +133,7 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
         _add(digest, [torch.__version__, _package_version()])
         for name, module in network.require_module().named_modules():
             _add_module(digest, name, module)
-    except _Unknown:
+    except (_Unknown, RecursionError):
         return None
     return digest.hexdigest()[:40]
 
@@ -143,10 +146,8 @@ def _package_version() -> str:
 
 def _add_module(digest: Any, name: str, module: nn.Module) -> None:
     """Add one module: its class and the source that defines it, its state and its settings."""
-    kind = type(module)
-    _add(digest, [name, kind.__module__, kind.__qualname__])
-    if not kind.__module__.startswith("torch."):  # torch's own source goes with its version
-        digest.update(_source(kind))
+    _add(digest, name)
+    _add_class(digest, type(module))
     for attribute, value in sorted(module.__dict__.items()):
         if attribute in {"_parameters", "_buffers"}:
             for key, tensor in value.items():
@@ -158,11 +159,13 @@ def _add_module(digest: Any, name: str, module: nn.Module) -> None:
             _add(digest, [attribute, value])
 
 
-def _source(kind: type) -> bytes:
-    """Return the whole file that defines a class, so that a change of its helpers counts too."""
+def _add_class(digest: Any, kind: type) -> None:
+    """Add a class by the whole file that defines it, so that a change of its helpers counts too."""
+    _add(digest, [kind.__module__, kind.__qualname__])
+    if kind.__module__.startswith("torch."):
+        return  # its source goes with torch's version
     try:
-        path = inspect.getsourcefile(kind)
-        return Path(path or "").read_bytes()
+        digest.update(Path(inspect.getsourcefile(kind) or "").read_bytes())
     except (TypeError, OSError) as error:
         raise _Unknown from error
 
@@ -187,5 +190,8 @@ def _add(digest: Any, value: Any) -> None:
             _add(digest, [key, value[key]])
     elif callable(value) and getattr(value, "__module__", "").split(".")[0] in _KNOWN_CODE:
         digest.update(f"{value.__module__}.{getattr(value, '__qualname__', value)}\n".encode())
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, *_CODE_TYPES)):
+        _add_class(digest, type(value))
+        _add(digest, vars(value))
     else:
         raise _Unknown

@@ -39,6 +39,15 @@ def test_sample_writes_arrays_that_the_seed_decides(tmp_path):
     assert np.abs(a - c).max() > 0.1
 
 
+def test_a_saved_model_is_sampled_from(tmp_path):
+    saved = str(tmp_path / "digits.fastdiff")
+    common = ["--classes", "5", "--steps", "3", "--seed", "4"]
+    fastdiff("sample", "digits", *common, "--save", saved, "--out", str(tmp_path / "a.npy"))
+    fastdiff("sample", saved, *common, "--out", str(tmp_path / "b.npy"))
+    a, b = (np.load(tmp_path / name) for name in ("a.npy", "b.npy"))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_doctor_tells_what_runs(capsys):
     assert fastdiff("doctor") in (0, None)
     out = capsys.readouterr().out

@@ -24,6 +24,13 @@ class Scaled(nn.Module):
         return self.act(self.conv(x)) * self.scale
 
 
+class Processor:
+    """A plain object with settings, as attention layers of diffusers have one."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+
 class Other(Scaled):
     """The same state, another class."""
 
@@ -52,6 +59,8 @@ def test_key_is_the_same_for_the_same_content_only():
             changed(lambda m: setattr(m.conv, "padding_mode", "reflect")),
             changed(lambda m: m.double()),
             changed(lambda m: m.register_buffer("extra", torch.zeros(1))),
+            changed(lambda m: setattr(m, "processor", Processor(1))),
+            changed(lambda m: setattr(m, "processor", Processor(2))),
         ]
     keys = {key(module) for module in differing}
     keys |= {
@@ -67,6 +76,7 @@ def test_key_is_the_same_for_the_same_content_only():
 def test_a_module_of_unknown_content_is_not_cached():
     assert key(Scaled(act=lambda x: x)) is None  # a function of somebody's own
     assert key(changed(lambda m: setattr(m, "helper", object()))) is None
+    assert key(changed(lambda m: setattr(m, "itself", Processor(m)))) is None  # without end
     assert key(changed(lambda m: m.register_forward_hook(lambda *args: None))) is None
 
 
