@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.errors import InvalidArgument, InvalidDtype
 from fastdiff.exporting import Network
 
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class Denoiser(Protocol):
@@ -83,6 +93,8 @@ class Engine(Protocol):
         What it can compute in.
     reads_onnx : bool
         Whether it reads ``network.onnx``; otherwise it runs ``network.module``.
+    slow_to_build : bool
+        Whether a build takes so long that only an explicit choice should start one.
     """
 
     @property
@@ -91,6 +103,8 @@ class Engine(Protocol):
     def reads_onnx(self) -> bool: ...
     @property
     def precisions(self) -> tuple[str, ...]: ...
+    @property
+    def slow_to_build(self) -> bool: ...
 
     def status(self) -> EngineStatus:
         """Say whether this engine runs on this machine, and why not."""
@@ -105,3 +119,49 @@ class Engine(Protocol):
             This machine cannot run it.
         """
         ...
+
+
+def version_of(module: str, *distributions: str) -> str | None:
+    """Return the installed version of `module` without importing it; None if it is not there.
+
+    Parameters
+    ----------
+    module : str
+        Top-level module.
+    *distributions : str
+        Names of packages that provide it, if they are not called like it.
+    """
+    if importlib.util.find_spec(module) is None:
+        return None
+    for name in distributions or (module,):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "of unknown version"
+
+
+def onnx_path(network: Network, engine: str) -> Path:
+    """Return the file that `network` was exported to, which `engine` reads."""
+    if network.onnx is None:
+        raise InvalidArgument(
+            f"{engine} reads ONNX and {network.name} has not been exported; "
+            "use fastdiff.exporting.export_onnx"
+        )
+    return network.onnx
+
+
+def numpy_view(name: str, tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the memory of the host tensor `tensor` as an array.
+
+    Raises
+    ------
+    InvalidDtype
+        NumPy has no such element type.
+    """
+    try:
+        view: np.ndarray[Any, np.dtype[Any]] = tensor.numpy()
+    except TypeError as error:
+        raise InvalidDtype(
+            f"{name}: expected an element type that NumPy has, got {tensor.dtype}; "
+            "backend='eager' takes every type"
+        ) from error
+    return view

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdiff.denoisers.base import DTYPES, EngineStatus
+from fastdiff.denoisers.precision import AtPrecision
 from fastdiff.exporting import Network
 
 
@@ -18,6 +18,7 @@ class EagerEngine:
     name = "eager"
     precisions = ("float32", "bfloat16")
     reads_onnx = False
+    slow_to_build = False
 
     def status(self) -> EngineStatus:
         return EngineStatus(True, f"torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -35,21 +36,13 @@ class EagerDenoiser:
         self.precision = precision
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
-        self._module: nn.Module = (
-            copy.deepcopy(network.require_module()).eval().requires_grad_(False)
-        )
-        self._module.to(self.input_dtype)
+        self._module = AtPrecision(network.require_module(), self.input_dtype)
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
-        cast = {
-            name: value.to(self.input_dtype) if value.dtype.is_floating_point else value
-            for name, value in conditioning.items()
-        }
-
         def run() -> None:
             with torch.inference_mode():
-                out.copy_(self._module(x, t, **cast))
+                out.copy_(self._module(x, t, conditioning))
 
         return run

@@ -5,11 +5,22 @@ from __future__ import annotations
 from fastdiff.denoisers.base import Engine, EngineStatus
 from fastdiff.denoisers.eager import EagerEngine
 from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
+from fastdiff.denoisers.onnxruntime_gpu import OnnxRuntimeGpuEngine
+from fastdiff.denoisers.openvino import OpenVinoEngine
+from fastdiff.denoisers.tensorrt import TensorRtEngine
+from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxEngine
 from fastdiff.errors import Unavailable, UnknownName
 
-ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (EagerEngine(), OnnxRuntimeEngine())
-}
+_ALL: tuple[Engine, ...] = (
+    EagerEngine(),
+    OnnxRuntimeEngine(),
+    OpenVinoEngine(),
+    OnnxRuntimeGpuEngine("onnxruntime-cuda", "CUDAExecutionProvider"),
+    OnnxRuntimeGpuEngine("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
+    TensorRtEngine(),
+    TensorRtRtxEngine(),
+)
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}
 
 
 def get_engine(name: str) -> Engine:
@@ -28,6 +39,15 @@ def get_engine(name: str) -> Engine:
     if not status.usable:
         raise Unavailable(f"backend {name!r} cannot run here: {status.detail}")
     return ENGINES[name]
+
+
+def automatic_engines() -> list[str]:
+    """Return the names of what ``backend="auto"`` measures: usable here, and quick to build."""
+    return [
+        name
+        for name, engine in ENGINES.items()
+        if not engine.slow_to_build and engine.status().usable
+    ]
 
 
 def engine_status() -> dict[str, EngineStatus]:

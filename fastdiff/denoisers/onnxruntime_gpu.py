@@ -1,0 +1,176 @@
+"""onnxruntime on an NVIDIA GPU, with its CUDA or its TensorRT provider.
+
+Not yet executed on a GPU: what is tested is the status, the refusal of every fallback and the
+binding, the latter two against a recorded session.
+
+onnxruntime answers a provider that cannot start by running on the CPU, with a log line. Here that
+is an error: the session must not place any node on the CPU, and must name the provider first. A
+network with an open batch axis computes shapes, which onnxruntime places on the CPU; with a fixed
+one it folds them away. So there is one session per batch size.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdiff.denoisers.base import EngineStatus, onnx_path, version_of
+from fastdiff.denoisers.cuda import DEVICE, DeviceBuffers, missing_for_cuda
+from fastdiff.denoisers.onnxruntime import DISTRIBUTIONS
+from fastdiff.denoisers.precision import half_inside
+from fastdiff.errors import InvalidDtype, ModelOutputError, Unavailable
+from fastdiff.exporting import Network, export_onnx
+
+_SESSIONS_KEPT = 8  # one per batch size; each holds the weights
+_BATCH_AXIS = "batch"  # the exporter's name for it
+_ELEMENTS = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
+#: Options that keep float32 float32: no TF32, and no precision but that of the file.
+_PROVIDER_OPTIONS = {
+    "CUDAExecutionProvider": {"device_id": "0", "use_tf32": "0"},
+    "TensorrtExecutionProvider": {"device_id": "0", "trt_fp16_enable": "0"},
+}
+
+
+class OnnxRuntimeGpuEngine:
+    """One GPU provider of onnxruntime.
+
+    Parameters
+    ----------
+    name : str
+    provider : str
+        Such as ``"CUDAExecutionProvider"``.
+    """
+
+    precisions = ("float32", "float16")
+    reads_onnx = True
+    slow_to_build = False
+
+    def __init__(self, name: str, provider: str) -> None:
+        self.name, self._provider = name, provider
+
+    def status(self) -> EngineStatus:
+        missing = missing_for_cuda()
+        version = version_of("onnxruntime", *reversed(DISTRIBUTIONS))
+        if version is None:
+            missing.insert(0, "not installed; pip install onnxruntime-gpu")
+        elif not _has_library(self._provider):
+            hint = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+            missing.insert(0, f"onnxruntime {version} is built without {self._provider}; {hint}")
+        if missing:
+            return EngineStatus(False, "; ".join(missing))
+        return EngineStatus(True, f"onnxruntime {version}, {self._provider}")
+
+    def build(self, network: Network, precision: str) -> OnnxRuntimeGpuDenoiser:
+        status = self.status()
+        if not status.usable:
+            raise Unavailable(f"{self.name} cannot run here: {status.detail}")
+        return OnnxRuntimeGpuDenoiser(network, precision, self.name, self._provider)
+
+
+class OnnxRuntimeGpuDenoiser:
+    """Sessions whose inputs and outputs are bound to device addresses.
+
+    Inputs and outputs are float32 at every precision. Tensors on the host are copied to the
+    device and back in each call.
+    """
+
+    input_dtype = output_dtype = torch.float32
+
+    def __init__(
+        self, network: Network, precision: str, engine: str, provider: str, device: str = DEVICE
+    ) -> None:
+        self.engine, self.precision = engine, precision
+        self.output_channels = network.probe()
+        self._provider, self._device = provider, device
+        self._folder = tempfile.TemporaryDirectory(prefix="fastdiff-")  # lives as long as this
+        self._onnx = onnx_path(network, engine)
+        if precision != "float32":
+            path = Path(self._folder.name) / "denoiser.onnx"
+            self._onnx = export_onnx(half_inside(network, precision), path)
+        self._session = lru_cache(maxsize=_SESSIONS_KEPT)(self._start)
+        self._session(1)  # a fallback is refused here, not in a tick
+
+    def bind(
+        self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
+    ) -> Callable[[], object]:
+        session = self._session(len(x))
+        buffers = DeviceBuffers({"x": x, "t": t, **conditioning}, out, self._device)
+        binding = session.io_binding()
+        for name, value in buffers.inputs.items():
+            binding.bind_input(
+                name, "cuda", 0, _element(name, value), tuple(value.shape), value.data_ptr()
+            )
+        out_shape, out_address = tuple(out.shape), buffers.out.data_ptr()
+        binding.bind_output("output", "cuda", 0, np.float32, out_shape, out_address)
+
+        def run() -> None:
+            buffers.upload()
+            # onnxruntime runs on a stream of its own, and waits for it before it returns.
+            torch.cuda.current_stream().synchronize()
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:
+                raise ModelOutputError(f"{self.engine} failed on {len(x)} rows: {error}") from error
+            buffers.download()
+
+        return run
+
+    def _start(self, batch: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_free_dimension_override_by_name(_BATCH_AXIS, batch)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        chosen = [(self._provider, _PROVIDER_OPTIONS[self._provider])]
+        try:
+            session = onnxruntime.InferenceSession(str(self._onnx), options, providers=chosen)
+        except Exception as error:  # onnxruntime's own types have no base but Exception
+            raise Unavailable(f"{self._provider} refuses the network: {error}") from error
+        session.disable_fallback()  # else an error in a run starts a new session on the CPU
+        refuse_fallback(session.get_providers(), self._provider)
+        return session
+
+
+def refuse_fallback(running: list[str], asked: str) -> None:
+    """Raise if the providers that a session runs on do not begin with the one asked for.
+
+    Raises
+    ------
+    Unavailable
+        onnxruntime fell back in silence.
+    """
+    if not running or running[0] != asked:
+        raise Unavailable(
+            f"onnxruntime was asked for {asked} and fell back to {', '.join(running) or 'nothing'}"
+        )
+
+
+def _has_library(provider: str) -> bool:
+    """Whether the installed onnxruntime has the shared library of `provider`; imports nothing."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return False
+    part = provider.removesuffix("ExecutionProvider").lower()
+    return any((Path(spec.origin).parent / "capi").glob(f"*onnxruntime_providers_{part}.*"))
+
+
+def _element(name: str, value: Tensor) -> type:
+    if value.dtype not in _ELEMENTS:
+        known = ", ".join(map(str, _ELEMENTS))
+        raise InvalidDtype(f"{name}: expected one of {known}, got {value.dtype}")
+    return _ELEMENTS[value.dtype]
