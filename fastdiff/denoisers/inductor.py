@@ -40,6 +40,9 @@ class InductorEngine:
         return EngineStatus(True, f"torch {torch.__version__}, {compiler}; only when asked for")
 
     def build(self, network: Network, precision: str) -> InductorDenoiser:
+        status = self.status()
+        if not status.usable:
+            raise Unavailable(f"inductor cannot run here: {status.detail}")
         return InductorDenoiser(network, precision)
 
 

@@ -69,15 +69,18 @@ class OpenVinoDenoiser:
         import openvino
 
         request = self._compiled(len(x)).create_infer_request()
-        for name, value in {"x": x, "t": t, **conditioning}.items():
+        inputs = {"x": x, "t": t, **conditioning}
+        for name, value in inputs.items():
             request.set_tensor(name, openvino.Tensor(numpy_view(name, value), shared_memory=True))
         request.set_output_tensor(openvino.Tensor(out.numpy(), shared_memory=True))
+        keep = (inputs, out)  # the request holds bare addresses
 
         def run() -> None:
             try:
                 request.infer()
             except RuntimeError as error:
-                raise ModelOutputError(f"openvino failed on {len(x)} rows: {error}") from error
+                shapes = {name: tuple(value.shape) for name, value in keep[0].items()}
+                raise ModelOutputError(f"openvino failed on {shapes}: {error}") from error
 
         return run
 

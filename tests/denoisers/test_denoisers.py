@@ -1,5 +1,8 @@
 """What every engine promises, whatever it is."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from networks import row_by_row_network
@@ -64,6 +67,21 @@ def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(engine, ne
     calls[2](), calls[0]()
     expected = network.module(x, t, **conditioning).detach()
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_a_bound_call_keeps_its_buffers_alive(engine, network, usable):
+    denoiser = usable(engine).build(network, "float32")
+    x, t, conditioning = network.example(2)
+    out = torch.empty_like(x)
+    call = denoiser.bind(x, t, conditioning, out)
+    buffers = [weakref.ref(tensor) for tensor in (x, t, *conditioning.values(), out)]
+    del x, t, conditioning, out
+    gc.collect()
+    assert all(buffer() is not None for buffer in buffers)
+    del call
+    gc.collect()
+    assert all(buffer() is None for buffer in buffers)
 
 
 def test_low_precision_reads_floating_conditioning_anew_as_well(network, usable):

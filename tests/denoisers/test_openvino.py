@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from fastdiff import errors
+from fastdiff.denoisers import get_engine
+from fastdiff.denoisers.openvino import OpenVinoEngine
+
+openvino = pytest.importorskip("openvino", reason="needs pip install openvino")
+
+
+def test_float32_is_asked_for_by_name(network):
+    denoiser = get_engine("openvino").build(network, "float32")
+    compiled = denoiser._compiled(2)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert compiled.get_property("NUM_STREAMS") == 1
+
+
+def test_bfloat16_is_refused_where_it_would_be_float32(network):
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in offered:
+        denoiser = get_engine("openvino").build(network, "bfloat16")
+        hint = denoiser._compiled(1).get_property("INFERENCE_PRECISION_HINT")
+        assert hint == openvino.Type.bf16
+    else:
+        with pytest.raises(errors.Unavailable, match="bfloat16 only on CPUs with AVX-512 BF16"):
+            get_engine("openvino").build(network, "bfloat16")
+
+
+def test_a_silently_changed_precision_is_refused(network, monkeypatch):
+    monkeypatch.setattr("fastdiff.denoisers.openvino._ELEMENT_TYPES", {"float32": "bf16"})
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in offered:
+        pytest.skip("this CPU does compute in bfloat16")
+    with pytest.raises(errors.Unavailable, match="asked for bf16 and compiled for f32"):
+        get_engine("openvino").build(network, "float32")
+
+
+def test_compiled_models_are_shared_by_batch_size_and_bounded(network):
+    denoiser = get_engine("openvino").build(network, "float32")
+    assert denoiser._compiled(3) is denoiser._compiled(3)
+    assert denoiser._compiled(3) is not denoiser._compiled(4)
+    first, x = denoiser._compiled(1), network.example(1)
+    out = torch.empty(1, 3, 6, 5)
+    call = denoiser.bind(x[0], x[1], x[2], out)
+    for batch in range(2, 11):
+        denoiser._compiled(batch)
+    assert denoiser._compiled.cache_info().currsize == 8
+    assert denoiser._compiled(1) is not first  # evicted,
+    call()  # and still there for those who bound it
+    expected = network.module(x[0], x[1], **x[2]).detach()
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_at_any_address_is_used_in_place(network):
+    denoiser = get_engine("openvino").build(network, "float32")
+    x, t, conditioning = network.example(2)
+    flat, out = torch.zeros(x.numel() + 1), torch.full((x.numel() + 2,), torch.nan)
+    shifted, target = flat[1:].view(x.shape), out[1:-1].view(x.shape)  # 4 bytes off alignment
+    shifted.copy_(x)
+    denoiser.bind(shifted, t, conditioning, target)()
+    expected = network.module(x, t, **conditioning).detach()
+    torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-5)
+    assert out[0].isnan()
+    assert out[-1].isnan()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert OpenVinoEngine().status().detail == "not installed; pip install openvino"
+    with pytest.raises(
+        errors.Unavailable, match="'openvino' cannot run here.*pip install openvino"
+    ):
+        get_engine("openvino")
