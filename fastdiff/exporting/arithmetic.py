@@ -68,6 +68,6 @@ def exponential(x: Value) -> Value:
     """e^x for x clamped to [-87, 88], with the bits of ``fastdiff.kernels``."""
     x = x.builder.op("Clip", x, np.float32(_EXP_LOW), np.float32(_EXP_HIGH))
     n = (x * _LOG2_E + _SHIFT) - _SHIFT
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    r: Value = (x - n * _LN2_HIGH) - n * _LN2_LOW
     mantissa = (polynomial(_EXP_COEFFICIENTS, r) * (r * r) + r) + 1.0
     return mantissa * power_of_two(n.cast(INT64))

@@ -62,7 +62,7 @@ class Builder:
         """Return `value` as a value: int as int64, float as float32, arrays in their own dtype."""
         if isinstance(value, Value):
             return value
-        if isinstance(value, float):
+        if type(value) is float:  # not float64, which is a float to isinstance
             value = np.float32(value)
         array = np.asarray(value, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())

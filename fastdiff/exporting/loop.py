@@ -25,7 +25,7 @@ from fastdiff.exporting.network import Network
 from fastdiff.exporting.onnx import export_onnx, open_session, replacing
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
-from fastdiff.sampling import PackedTable
+from fastdiff.sampling import PackedTable, Schedule
 
 _SINGLE_FILE_BYTES = (1 << 31) - (
     1 << 24
@@ -34,7 +34,12 @@ _DENOISER = "denoiser/"
 
 
 def export_sampler(
-    network: Network, table: PackedTable, path: Path | str, *, guidance_scale: float = 1.0
+    network: Network,
+    table: PackedTable,
+    path: Path | str,
+    *,
+    guidance_scale: float = 1.0,
+    schedule: Schedule | None = None,
 ) -> Path:
     """Write a sampler as an ONNX file that any onnxruntime runs.
 
@@ -46,13 +51,16 @@ def export_sampler(
     Parameters
     ----------
     network : Network
-        What is sampled; exported and checked as by `export_onnx`.
+        What is sampled; its file is taken if it has one, otherwise it is exported and checked as
+        by `export_onnx`.
     table : PackedTable
         The solver's steps, of `StepTable.pack`; they are fixed in the file.
     path : path-like
         Where; a file that is there is replaced. Weights over 2 GB go to a file beside it.
     guidance_scale : float
         Classifier-free guidance ``m_u + g (m_c - m_u)`` (arXiv 2207.12598); 1 is none.
+    schedule : Schedule, optional
+        What the network was trained with, to be kept in the file (`read_metadata`).
 
     Returns
     -------
@@ -69,8 +77,9 @@ def export_sampler(
     """
     _check(network, table, guidance_scale)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        denoiser = onnx.load(export_onnx(network, Path(folder) / "denoiser.onnx"))
-    opset = denoiser.opset_import[0].version
+        source = network.onnx or export_onnx(network, Path(folder) / "denoiser.onnx")
+        denoiser = onnx.load(source)
+    opset = next(entry.version for entry in denoiser.opset_import if not entry.domain)
     graph = _SamplerGraph(network, table, denoiser.graph, guidance_scale).write()
     model = helper.make_model(
         graph,
@@ -84,6 +93,7 @@ def export_sampler(
         opset,
         network.sample_shape,
         network.conditioning,
+        schedule,
         steps=len(table.rows),
         guidance_scale=float(guidance_scale),
     )

@@ -1,0 +1,100 @@
+"""``fastdiff export``: a model, or a whole sampler, as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastdiff.errors import InvalidArgument
+from fastdiff.sampling import get_solver, list_solvers
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="`digits`, or a folder in the diffusers layout.")],
+    out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Write the whole sampler: seeds in, images out.")
+    ] = False,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="With --loop, one of: " + ", ".join(list_solvers()) + ". (ddim if left out)"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="With --loop: solver steps. (50 if left out)")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="With --loop: classifier-free guidance scale. (1, which is none, if left out)"
+        ),
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="With --loop: noise of DDIM, 0 to 1. (0 if left out)")
+    ] = None,
+) -> None:
+    """Write a model, or with --loop a whole sampler, as one ONNX file for any onnxruntime.
+
+    Without --loop the file is the network: x, t and its conditioning in, its prediction out.
+
+    With --loop it is the sampler, noise included: each seed gives the image that
+    `sampler.sample(seed=[...])` gives.
+
+    Example: fastdiff export digits digits.onnx --loop --solver dpmpp_2m --steps 20 --guidance 2
+    """
+    from fastdiff.compiler import _describe, _schedule
+    from fastdiff.exporting import export_onnx, export_sampler
+
+    if out.suffix != ".onnx":
+        raise InvalidArgument(f"OUT: expected a name ending in .onnx, got {out.name!r}")
+    options = {"--solver": solver, "--steps": steps, "--guidance": guidance, "--eta": eta}
+    given = [name for name, value in options.items() if value is not None]
+    if given and not loop:
+        raise InvalidArgument(f"{given[0]} has a meaning only with --loop")
+    console = Console()
+    network, config = _describe(model, None)
+    schedule = _schedule(config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with console.status("exporting"):
+        if loop:
+            chosen = get_solver(solver or "ddim", **({} if eta is None else {"eta": eta}))
+            table = chosen.table(schedule, steps=50 if steps is None else steps).pack()
+            scale = 1.0 if guidance is None else guidance
+            export_sampler(network, table, out, guidance_scale=scale, schedule=schedule)
+        else:
+            export_onnx(network, out, schedule=schedule)
+    typer.echo(_summary(out))
+
+
+def _summary(path: Path) -> str:
+    """Return what was written, the names in it, and three lines that run it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    lines = [f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB"]
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        for tensor in tensors:
+            shape = ", ".join(map(str, tensor.shape))
+            lines.append(f"  {kind:6}  {tensor.name}  {tensor.type[7:-1]} ({shape})")
+    feed = ", ".join(f'"{tensor.name}": {_example(tensor.type, tensor.shape)}' for tensor in inputs)
+    lines += [
+        "run it with",
+        "  import numpy as np, onnxruntime",
+        f"  session = onnxruntime.InferenceSession({str(path)!r})",
+        f"  {outputs[0].name} = session.run(None, {{{feed}}})[0]",
+    ]
+    return "\n".join(lines)
+
+
+def _example(kind: str, shape: list[int | str]) -> str:
+    """Return an expression for two rows of an input."""
+    dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(kind, kind[7:-1])
+    sizes = [2, *shape[1:]]
+    if len(sizes) == 1 and dtype == "int64":
+        return 'np.array([0, 1], "int64")'
+    return f'np.zeros({tuple(sizes)}, "{dtype}")'

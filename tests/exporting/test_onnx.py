@@ -1,0 +1,102 @@
+"""Export of a network."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from fastdiff import errors
+from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting.onnx import OPSET, replacing
+
+
+class AttentionAndNorms(nn.Module):
+    """Attention, and group norms of ranks 3 and 4, with and without weights."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.bare = nn.GroupNorm(2, 4), nn.GroupNorm(4, 4, affine=False)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+        self.qkv = nn.Linear(4, 12)
+
+    def forward(self, x, t):
+        tokens = self.norm(x.flatten(2)).transpose(1, 2)
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        attended = scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        y = attended.transpose(1, 2).reshape(x.shape) + torch.sin(t)[:, None, None, None]
+        return self.bare(self.norm(y))
+
+
+def test_attention_stays_whole_and_group_norm_becomes_instance_norm(tmp_path):
+    network = Network(AttentionAndNorms(), (4, 3, 5), name="attention")
+    path = export_onnx(network, tmp_path / "m.onnx")
+    model = onnx.load(path)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert (kinds["Attention"], kinds["Softmax"]) == (1, 0)
+    assert (kinds["GroupNormalization"], kinds["InstanceNormalization"]) == (0, 3)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 7):
+        x, t, _ = network.example(batch)
+        got = session.run(None, {"x": x.numpy(), "t": t.numpy()})[0]
+        np.testing.assert_allclose(got, network.module(x, t).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_small_weights_stay_in_the_file_without_notes_on_this_machine(exported):
+    path = exported[2].onnx
+    assert not path.with_name(f"{path.name}.data").exists()
+    content = path.read_bytes()
+    assert len(content) < 4 * sum(p.numel() for p in exported[2].module.parameters()) + 10_000
+    assert b".py" not in content
+
+
+class OtherWhenExported(nn.Module):
+    def forward(self, x, t):
+        return x * (1.01 if torch.compiler.is_exporting() else 1.0)
+
+
+def test_wrong_translation_is_refused_with_its_error(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_text("what was there")
+    with pytest.raises(errors.ModelOutputError, match=r"relative error 0\.01 .* at most 0\.001"):
+        export_onnx(Network(OtherWhenExported(), (1, 2, 2), name="other"), path)
+    assert path.read_text() == "what was there"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class NotFinite(nn.Module):
+    def forward(self, x, t):
+        return x / 0.0 * 0.0
+
+
+def test_network_that_returns_nan_is_refused(tmp_path):
+    with pytest.raises(errors.ModelOutputError, match="relative error nan"):
+        export_onnx(Network(NotFinite(), (1, 2, 2), name="nan"), tmp_path / "m.onnx")
+
+
+class Zero(nn.Module):
+    def forward(self, x, t):
+        return x * 0.0
+
+
+def test_network_that_returns_zero_is_no_error(tmp_path):
+    path = export_onnx(Network(Zero(), (1, 2, 2), name="zero"), tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path))
+
+
+def test_replacing_moves_a_model_with_what_lies_beside_it(tmp_path):
+    (tmp_path / "m.onnx").write_text("old")
+    with replacing(tmp_path / "m.onnx") as path:
+        path.write_text("new")
+        path.with_name("m.onnx.data").write_text("weights")
+        assert (tmp_path / "m.onnx").read_text() == "old"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "m.onnx": "new", "m.onnx.data": "weights",
+    }  # fmt: skip
