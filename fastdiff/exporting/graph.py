@@ -31,7 +31,7 @@ class Builder:
     Attributes
     ----------
     initializers : list of TensorProto
-        The constants, weights included.
+        The constants.
     """
 
     def __init__(self) -> None:

@@ -99,7 +99,7 @@ def export_sampler(
     )
     helper.set_model_props(model, {KEY: metadata.to_json()})
     with replacing(path) as written:
-        large = sum(len(t.raw_data) for t in graph.initializer) > _SINGLE_FILE_BYTES
+        large = sum(len(t.raw_data) for t in denoiser.graph.initializer) > _SINGLE_FILE_BYTES
         onnx.save_model(
             model, str(written), save_as_external_data=large, location=f"{written.name}.data"
         )
@@ -170,7 +170,6 @@ class _SamplerGraph:
         self.columns = _Columns(table)
         self.denoiser = compose.add_prefix_graph(denoiser, _DENOISER)
         self.b = Builder()
-        self.b.initializers.extend(self.denoiser.initializer)
 
     def write(self) -> onnx.GraphProto:
         """Return the graph of the whole sampler."""
@@ -222,7 +221,9 @@ class _SamplerGraph:
             helper.make_tensor_value_info("go_next", BOOL, []),
             *(self._image(f"{name}_next") for name in names),
         ]
-        return helper.make_graph(nodes, "step", inputs, outputs)
+        # The weights lie in the body, beside their nodes: onnxruntime blocks the layout of
+        # convolutions for the CPU only if their weights belong to the same graph.
+        return helper.make_graph(nodes, "step", inputs, outputs, self.denoiser.initializer)
 
     def _evaluate(
         self, x: Value, row: Mapping[str, Value], conditioning: Mapping[str, Value]
