@@ -96,10 +96,8 @@ def compile(
     Unavailable
         The engine asked for cannot run here, or none passes its certificate.
     """
-    network, config = _describe(model, sample_shape)
-    network = _with_conditioning(network, num_classes, null_class, conditioning)
+    network, chosen = describe(model, schedule, sample_shape, num_classes, null_class, conditioning)
     network = replace(network, output_channels=network.probe())
-    chosen = _schedule(schedule if schedule is not None else config)
     choices = Choices(backend, precision, max_batch, tune, verify)
     with _saying(progress) as say:
         key = cache_key(network, chosen, choices) if cache else None
@@ -167,7 +165,25 @@ def _saying(progress: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"compiling: {text}")
 
 
-def _describe(
+def describe(
+    model: nn.Module | str | os.PathLike[str],
+    schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    sample_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    null_class: int | None = None,
+    conditioning: Mapping[str, Conditioning] | None = None,
+) -> tuple[Network, Schedule]:
+    """Return what `compile` makes of its arguments: the network and its noise schedule.
+
+    Parameters and errors are those of `compile`.
+    """
+    network, config = _read(model, sample_shape)
+    network = _with_conditioning(network, num_classes, null_class, conditioning)
+    given = schedule if schedule is not None else config
+    return network, given if isinstance(given, Schedule) else Schedule.from_config(given)
+
+
+def _read(
     model: nn.Module | str | os.PathLike[str], sample_shape: tuple[int, int, int] | None
 ) -> tuple[Network, Mapping[str, Any] | Path]:
     """Return what is known of `model` by itself, with its schedule's config where it has one."""
@@ -212,7 +228,3 @@ def _with_conditioning(
             raise InvalidArgument("null_class= needs num_classes= as well")
         inputs["class_labels"] = replace(inputs["class_labels"], null=null_class)
     return replace(network, conditioning=inputs)
-
-
-def _schedule(schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str]) -> Schedule:
-    return schedule if isinstance(schedule, Schedule) else Schedule.from_config(schedule)

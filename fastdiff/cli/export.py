@@ -46,7 +46,7 @@ def export(
 
     Example: fastdiff export digits digits.onnx --loop --solver dpmpp_2m --steps 20 --guidance 2
     """
-    from fastdiff.compiler import _describe, _schedule
+    from fastdiff.compiler import describe
     from fastdiff.exporting import export_onnx, export_sampler
 
     if out.suffix != ".onnx":
@@ -56,8 +56,7 @@ def export(
     if given and not loop:
         raise InvalidArgument(f"{given[0]} has a meaning only with --loop")
     console = Console()
-    network, config = _describe(model, None)
-    schedule = _schedule(config)
+    network, schedule = describe(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with console.status("exporting"):
         if loop:

@@ -49,7 +49,7 @@ def test_command_writes_a_sampler_and_the_lines_that_run_it(tmp_path, capsys):
 def test_command_writes_a_network_and_the_lines_that_run_it(
     exported, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("fastdiff.compiler._describe", lambda *_: (exported[2], {}))
+    monkeypatch.setattr("fastdiff.compiler.describe", lambda *_: (exported[2], Schedule()))
     path = tmp_path / "small.onnx"
     fastdiff_export("any", str(path))
     output = run_as_told(path, capsys.readouterr().out)["output"]
