@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.denoisers.base import DTYPES, EngineStatus
-from fastdiff.denoisers.precision import AtPrecision
+from fastdiff.denoisers.precision import AtPrecision, first_line, trace
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
-
-_MAX_BATCH = 65536
 
 
 class InductorEngine:
@@ -80,21 +78,18 @@ def _compile(module: AtPrecision, network: Network, dtype: torch.dtype) -> Calla
     """
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    x, t, conditioning = network.example(2)
-    rows = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
-    shapes = (rows, rows, dict.fromkeys(conditioning, rows))
+    program = trace(module, network, dtype)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own deprecations
+        path = str(Path(folder) / "denoiser.pt2")
         try:
-            with torch.no_grad():
-                inputs = (x.to(dtype), t, conditioning)
-                program = torch.export.export(module, inputs, dynamic_shapes=shapes)
-                path = str(Path(folder) / "denoiser.pt2")
-                package = aoti_load_package(aoti_compile_and_package(program, package_path=path))
+            entry: Callable[..., Tensor] = aoti_load_package(
+                aoti_compile_and_package(program, package_path=path)
+            )
         except Exception as error:  # the compiler raises many types; all mean the same here
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise Unavailable(f"inductor cannot compile {network.name}: {reason}") from error
-    entry: Callable[..., Tensor] = package
+            raise Unavailable(
+                f"inductor cannot compile {network.name}: {first_line(error)}"
+            ) from error
     return entry
 
 

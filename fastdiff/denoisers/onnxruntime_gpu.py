@@ -12,25 +12,27 @@ one it folds them away. So there is one session per batch size.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
 from fastdiff.denoisers.base import EngineStatus, onnx_path, version_of
 from fastdiff.denoisers.cuda import DEVICE, DeviceBuffers, missing_for_cuda
 from fastdiff.denoisers.onnxruntime import DISTRIBUTIONS
-from fastdiff.denoisers.precision import half_inside
+from fastdiff.denoisers.precision import export_half
 from fastdiff.errors import InvalidDtype, ModelOutputError, Unavailable
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network
 
 _SESSIONS_KEPT = 8  # one per batch size; each holds the weights
-_BATCH_AXIS = "batch"  # the exporter's name for it
 _ELEMENTS = {
     torch.float32: np.float32,
     torch.float16: np.float16,
@@ -96,11 +98,13 @@ class OnnxRuntimeGpuDenoiser:
         self.engine, self.precision = engine, precision
         self.output_channels = network.probe()
         self._provider, self._device = provider, device
-        self._folder = tempfile.TemporaryDirectory(prefix="fastdiff-")  # lives as long as this
         self._onnx = onnx_path(network, engine)
         if precision != "float32":
-            path = Path(self._folder.name) / "denoiser.onnx"
-            self._onnx = export_onnx(half_inside(network, precision), path)
+            folder = tempfile.mkdtemp(prefix="fastdiff-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            path = Path(folder) / "denoiser.onnx"
+            self._onnx = export_half(network, precision, path)
+        self._batch_axis = _batch_axis(self._onnx)
         self._session = lru_cache(maxsize=_SESSIONS_KEPT)(self._start)
         self._session(1)  # a fallback is refused here, not in a tick
 
@@ -134,7 +138,7 @@ class OnnxRuntimeGpuDenoiser:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.add_free_dimension_override_by_name(_BATCH_AXIS, batch)
+        options.add_free_dimension_override_by_name(self._batch_axis, batch)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         chosen = [(self._provider, _PROVIDER_OPTIONS[self._provider])]
         try:
@@ -167,6 +171,13 @@ def _has_library(provider: str) -> bool:
         return False
     part = provider.removesuffix("ExecutionProvider").lower()
     return any((Path(spec.origin).parent / "capi").glob(f"*onnxruntime_providers_{part}.*"))
+
+
+def _batch_axis(path: Path) -> str:
+    """Return what the file calls its open batch axis; empty if it has none."""
+    graph = onnx.load(path, load_external_data=False).graph
+    name: str = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    return name
 
 
 def _element(name: str, value: Tensor) -> type:

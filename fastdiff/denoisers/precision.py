@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import logging
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fastdiff.denoisers.base import DTYPES
+from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
+
+_OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
+_MAX_BATCH = 65536
 
 
 class AtPrecision(nn.Module):
@@ -35,25 +43,69 @@ class AtPrecision(nn.Module):
         return output
 
 
-class _HalfInside(nn.Module):
-    """Float32 inputs and outputs around a lower precision."""
+class _HalfInside(AtPrecision):
+    """Float32 output after a lower precision."""
 
-    def __init__(self, inner: AtPrecision) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
-        output: Tensor = self.inner(x, t, conditioning)
-        return output.to(torch.float32)
-
-    def float(self) -> _HalfInside:  # the exporter asks for float32, which the outside is
-        return self
+    def forward(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        return super().forward(x, t, conditioning).to(torch.float32)
 
 
-def half_inside(network: Network, precision: str) -> Network:
-    """Return `network` computing in `precision` behind its float32 interface, to be exported.
+def trace(
+    module: AtPrecision, network: Network, dtype: torch.dtype
+) -> torch.export.ExportedProgram:
+    """Return the graph of `module` for x of `dtype`, t and conditioning, with an open batch axis.
 
-    The types in the exported file then are the precision, which strongly typed engines follow.
+    Raises
+    ------
+    Unavailable
+        torch cannot export the module; the message carries its reason.
     """
-    inner = AtPrecision(network.require_module(), DTYPES[precision])
-    return replace(network, module=_HalfInside(inner), onnx=None)
+    x, t, conditioning = network.example(2)
+    rows = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
+    shapes = (rows, rows, dict.fromkeys(conditioning, rows))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own deprecations
+            inputs = (x.to(dtype), t, conditioning)
+            return torch.export.export(module, inputs, dynamic_shapes=shapes)
+    except Exception as error:  # torch raises many types here; all mean the same to a caller
+        raise Unavailable(f"torch cannot export {network.name}: {first_line(error)}") from error
+
+
+def export_half(network: Network, precision: str, path: Path) -> Path:
+    """Write `network` as an ONNX file that computes in `precision` between float32 ends.
+
+    Inputs and outputs are those of `fastdiff.exporting.export_onnx`. The types in the file are the
+    precision, which strongly typed engines follow. onnxruntime's CPU provider lacks most of half
+    precision, so unlike the float32 file this one is not compared with the module here; the
+    tuner's certificate does that with the engine that runs it.
+
+    Raises
+    ------
+    Unavailable
+        The network is known by its file alone, or torch cannot export it.
+    """
+    module = _HalfInside(network.require_module(), DTYPES[precision]).cpu()
+    program = trace(module, network, torch.float32)
+    names = ["x", "t", *network.conditioning]
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                program, (), str(path), input_names=names, output_names=["output"],
+                opset_version=_OPSET, dynamo=True, verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # as above
+        reason = f"{network.name} has no {precision} ONNX: {first_line(error)}"
+        raise Unavailable(reason) from error
+    finally:
+        log.setLevel(level)
+    return path
+
+
+def first_line(error: Exception) -> str:
+    """Return what `error` says, without the pages that torch appends."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

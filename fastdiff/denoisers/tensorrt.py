@@ -38,11 +38,12 @@ class TensorRtEngine:
     reads_onnx = True
     slow_to_build = False
     _module: ClassVar[str] = "tensorrt"
+    _no_timings: ClassVar[bytes | None] = b""
     _distributions: ClassVar[tuple[str, ...]] = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 
     def __init__(self, options: PlanOptions | None = None) -> None:
         self.options = options or PlanOptions()
-        self._timing_cache = b""  # kernel timings, shared by the builds of this process
+        self._timings = self._no_timings  # of kernels, shared by the builds of this process
 
     def status(self) -> EngineStatus:
         package = self._distributions[0]
@@ -64,8 +65,8 @@ class TensorRtEngine:
         """
         if version_of(self._module, *self._distributions) is None:
             raise Unavailable(f"{self.name}: not installed; pip install {self._distributions[0]}")
-        plan, self._timing_cache = build_plan(
-            self._library(), network, precision, self.options, self._timing_cache
+        plan, self._timings = build_plan(
+            self._library(), network, precision, self.options, self._timings
         )
         return plan
 

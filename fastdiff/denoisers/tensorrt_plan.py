@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from fastdiff.denoisers.base import onnx_path
-from fastdiff.denoisers.precision import half_inside
+from fastdiff.denoisers.precision import export_half
 from fastdiff.errors import InvalidArgument, Unavailable
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network
 
 #: Batch sizes (smallest, tuned for, largest) of the optimisation profiles. One row has a profile
 #: of its own because kernels that suit it suit nothing else.
@@ -43,6 +43,8 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         begin = 1
+        if not self.profiles:
+            raise InvalidArgument("profiles: expected at least one range of batch sizes, got none")
         for low, best, high in self.profiles:
             if not begin == low <= best <= high:
                 raise InvalidArgument(
@@ -66,8 +68,8 @@ def build_plan(
     network: Network,
     precision: str,
     options: PlanOptions,
-    timing_cache: bytes = b"",
-) -> tuple[bytes, bytes]:
+    timings: bytes | None = None,
+) -> tuple[bytes, bytes | None]:
     """Build a serialized engine for `network`.
 
     Parameters
@@ -78,12 +80,15 @@ def build_plan(
         With its float32 file in ``network.onnx``; lower precisions are exported here.
     precision : str
     options : PlanOptions
-    timing_cache : bytes
-        Kernel timings of an earlier build, to save measuring them again.
+    timings : bytes or None
+        Kernel timings of earlier builds, to save measuring them again; empty before the first.
+        None for TensorRT-RTX, which measures none.
 
     Returns
     -------
-    plan, timing_cache : bytes
+    plan : bytes
+    timings : bytes or None
+        Those that were given, and those of this build.
 
     Raises
     ------
@@ -95,23 +100,38 @@ def build_plan(
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as error:  # TypeError: the bindings got a null pointer
         raise Unavailable(f"{trt.__name__} has no builder here: {log.reason(error)}") from error
-    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    definition = builder.create_network(flag)
-    with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        path = onnx_path(network, trt.__name__)
-        if precision != "float32":
-            path = export_onnx(half_inside(network, precision), Path(folder) / "denoiser.onnx")
-        parser = trt.OnnxParser(definition, log)
-        if not parser.parse_from_file(str(path)):
-            reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-            raise Unavailable(f"{trt.__name__} cannot read {network.name}: {reasons}")
-        config = _config(trt, builder, definition, options)
-        cache = config.create_timing_cache(timing_cache)
+    definition = read_network(trt, builder, network, precision, log)
+    config = _config(trt, builder, definition, options)
+    cache = None
+    if timings is not None:
+        cache = config.create_timing_cache(timings)
         config.set_timing_cache(cache, ignore_mismatch=True)
-        plan = builder.build_serialized_network(definition, config)
+    plan = builder.build_serialized_network(definition, config)
     if plan is None:
         raise Unavailable(f"{trt.__name__} built no engine for {network.name}: {log.reason()}")
-    return bytes(plan), bytes(cache.serialize())
+    return bytes(plan), None if cache is None else bytes(cache.serialize())
+
+
+def read_network(trt: ModuleType, builder: Any, network: Network, precision: str, log: Any) -> Any:
+    """Return TensorRT's own definition of `network`, with the types of `precision`."""
+    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    definition = builder.create_network(flag)
+    path = onnx_path(network, trt.__name__)
+    with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
+        if precision != "float32":
+            path = export_half(network, precision, Path(folder) / "denoiser.onnx")
+        parser = trt.OnnxParser(definition, log)
+        if not parser.parse_from_file(str(path)):
+            errors = [parser.get_error(i) for i in range(parser.num_errors)]
+            reasons = "; ".join(f"{e.node_operator()}: {e.desc()}" for e in errors)
+            raise Unavailable(f"{trt.__name__} cannot read {network.name}: {reasons}")
+    for index in range(definition.num_layers):
+        layer = definition.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            # Without a fused kernel, such as for float32, attention may be its parts.
+            layer.__class__ = trt.IAttentionInputLayer  # how the bindings downcast
+            layer.attention.decomposable = True
+    return definition
 
 
 def _config(trt: ModuleType, builder: Any, definition: Any, options: PlanOptions) -> Any:

@@ -4,8 +4,9 @@ Plans are built and checked by the tests; running them is not yet executed on a 
 
 What differs from `fastdiff.denoisers.tensorrt`:
 
-- The plan holds kernels' recipes, not timings: it is built in seconds with no GPU, for all GPUs
-  that `PlanOptions.compute_capabilities` names, and finished just in time where it runs.
+- No kernel is timed and there is no timing cache: a plan is built in seconds with no GPU, for the
+  GPUs that `PlanOptions.compute_capabilities` names, and finished just in time where it runs.
+  A plan whose weights can be replaced (`PlanOptions.refit`) needs a GPU to build all the same.
 - It serves GeForce RTX, RTX PRO and their like (SM75 to SM89, SM120 and SM121), not the data
   centre GPUs SM90 and SM100, which TensorRT serves.
 """
@@ -22,4 +23,5 @@ class TensorRtRtxEngine(TensorRtEngine):
 
     name: ClassVar[str] = "tensorrt-rtx"
     _module: ClassVar[str] = "tensorrt_rtx"
+    _no_timings: ClassVar[bytes | None] = None
     _distributions: ClassVar[tuple[str, ...]] = ("tensorrt-rtx",)

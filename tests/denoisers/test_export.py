@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from fastdiff import errors
-from fastdiff.denoisers.precision import half_inside
+from fastdiff.denoisers.precision import export_half
 from fastdiff.exporting import Network, export_onnx
 
 
@@ -31,10 +31,10 @@ def test_export_failure_says_what_to_do(tmp_path):
         export_onnx(Network(Untraceable(), (1, 2, 2), name="untraceable"), tmp_path / "m.onnx")
 
 
-def test_half_inside_rounds_behind_a_float32_interface(network, tmp_path):
+def test_half_export_rounds_behind_a_float32_interface(network, tmp_path):
     import onnxruntime
 
-    path = export_onnx(half_inside(network, "float16"), tmp_path / "half.onnx")
+    path = export_half(network, "float16", tmp_path / "half.onnx")
     graph = onnx.load(path).graph
     kinds = onnx.TensorProto
     assert {w.data_type for w in graph.initializer if len(w.dims) > 1} == {kinds.FLOAT16}

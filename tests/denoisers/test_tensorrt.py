@@ -1,0 +1,159 @@
+"""TensorRT without a GPU: real plans of TensorRT-RTX, and the calls that run one, recorded."""
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from fastdiff import errors
+from fastdiff.denoisers import ENGINES
+from fastdiff.denoisers.tensorrt import TensorRtDenoiser
+from fastdiff.denoisers.tensorrt_plan import PROFILES, PlanOptions, read_network
+from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxEngine
+
+SMALL = ((1, 1, 1), (2, 4, 8))
+
+
+@pytest.fixture
+def rtx():
+    return pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_rtx_builds_a_plan_with_no_gpu(precision, network, rtx):
+    options = PlanOptions(SMALL, compute_capabilities=("SM89",))
+    plan = TensorRtRtxEngine(options).serialize(network, precision)
+    assert plan[:4] == b"vtrt"  # what a serialized engine begins with
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_types_of_the_network_are_the_precision(precision, network, rtx):
+    log = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(log)
+    definition = read_network(rtx, builder, network, precision, log)
+    assert definition.get_flag(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    inputs = {definition.get_input(i).name: definition.get_input(i).dtype for i in range(4)}
+    assert inputs["x"] == inputs["t"] == inputs["text"] == rtx.float32
+    assert inputs["class_labels"] == rtx.int64
+    assert definition.get_output(0).dtype == rtx.float32
+    layers = [definition.get_layer(i) for i in range(definition.num_layers)]
+    convolutions = [layer for layer in layers if layer.type == rtx.LayerType.CONVOLUTION]
+    kind = {"float32": rtx.float32, "bfloat16": rtx.bfloat16, "float16": rtx.float16}[precision]
+    assert [layer.get_output(0).dtype for layer in convolutions] == [kind]
+
+
+def test_rtx_names_the_gpus_that_it_builds_for(network, rtx):
+    engine = TensorRtRtxEngine(PlanOptions(SMALL, compute_capabilities=("SM90",)))
+    with pytest.raises(errors.Unavailable, match=r"does not build for SM90; it builds for: SM75"):
+        engine.serialize(network, "float32")
+
+
+def test_what_tensorrt_cannot_read_is_refused_with_its_reason(network, rtx, tmp_path):
+    model = onnx.load(network.onnx)
+    model.graph.node[0].op_type = "Frobnicate"
+    onnx.save(model, tmp_path / "odd.onnx")
+    object.__setattr__(network, "onnx", tmp_path / "odd.onnx")
+    with pytest.raises(errors.Unavailable, match="tensorrt_rtx cannot read conv: Frobnicate: "):
+        TensorRtRtxEngine(PlanOptions(SMALL)).serialize(network, "float32")
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_status_names_everything_that_is_missing(name, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+
+    def no_driver(library):
+        raise OSError(library)
+
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    package, hint, driver, build = ENGINES[name].status().detail.split("; ")
+    assert (package, hint) == ("not installed", f"pip install {name}")
+    assert "no NVIDIA driver" in driver
+    assert "without CUDA" in build
+    with pytest.raises(errors.Unavailable, match=f"{name}: not installed; pip install {name}"):
+        ENGINES[name].serialize(None, "float32")
+
+
+def test_profiles_partition_the_batch_sizes():
+    options = PlanOptions()
+    assert [options.profile_of(b) for b in (1, 2, 8, 9, 32, 33, 128)] == [0, 1, 1, 2, 2, 3, 3]
+    assert options.profiles == PROFILES
+    with pytest.raises(errors.InvalidArgument, match="takes up to 128 rows per call, got 129"):
+        options.profile_of(129)
+
+
+@pytest.mark.parametrize("profiles", [((2, 4, 8),), ((1, 1, 1), (3, 4, 8)), ((1, 9, 8),), ()])
+def test_profiles_with_gaps_are_refused(profiles):
+    with pytest.raises(errors.InvalidArgument, match="profiles: expected"):
+        PlanOptions(profiles)
+
+
+class Recorder:
+    """A TensorRT runtime that computes 2 x + t through the addresses that it is given."""
+
+    __name__ = "tensorrt"
+    Logger = SimpleNamespace(ERROR=1)
+
+    def __init__(self, monkeypatch):
+        self.profiles, self.shapes, self.addresses, self.streams = [], {}, {}, []
+        self.works = True
+        self.Logger = lambda level: None
+        self.Logger.ERROR = 1
+        self.Runtime = lambda logger: self
+        stream = SimpleNamespace(cuda_stream=77)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+
+    def deserialize_cuda_engine(self, plan):
+        return self if plan == b"plan" else None
+
+    def create_execution_context(self):
+        return self
+
+    def set_optimization_profile_async(self, index, stream):
+        self.profiles.append((index, stream))
+        return True
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream):
+        self.streams.append(stream)
+        x, t = self._array("x"), self._array("t")
+        self._array("output", self.shapes["x"])[:] = 2 * x + t[:, None, None, None]
+        return self.works
+
+    def _array(self, name, shape=None):
+        shape = shape or self.shapes[name]
+        pointer = ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, shape)
+
+
+def test_denoiser_binds_addresses_on_the_current_stream(monkeypatch):
+    trt = Recorder(monkeypatch)
+    denoiser = TensorRtDenoiser(trt, b"plan", PlanOptions(), 1, "float16", device="cpu")
+    assert (denoiser.engine, denoiser.precision) == ("tensorrt", "float16")
+    calls = []
+    for batch in (1, 3, 7):  # the last two share a profile, and so a context
+        x, t = torch.randn(batch, 1, 3, 5), torch.arange(float(batch))
+        out = torch.full_like(x, torch.nan)
+        calls.append((denoiser.bind(x, t, {}, out), x, t, out))
+    for call, x, t, out in (*calls, calls[0]):
+        x.add_(1)
+        call()
+        assert torch.equal(out, 2 * x + t[:, None, None, None])
+    assert trt.profiles == [(0, 77), (1, 77)]
+    assert trt.streams == [77] * 4
+    trt.works = False
+    with pytest.raises(errors.ModelOutputError, match="tensorrt failed on 1 rows"):
+        calls[0][0]()
+
+
+def test_a_plan_of_another_version_is_refused(monkeypatch):
+    with pytest.raises(errors.Unavailable, match="refuses the plan: it was built by another vers"):
+        TensorRtDenoiser(Recorder(monkeypatch), b"old", PlanOptions(), 1, "float32")
