@@ -1,4 +1,8 @@
-"""Export of a torch network to ONNX."""
+"""Export of a torch network to ONNX.
+
+onnxscript and onnxruntime take a second to import and are imported where they are used: a process
+that only loads what was compiled needs neither.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,23 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_ir
-import onnxruntime
 import torch
-from onnxscript import opset23
 
 from fastdiff.errors import InvalidArgument, ModelOutputError
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.network import Network
 from fastdiff.sampling import Schedule
 
+if TYPE_CHECKING:
+    import onnx_ir
+    import onnxruntime
+
 OPSET = 23
 """The first with the Attention operator (docs/onnx.md has the measurements behind it)."""
-
-op: Any = opset23  # its annotations know nothing of values while they are traced
 
 MAX_RELATIVE_ERROR = 1e-3
 """Far above what float32 rounding makes of two ways to compute, far below a wrong translation."""
@@ -98,6 +101,8 @@ def open_session(path: Path, name: str) -> onnxruntime.InferenceSession:
     InvalidArgument
         onnxruntime refuses it.
     """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -161,6 +166,9 @@ def _group_norm(
     onnxruntime has no CPU kernel for GroupNormalization and runs its many-node definition instead,
     which takes up to twice the time (docs/onnx.md).
     """
+    from onnxscript import opset23
+
+    op: Any = opset23  # annotated for eager values, called with traced ones
     groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
     ones, zeros = (op.Constant(value_floats=[value] * num_groups) for value in (1.0, 0.0))
     normed = op.InstanceNormalization(groups, ones, zeros, epsilon=eps)
@@ -175,10 +183,12 @@ def _group_norm(
 
 def _strip(model: onnx_ir.Model) -> None:
     """Remove the exporter's notes: source lines and paths of this machine, for every node."""
+    from onnx_ir.traversal import RecursiveGraphIterator
+
     model.graph.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
-    for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
+    for node in RecursiveGraphIterator(model.graph):
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
