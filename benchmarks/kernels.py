@@ -22,8 +22,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from benchmarks.timing import Spread, interleave
 from fastdiff import kernels
 from fastdiff.kernels.noise import fill_normal
-from fastdiff.kernels.step import BATCH_ROW, step
-from fastdiff.sampling.table import TABLE_ROW
+from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 SHAPES = {"latents": (8, 4, 64, 64), "pixels": (16, 3, 256, 256)}
 TIMESTEP, STEPS = 500, 50

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fastdiff.exporting import Conditioning
 from fastdiff.kernels.noise import TAG_INITIAL, fill_normal
+from fastdiff.records import TABLE_ROW
 from fastdiff.runtime.requests import Request
-from fastdiff.sampling import TABLE_ROW, PackedTable
+from fastdiff.sampling import PackedTable
 
 Slots = npt.NDArray[np.int64]
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from fastdiff.denoisers import Denoiser
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
-from fastdiff.kernels.step import BATCH_ROW, step
+from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW
 from fastdiff.runtime.batcher import Batcher
 from fastdiff.runtime.buffers import SlotBuffers, Slots, TableStore, span
 from fastdiff.runtime.layout import best_batch, parts

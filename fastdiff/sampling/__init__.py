@@ -8,13 +8,12 @@ from fastdiff.sampling.prediction import (
 from fastdiff.sampling.reference import moments, run_table
 from fastdiff.sampling.schedule import Schedule
 from fastdiff.sampling.solvers import Solver, get_solver, list_solvers, solver_from_config
-from fastdiff.sampling.table import TABLE_ROW, PackedTable, StepTable
+from fastdiff.sampling.table import PackedTable, StepTable
 from fastdiff.sampling.timesteps import SPACINGS, spaced_timesteps
 
 __all__ = [
     "PREDICTION_TYPES",
     "SPACINGS",
-    "TABLE_ROW",
     "PackedTable",
     "Schedule",
     "Solver",

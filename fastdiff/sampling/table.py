@@ -21,24 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import TableError
+from fastdiff.records import TABLE_ROW
 from fastdiff.sampling.packing import assign_slots
 from fastdiff.sampling.proof import MOMENT_RULES, prove
-
-TABLE_ROW = np.dtype(
-    [
-        ("x", np.float32, 8),
-        ("h", np.float32, 8),
-        ("p", np.float32),
-        ("q", np.float32),
-        ("clip", np.float32),
-        ("c_in_next", np.float32),
-        ("t", np.float32),
-        ("w", np.float32),
-        ("dst", np.int32),
-        ("pad", np.int32),
-    ]
-)
-"""One solver step as a kernel reads it, 96 bytes; the fields are described in docs/contracts.md."""
 
 Float64Array = npt.NDArray[np.float64]
 

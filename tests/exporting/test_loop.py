@@ -23,7 +23,8 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
-from fastdiff.sampling import TABLE_ROW, PackedTable, Schedule, get_solver
+from fastdiff.records import TABLE_ROW
+from fastdiff.sampling import PackedTable, Schedule, get_solver
 
 SEEDS = [0, 5, 2**63, 2**64 - 1]
 LABELS = [3, 0, 1, 2]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from fastdiff.kernels import step as kernel
-from fastdiff.kernels.step import BATCH_ROW, reference
-from fastdiff.sampling.table import TABLE_ROW
+from fastdiff.kernels.step import reference
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 OUTPUT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

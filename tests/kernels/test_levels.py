@@ -11,8 +11,8 @@ from fastdiff import _native, kernels
 from fastdiff.errors import Unavailable, UnknownName
 from fastdiff.kernels import cpu
 from fastdiff.kernels.noise import normal
-from fastdiff.kernels.step import BATCH_ROW, reference
-from fastdiff.sampling.table import TABLE_ROW
+from fastdiff.kernels.step import reference
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

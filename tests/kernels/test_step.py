@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fastdiff import kernels
 from fastdiff.kernels.noise import normal
-from fastdiff.kernels.step import BATCH_ROW, step
-from fastdiff.sampling.table import TABLE_ROW
+from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 from .batches import (
     OUTPUT_DTYPES,

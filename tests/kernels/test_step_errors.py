@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
-from fastdiff.kernels.step import BATCH_ROW, step
-from fastdiff.sampling.table import TABLE_ROW
+from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 S, E, N, K = 4, 3, 10, 2
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastdiff.sampling import TABLE_ROW
+from fastdiff.records import TABLE_ROW
 from fastdiff.sampling.packing import assign_slots
 
 

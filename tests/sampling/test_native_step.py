@@ -8,7 +8,8 @@ from more_solvers import pndm, unipc
 from packed_loop import run_packed
 
 from fastdiff.kernels.noise import TAG_STEP, normal
-from fastdiff.kernels.step import BATCH_ROW, step
+from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW
 from fastdiff.sampling import Schedule, get_solver
 
 SEED, IMAGE = 20_25, 3

@@ -6,7 +6,8 @@ from more_solvers import deis, dpmpp_3m, heun, pndm, unipc
 from packed_loop import run_packed, widened
 
 from fastdiff.errors import TableError
-from fastdiff.sampling import TABLE_ROW, Schedule, get_solver, list_solvers, run_table
+from fastdiff.records import TABLE_ROW
+from fastdiff.sampling import Schedule, get_solver, list_solvers, run_table
 from fastdiff.sampling.packing import assign_slots
 
 SCHEDULE = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)

@@ -13,37 +13,10 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.errors import InvalidDtype
 from fastdiff.kernels.arrays import Array, to_native
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 
-__all__ = ["BATCH_ROW", "step"]
+__all__ = ["step"]
 
-BATCH_ROW = np.dtype(
-    [
-        ("seed", np.uint64),
-        ("image", np.uint64),
-        ("table_row", np.int32),
-        ("slot", np.int32),
-        ("draw", np.uint32),
-        ("guidance", np.float32),
-        ("cond", np.int32),
-        ("uncond", np.int32),
-    ]
-)
-"""One row of a batch, 40 bytes; ``docs/contracts.md`` says what the fields mean."""
-
-_TABLE_ROW = np.dtype(
-    [
-        ("x", np.float32, 8),
-        ("h", np.float32, 8),
-        ("p", np.float32),
-        ("q", np.float32),
-        ("clip", np.float32),
-        ("c_in_next", np.float32),
-        ("t", np.float32),
-        ("w", np.float32),
-        ("dst", np.int32),
-        ("pad", np.int32),
-    ]
-)
 # Comparing structured dtypes takes a microsecond, so those already accepted are kept, by identity.
 _accepted: dict[tuple[str, int], np.dtype[np.void]] = {}
 
@@ -93,7 +66,7 @@ def step(
         array is read-only or not contiguous; `InvalidShape` or `InvalidDtype` if one does not fit.
         Nothing has been written then.
     """
-    _check_records("table", table, _TABLE_ROW)
+    _check_records("table", table, TABLE_ROW)
     _check_records("rows", rows, BATCH_ROW)
     return _native.step(
         table,
