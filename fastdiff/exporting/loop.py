@@ -27,9 +27,9 @@ from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
 from fastdiff.sampling import PackedTable, Schedule
 
-_SINGLE_FILE_BYTES = (1 << 31) - (
-    1 << 24
-)  # protocol buffers end at 2 GiB; the rest is for the graph
+_SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)
+"""Weights that fit into one file: protocol buffers end at 2 GiB, and the graph needs room."""
+
 _DENOISER = "denoiser/"
 
 
@@ -41,7 +41,7 @@ def export_sampler(
     guidance_scale: float = 1.0,
     schedule: Schedule | None = None,
 ) -> Path:
-    """Write a sampler as an ONNX file that any onnxruntime runs.
+    """Write a sampler as an ONNX file that onnxruntime runs without fastdiff.
 
     Inputs are ``seed`` (n,) int64 and the conditioning by name, (n, ...) each; the output is
     ``images`` (n, C, H, W) float32. The 64 bits of a seed are those of ``sampler.sample(seed=)``:
