@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdiff.denoisers.base import Engine, EngineStatus
 from fastdiff.denoisers.eager import EagerEngine
+from fastdiff.denoisers.inductor import InductorEngine
 from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
 from fastdiff.denoisers.onnxruntime_gpu import OnnxRuntimeGpuEngine
 from fastdiff.denoisers.openvino import OpenVinoEngine
@@ -15,6 +16,7 @@ _ALL: tuple[Engine, ...] = (
     EagerEngine(),
     OnnxRuntimeEngine(),
     OpenVinoEngine(),
+    InductorEngine(),
     OnnxRuntimeGpuEngine("onnxruntime-cuda", "CUDAExecutionProvider"),
     OnnxRuntimeGpuEngine("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
     TensorRtEngine(),
@@ -39,15 +41,6 @@ def get_engine(name: str) -> Engine:
     if not status.usable:
         raise Unavailable(f"backend {name!r} cannot run here: {status.detail}")
     return ENGINES[name]
-
-
-def automatic_engines() -> list[str]:
-    """Return the names of what ``backend="auto"`` measures: usable here, and quick to build."""
-    return [
-        name
-        for name, engine in ENGINES.items()
-        if not engine.slow_to_build and engine.status().usable
-    ]
 
 
 def engine_status() -> dict[str, EngineStatus]:

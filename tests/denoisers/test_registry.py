@@ -1,0 +1,60 @@
+import subprocess
+import sys
+
+import pytest
+
+from fastdiff import errors
+from fastdiff.denoisers import ENGINES, engine_status, get_engine
+from fastdiff.denoisers.base import DTYPES
+
+PACKAGES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "onnxruntime-cuda": "onnxruntime-gpu",
+    "onnxruntime-tensorrt": "onnxruntime-gpu",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+}
+
+
+def test_engines_are_registered_under_their_own_names():
+    assert list(ENGINES) == [engine.name for engine in ENGINES.values()]
+    assert {"eager", "inductor", *PACKAGES} == set(ENGINES)
+    for engine in ENGINES.values():
+        assert engine.precisions[0] == "float32"
+        assert set(engine.precisions) <= set(DTYPES)
+
+
+def test_unknown_engines_are_answered_with_the_known_ones():
+    with pytest.raises(errors.UnknownName, match=r"known: auto, eager, inductor, onnxruntime, onn"):
+        get_engine("tensorflow")
+
+
+@pytest.mark.parametrize(("engine", "package"), PACKAGES.items())
+def test_a_missing_package_is_named(engine, package, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert f"not installed; pip install {package}" in engine_status()[engine].detail
+    with pytest.raises(errors.Unavailable, match=f"'{engine}' cannot run.*pip install {package}"):
+        get_engine(engine)
+
+
+def test_only_inductor_is_slow_to_build():
+    assert [name for name, engine in ENGINES.items() if engine.slow_to_build] == ["inductor"]
+
+
+@pytest.mark.parametrize("engine", [n for n, e in ENGINES.items() if not e.status().usable])
+def test_an_explicit_choice_never_falls_back(engine, network):
+    with pytest.raises(errors.Unavailable):
+        get_engine(engine)
+    with pytest.raises(errors.Unavailable, match="cannot run here"):
+        ENGINES[engine].build(network, "float32")
+
+
+def test_asking_for_the_status_imports_no_engine():
+    heavy = "openvino", "tensorrt", "tensorrt_rtx", "torch._inductor.compile_fx"
+    code = (
+        "import sys; from fastdiff.denoisers import engine_status; engine_status(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
