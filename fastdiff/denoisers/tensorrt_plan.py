@@ -33,8 +33,8 @@ class PlanOptions:
     refit : bool
         Keep the weights replaceable, at some cost in speed.
     compute_capabilities : tuple of str
-        TensorRT-RTX only: GPUs to build for, such as ``("SM89", "SM120")``; empty for all that
-        the library knows.
+        TensorRT-RTX only: GPUs to build for, such as ``("SM89", "SM120")``; empty leaves the
+        choice to the library.
     """
 
     profiles: tuple[tuple[int, int, int], ...] = PROFILES
