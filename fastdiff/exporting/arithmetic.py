@@ -14,12 +14,12 @@ import numpy as np
 
 from fastdiff.exporting.graph import DOUBLE, FLOAT, INT64, Value
 from fastdiff.kernels.step.reference import (
-    _EXP_COEFFICIENTS,
-    _EXP_HIGH,
-    _EXP_LOW,
-    _LN2_HIGH,
-    _LN2_LOW,
-    _LOG2_E,
+    EXP_COEFFICIENTS,
+    EXP_HIGH,
+    EXP_LOW,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
 )
 
 _SMALLEST, _LARGEST = -126, 127  # exponents of the normal float32 numbers
@@ -66,8 +66,8 @@ def square_root(x: Value) -> Value:
 
 def exponential(x: Value) -> Value:
     """e^x for x clamped to [-87, 88], with the bits of ``fastdiff.kernels``."""
-    x = x.builder.op("Clip", x, np.float32(_EXP_LOW), np.float32(_EXP_HIGH))
-    n = (x * _LOG2_E + _SHIFT) - _SHIFT
-    r: Value = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    mantissa = (polynomial(_EXP_COEFFICIENTS, r) * (r * r) + r) + 1.0
+    x = x.builder.op("Clip", x, np.float32(EXP_LOW), np.float32(EXP_HIGH))
+    n = (x * LOG2_E + _SHIFT) - _SHIFT
+    r: Value = (x - n * LN2_HIGH) - n * LN2_LOW
+    mantissa = (polynomial(EXP_COEFFICIENTS, r) * (r * r) + r) + 1.0
     return mantissa * power_of_two(n.cast(INT64))

@@ -80,7 +80,8 @@ def test_certificate_refuses_what_is_not_finite():
 def test_refused_candidates_stand_in_the_report_with_their_reason():
     sampler = fastdiff.compile(network(scale=300.0).module, sample_shape=(1, 6, 6))
     refused = [c for c in sampler.report.candidates if c.refusal]
-    assert {(c.engine, c.precision) for c in refused} == {("eager", "bfloat16")}
+    reasons = {(c.engine, c.precision): c.refusal for c in refused}
+    assert reasons["eager", "bfloat16"].startswith("output error")
     assert sampler.report.chosen.precision == "float32"
     text = str(sampler.report)
     assert "refused: output error" in text
@@ -96,7 +97,7 @@ def test_the_chosen_one_has_the_best_measured_rate():
     used = {c.batch: c.seconds for c in measured if c.chosen_from}
     assert seconds == used
     assert min(c.chosen_from for c in measured if c.chosen_from) == 1
-    assert {c.engine for c in measured} == {"eager", "onnxruntime"}
+    assert {c.engine for c in measured} >= {"eager", "onnxruntime"}
     assert all(c.certificate is not None for c in measured)
 
 

@@ -17,8 +17,8 @@ from fastdiff.kernels.noise.reference import normal, polynomial
 X, D, M, Z = 0, 5, 6, 7
 HISTORY = (1, 2, 3, 4)
 
-_EXP_LOW, _EXP_HIGH = -87.0, 88.0
-_EXP_COEFFICIENTS = tuple(
+EXP_LOW, EXP_HIGH = -87.0, 88.0
+EXP_COEFFICIENTS = tuple(
     np.float32(float.fromhex(digits))
     for digits in (
         "0x1.6a4ce4p-10",
@@ -28,9 +28,9 @@ _EXP_COEFFICIENTS = tuple(
         "0x1.fffffcp-2",
     )
 )
-_LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
-_LN2_HIGH = np.float32(float.fromhex("0x1.62e4p-1"))
-_LN2_LOW = np.float32(float.fromhex("0x1.7f7d1cp-20"))
+LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
+LN2_HIGH = np.float32(float.fromhex("0x1.62e4p-1"))
+LN2_LOW = np.float32(float.fromhex("0x1.7f7d1cp-20"))
 
 
 def exponential(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -38,16 +38,16 @@ def exponential(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Cody and Waite's reduction x = n ln 2 + r, then a polynomial in r.
     """
-    x = np.clip(x, np.float32(_EXP_LOW), np.float32(_EXP_HIGH))
+    x = np.clip(x, np.float32(EXP_LOW), np.float32(EXP_HIGH))
     shift = np.float32(1.5 * 2**23)  # adding it rounds to an integer
-    shifted = x * _LOG2_E
+    shifted = x * LOG2_E
     shifted = shifted + shift
     n = shifted - shift
-    high = n * _LN2_HIGH  # exact
-    low = n * _LN2_LOW
+    high = n * LN2_HIGH  # exact
+    low = n * LN2_LOW
     r = x - high
     r = r - low
-    p = polynomial(_EXP_COEFFICIENTS, r) * (r * r)
+    p = polynomial(EXP_COEFFICIENTS, r) * (r * r)
     p = p + r
     mantissa = p + np.float32(1)
     exponent = np.where(np.isnan(n), np.float32(0), n).astype(np.int32)
@@ -139,5 +139,5 @@ def _combine(coefficients: NDArray[Any], terms: list[tuple[int, NDArray[Any]]]) 
 def _exp(x: NDArray[Any]) -> NDArray[Any]:
     if x.dtype == np.float32:
         return exponential(x)
-    result: NDArray[Any] = np.exp(np.clip(x, _EXP_LOW, _EXP_HIGH))
+    result: NDArray[Any] = np.exp(np.clip(x, EXP_LOW, EXP_HIGH))
     return result
