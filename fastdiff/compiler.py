@@ -66,8 +66,9 @@ def compile(
     conditioning : mapping of str to Conditioning
         Other named inputs of the model.
     backend : str
-        ``"auto"``, or the name of an engine (`fastdiff doctor` lists them). A named one that
-        cannot run raises; nothing falls back.
+        ``"auto"``, or an engine: ``"eager"``, ``"onnxruntime"``, ``"openvino"``, ``"inductor"``,
+        ``"onnxruntime-cuda"``, ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"``
+        (docs/engines.md). A named one that cannot run raises; nothing falls back.
     precision : str
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     max_batch : int

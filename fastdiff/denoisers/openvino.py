@@ -1,7 +1,8 @@
 """OpenVINO on the CPU, with inputs and outputs in the engine's own buffers.
 
 A model whose batch axis is fixed is compiled to something faster than one whose batch axis is
-open (docs/engines.md has the figures), so there is one compiled model per batch size.
+open (docs/engines.md has the figures), so the common batch sizes have a compiled model each. All
+others share an open one: compiling takes up to half a second, which no step should wait for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.exporting import Network
 
 _ELEMENT_TYPES = {"float32": "f32", "bfloat16": "bf16"}
-_BATCH_SIZES_KEPT = 8  # compiled models; each holds its own packed weights
+_FIXED_SIZES = (1, 2, 4, 8, 16, 32)  # each compiled model holds its own packed weights
 
 
 class OpenVinoEngine:
@@ -55,7 +56,7 @@ class OpenVinoDenoiser:
         self._core = openvino.Core()
         self._require_hardware()
         self.output_channels = network.probe()
-        self._compiled = lru_cache(maxsize=_BATCH_SIZES_KEPT)(self._compile)
+        self._compiled = lru_cache(maxsize=None)(self._compile)
         path = str(onnx_path(network, self.engine))
         try:
             self._model = self._core.read_model(path)
@@ -68,7 +69,8 @@ class OpenVinoDenoiser:
     ) -> Callable[[], object]:
         import openvino
 
-        request = self._compiled(len(x)).create_infer_request()
+        size = len(x) if len(x) in _FIXED_SIZES else None
+        request = self._compiled(size).create_infer_request()
         inputs = {"x": x, "t": t, **conditioning}
         for name, value in inputs.items():
             request.set_tensor(name, openvino.Tensor(numpy_view(name, value), shared_memory=True))
@@ -93,9 +95,12 @@ class OpenVinoDenoiser:
                 f"has {', '.join(offered)}; use precision='float32'"
             )
 
-    def _compile(self, batch: int) -> Any:
+    def _compile(self, batch: int | None) -> Any:
         model = self._model.clone()
-        model.reshape({port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        if batch is not None:
+            model.reshape(
+                {port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs}
+            )
         element = _ELEMENT_TYPES[self.precision]
         compiled = self._core.compile_model(
             model,
