@@ -12,10 +12,9 @@ namespace {
 constexpr int64_t kChunk = 8192;  // elements
 static_assert(kChunk % kChunkAlignment == 0, "chunks hold whole blocks");
 
-// Waking a thread takes some 100 us, so work that takes less is done by the caller. Costs are in
-// units of one element's update, about 0.25 ns.
-constexpr int64_t kNoiseCost = 8;
-constexpr int64_t kInlineCost = 1 << 19;
+// Up to this many elements, a tenth of a millisecond with noise, the caller works alone: threads
+// that sleep wake no sooner.
+constexpr int64_t kInline = 1 << 16;
 
 const Level*& active_slot() {
   static const Level* active = [] {
@@ -94,12 +93,10 @@ CountedTerms::CountedTerms(const TableRow& row)
 }
 
 StepPlan plan(const StepBatch& batch) {
-  StepPlan plan{{}, batch.elements, 0};
+  StepPlan plan{{}, batch.elements};
   plan.rows.reserve(size_t(batch.row_count));
   for (int64_t r = 0; r < batch.row_count; ++r) {
     plan.rows.push_back(resolve(batch, batch.rows[r], active_level()));
-    const bool noise = CountedTerms(batch.table[batch.rows[r].table_row]).noise;
-    plan.cost += batch.elements * (noise ? kNoiseCost : 1);
   }
   return plan;
 }
@@ -108,7 +105,7 @@ void run(const StepPlan& plan, int threads, uint8_t* not_finite) {
   const int64_t rows = int64_t(plan.rows.size());
   const int64_t chunks = (plan.elements + kChunk - 1) / kChunk;
   std::fill_n(not_finite, rows, uint8_t(0));
-  if (plan.cost <= kInlineCost) threads = 1;
+  if (rows * plan.elements <= kInline) threads = 1;
   parallel_for(threads, rows * chunks, [&](int64_t unit) {
     const int64_t r = unit / chunks, first = unit % chunks * kChunk;
     const StepPlan::Row& row = plan.rows[size_t(r)];
@@ -121,7 +118,7 @@ void run(const StepPlan& plan, int threads, uint8_t* not_finite) {
 void fill_normal(const NormalFill& fill, int threads) {
   const Level& level = active_level();
   const int64_t chunks = (fill.elements + kChunk - 1) / kChunk;
-  if (fill.rows * fill.elements * kNoiseCost <= kInlineCost) threads = 1;
+  if (fill.rows * fill.elements <= kInline) threads = 1;
   parallel_for(threads, fill.rows * chunks, [&](int64_t unit) {
     const int64_t r = unit / chunks, first = unit % chunks * kChunk;
     const NoiseKey key = noise_key(fill.seeds[r], fill.images[r], fill.draw, fill.tag);

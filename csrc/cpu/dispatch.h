@@ -47,7 +47,6 @@ struct StepPlan {
   };
   std::vector<Row> rows;
   int64_t elements;
-  int64_t cost;  // in updates of one element
 };
 StepPlan plan(const StepBatch& batch);
 
