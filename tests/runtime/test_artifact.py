@@ -64,8 +64,10 @@ def test_another_machine_measures_again_without_the_module(sampler, saved, monke
     loaded = fastdiff.load(saved)
     refused = {c.engine: c.refusal for c in loaded.report.candidates if c.refusal}
     assert "no torch module" in refused["eager"]
+    # A machine that computes bfloat16 fast may choose it, within its certificate.
+    tolerance = 1e-4 if loaded.report.chosen.precision == "float32" else 0.2
     torch.testing.assert_close(
-        loaded.sample(**OPTIONS), sampler.sample(**OPTIONS), rtol=0, atol=1e-4
+        loaded.sample(**OPTIONS), sampler.sample(**OPTIONS), rtol=0, atol=tolerance
     )
 
 
