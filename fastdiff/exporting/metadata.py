@@ -24,7 +24,15 @@ MAX_METADATA_BYTES = 1 << 24
 _METADATA_PROPS = onnx.ModelProto.METADATA_PROPS_FIELD_NUMBER
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+    )
 }
 
 
@@ -69,7 +77,7 @@ class Metadata:
             "name": self.name,
             "opset": self.opset,
             "sample_shape": list(self.sample_shape),
-            "conditioning": {k: _describe(v) for k, v in self.conditioning.items()},
+            "conditioning": {k: conditioning_to_json(v) for k, v in self.conditioning.items()},
         }
         if self.schedule is not None:
             fields["prediction_type"] = self.schedule.prediction_type
@@ -113,7 +121,7 @@ class Metadata:
             name=str(fields["name"]),
             opset=int(fields["opset"]),
             sample_shape=(shape[0], shape[1], shape[2]),
-            conditioning={k: _conditioning(v) for k, v in fields["conditioning"].items()},
+            conditioning={k: conditioning_from_json(v) for k, v in fields["conditioning"].items()},
             schedule=None if schedule is None else Schedule.from_config(schedule),
             steps=None if kind == "denoiser" else int(fields["steps"]),
             guidance_scale=None if kind == "denoiser" else float(fields["guidance_scale"]),
@@ -190,7 +198,8 @@ def _varint(file: BinaryIO, path: Path) -> int:
     raise InvalidArgument(f"{path} is no ONNX model, or ends too early")
 
 
-def _describe(spec: Conditioning) -> dict[str, Any]:
+def conditioning_to_json(spec: Conditioning) -> dict[str, Any]:
+    """Return plain values, from which `conditioning_from_json` makes an equal description."""
     null = spec.null.tolist() if isinstance(spec.null, torch.Tensor) else spec.null
     return {
         "shape": list(spec.shape),
@@ -200,11 +209,12 @@ def _describe(spec: Conditioning) -> dict[str, Any]:
     }
 
 
-def _conditioning(fields: Mapping[str, Any]) -> Conditioning:
-    null = fields["null"]
+def conditioning_from_json(fields: Mapping[str, Any]) -> Conditioning:
+    """Read what `conditioning_to_json` wrote."""
+    null, dtype = fields["null"], _DTYPES[fields["dtype"]]
     return Conditioning(
         shape=tuple(int(n) for n in fields["shape"]),
-        dtype=_DTYPES[fields["dtype"]],
-        null=torch.tensor(null) if isinstance(null, list) else null,
+        dtype=dtype,
+        null=torch.tensor(null, dtype=dtype) if isinstance(null, list) else null,
         num_classes=fields["num_classes"],
     )

@@ -31,7 +31,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fastdiff.errors import ArtifactError, InvalidShape
-from fastdiff.exporting import Conditioning, Network, export_onnx
+from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
 from fastdiff.runtime.certificate import Trajectory, reference_table
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.machine import fingerprint
@@ -44,9 +45,6 @@ MANIFEST, NETWORK, REFERENCE = "manifest.json", "denoiser.onnx", "reference.safe
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_ENTRIES = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_DTYPES = {str(d).removeprefix("torch."): d for d in (
-    torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool,
-)}  # fmt: skip
 
 
 def save_artifact(compiled: Compiled, path: Path) -> None:
@@ -67,7 +65,7 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             "model": network.name,
             "sample_shape": network.sample_shape,
             "output_channels": network.probe(),
-            "conditioning": {k: _conditioning_to_json(v) for k, v in network.conditioning.items()},
+            "conditioning": {k: conditioning_to_json(v) for k, v in network.conditioning.items()},
             "schedule": compiled.schedule.to_config(),
             "files": {name: _sha256(files / name) for name in names},
             "machines": {fingerprint(): _measured_to_json(compiled)},
@@ -117,7 +115,7 @@ class Artifact:
             module=None,
             sample_shape=tuple(manifest["sample_shape"]),
             conditioning={
-                str(k): _conditioning_from_json(v) for k, v in manifest["conditioning"].items()
+                str(k): conditioning_from_json(v) for k, v in manifest["conditioning"].items()
             },
             name=str(manifest["model"]),
             onnx=folder / NETWORK,
@@ -213,20 +211,6 @@ def _measured_to_json(compiled: Compiled) -> dict[str, Any]:
         "batch_seconds": dict(compiled.batch_seconds),
         "report": compiled.report.to_json(),
     }
-
-
-def _conditioning_to_json(spec: Conditioning) -> dict[str, Any]:
-    null = spec.null.tolist() if isinstance(spec.null, torch.Tensor) else spec.null
-    dtype = str(spec.dtype).removeprefix("torch.")
-    return {"shape": spec.shape, "dtype": dtype, "null": null, "num_classes": spec.num_classes}
-
-
-def _conditioning_from_json(record: dict[str, Any]) -> Conditioning:
-    null, dtype = record["null"], _DTYPES[record["dtype"]]
-    if isinstance(null, list):
-        null = torch.tensor(null, dtype=dtype)
-    shape = tuple(int(n) for n in record["shape"])
-    return Conditioning(shape, dtype, null, record["num_classes"])
 
 
 def _tensors(reference: Trajectory) -> dict[str, torch.Tensor]:

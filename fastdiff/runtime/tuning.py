@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
+from fastdiff.denoisers.precision import first_line
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
 from fastdiff.exporting import Network, export_onnx
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
@@ -149,7 +150,7 @@ def _prepare(
         if verify != "off":
             candidate.certificate = certify(denoiser, expected)
     except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
-        candidate.refusal = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        candidate.refusal = first_line(error)
         return None, candidate
     refusal = candidate.certificate.refusal if candidate.certificate else None
     if refusal is not None and verify == "warn":
