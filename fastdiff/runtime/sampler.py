@@ -116,18 +116,18 @@ class Sampler:
         Cancelled
             The callback cancelled.
         """
-        inputs = self._conditioning(conditioning)
-        if latents is not None:
-            latents = self._latents(latents)
-        n = _count(n, inputs, seed, latents)
-        request = Request(
-            table=self._table(solver, steps, eta, timesteps, compat),
-            seeds=_seeds(seed, n),
-            images=_images(seed, n),
-            guidance=self._guidance(guidance_scale, n),
-            conditioning={k: v.expand(n, *v.shape[1:]).contiguous() for k, v in inputs.items()},
+        request = self.request(
+            n,
+            solver=solver,
+            steps=steps,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            seed=seed,
             latents=latents,
+            timesteps=timesteps,
+            compat=compat,
             callback=callback,
+            **conditioning,
         )
         ticket = self.engine.submit(request)
         try:
@@ -139,6 +139,41 @@ class Sampler:
             self.engine.cancel(ticket)
             raise
         return ticket.result()
+
+    def request(
+        self,
+        n: int | None = None,
+        *,
+        solver: str | Solver = "ddim",
+        steps: int | None = None,
+        eta: float | None = None,
+        guidance_scale: float | Sequence[float] = 1.0,
+        seed: int | Sequence[int] | None = None,
+        latents: Tensor | None = None,
+        timesteps: Sequence[float] | None = None,
+        compat: str | None = None,
+        callback: Callback | None = None,
+        **conditioning: Any,
+    ) -> Request:
+        """Check the arguments of `sample` and return what `engine` runs step by step.
+
+        ``ticket = sampler.engine.submit(request)`` queues it, ``sampler.engine.advance(ticket)``
+        takes one step of everything that runs, ``ticket.result()`` is what `sample` returns.
+        Parameters and errors are those of `sample`.
+        """
+        inputs = self._conditioning(conditioning)
+        if latents is not None:
+            latents = self._latents(latents)
+        n = _count(n, inputs, seed, latents)
+        return Request(
+            table=self._table(solver, steps, eta, timesteps, compat),
+            seeds=_seeds(seed, n),
+            images=_images(seed, n),
+            guidance=self._guidance(guidance_scale, n),
+            conditioning={k: v.expand(n, *v.shape[1:]).contiguous() for k, v in inputs.items()},
+            latents=latents,
+            callback=callback,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled model to one file, which `fastdiff.load` reads without compiling.
