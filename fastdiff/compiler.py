@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from torch import nn
 
 from fastdiff.errors import ArtifactError, InvalidArgument, UnknownName
 from fastdiff.exporting import Conditioning, Network
-from fastdiff.integrations import from_diffusers, load_diffusers
-from fastdiff.models import (
-    NULL_CLASS,
-    NUM_CLASSES,
-    SAMPLE_SHAPE,
-    digits_schedule_config,
-    load_digits,
+from fastdiff.integrations import (
+    MODEL_NAMES,
+    cached_weights,
+    from_diffusers,
+    load_diffusers,
+    named_model,
 )
+from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
 from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact
 from fastdiff.runtime import tune as measure_engines
 from fastdiff.sampling import Schedule
@@ -52,9 +53,12 @@ def compile(
     ----------
     model : nn.Module, str or path
         ``model(x, t, **conditioning)`` for x (B, C, H, W) and t (B,) float32, returning (B, C, H,
-        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``, or the path of
-        a folder that holds one; or ``"digits"``, the model that comes with the package. It is
-        copied, never changed.
+        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``,
+        ``UNet2DConditionModel`` or ``DiTTransformer2DModel``, or the path of a folder that holds
+        one; or a name: ``"digits"``, the model that comes with the package, or
+        ``"ddpm-cifar10"``, ``"dit-s2"``, ``"dit-xl2"``, ``"sd15-unet"``, published models whose
+        weights are taken from the local Hugging Face cache and are random where it has none. It
+        is copied, never changed.
     schedule : Schedule, mapping or path
         Noise schedule and prediction type: a `Schedule`, a diffusers scheduler config, or the path
         of a scheduler_config.json. The default is DDPM's linear schedule with epsilon prediction.
@@ -189,29 +193,43 @@ def _read(
 ) -> tuple[Network, Mapping[str, Any] | Path]:
     """Return what is known of `model` by itself, with its schedule's config where it has one."""
     config: Mapping[str, Any] | Path = {}
-    if model == "digits":
-        labels = Conditioning(num_classes=NUM_CLASSES, null=NULL_CLASS)
-        network = Network(load_digits(), SAMPLE_SHAPE, {"class_labels": labels}, "digits")
-        return network, digits_schedule_config()
-    if isinstance(model, (str, os.PathLike)):
+    name = None
+    if isinstance(model, str) and model in MODEL_NAMES:
+        name = model
+        model, config = named_model(name)
+    elif isinstance(model, (str, os.PathLike)):
         if not Path(model).is_dir():
-            raise UnknownName("model", str(model), ["digits", "the path of a diffusers folder"])
+            known = [*MODEL_NAMES, "the path of a diffusers folder"]
+            raise UnknownName("model", str(model), known)
         model, beside = load_diffusers(Path(model))
         config = beside or {}
     if not isinstance(model, nn.Module):
         raise InvalidArgument(
-            f"model: expected an nn.Module, 'digits' or a folder, got {type(model).__name__}"
+            f"model: expected an nn.Module, a name or a folder, got {type(model).__name__}"
         )
-    known = from_diffusers(model)
-    if known is not None:
-        return (
-            known if sample_shape is None else replace(known, sample_shape=sample_shape)
-        ), config
+    if name == "digits":
+        labels = Conditioning(num_classes=NUM_CLASSES, null=NULL_CLASS)
+        return Network(model, SAMPLE_SHAPE, {"class_labels": labels}, name), config
+    network = from_diffusers(model, sample_shape)
+    if network is not None:
+        return (network if name is None else replace(network, name=_label(name))), config
     if sample_shape is None:
         raise InvalidArgument(
             f"sample_shape=(C, H, W) is needed: {type(model).__name__} has no config that tells it"
         )
     return Network(model, sample_shape, name=type(model).__name__), config
+
+
+def _label(name: str) -> str:
+    """Return what reports call a named model; warn if it cannot draw."""
+    if cached_weights(name) is not None:
+        return name
+    warnings.warn(
+        f"{name} has random weights, since the local Hugging Face cache holds none: it serves to "
+        "measure speed, its samples are noise",
+        stacklevel=5,  # whoever called compile
+    )
+    return f"{name} (random weights)"
 
 
 def _with_conditioning(
@@ -223,7 +241,8 @@ def _with_conditioning(
     """Add what the caller says of the model's inputs to what its config says."""
     inputs = {**network.conditioning, **(conditioning or {})}
     if num_classes is not None:
-        inputs["class_labels"] = Conditioning(num_classes=num_classes)
+        labels = inputs.get("class_labels", Conditioning())
+        inputs["class_labels"] = replace(labels, num_classes=num_classes)
     if null_class is not None:
         if "class_labels" not in inputs:
             raise InvalidArgument("null_class= needs num_classes= as well")

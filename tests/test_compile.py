@@ -58,7 +58,9 @@ def test_what_is_missing_is_asked_for():
         fastdiff.compile(Tiny(), sample_shape=(2, 5, 4), null_class=3)
     with pytest.raises(errors.InvalidArgument, match="got int"):
         fastdiff.compile(3, sample_shape=(2, 5, 4))
-    with pytest.raises(errors.UnknownName, match="unknown model 'digit'; known: digits"):
+    with pytest.raises(
+        errors.UnknownName, match="unknown model 'digit'; known: ddpm-cifar10, digits"
+    ):
         fastdiff.compile("digit")
     with pytest.raises(errors.UnknownName, match="unknown backend 'tvm'"):
         fastdiff.compile("digits", backend="tvm")
