@@ -1,0 +1,124 @@
+// CUDA on a CPU: included by csrc/cuda/intrinsics.cuh where the compiler is not nvcc. README.md
+// says what is modelled and what is not.
+#pragma once
+
+#include <cmath>
+#include <exception>
+
+#include "collectives.h"
+#include "elements.cuh"
+#include "tensor_core.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+#define threadIdx (::emulator::Block::thread().index)
+#define blockIdx (::emulator::Block::current().index)
+#define blockDim (::emulator::Block::current().size)
+#define gridDim (::emulator::Block::current().grid)
+
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+/// Blocks run one after the other and fibers are not preempted, so plain operations are atomic.
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T before = *address;
+  *address = before + value;
+  return before;
+}
+
+namespace emulator {
+
+inline std::string& last_error() {
+  static thread_local std::string message;
+  return message;
+}
+
+template <class T>
+struct SameType {
+  using type = T;
+};
+/// T, in a form that can declare a reference to an array.
+template <class T>
+using Same = typename SameType<T>::type;
+
+/// The address of a kernel's shared variable; `key` tells the variables apart.
+template <class T>
+T& shared_variable(const void* key) {
+  return *reinterpret_cast<T*>(Block::current().shared.variable(key, sizeof(T), alignof(T)));
+}
+
+}  // namespace emulator
+
+/// A variable in shared memory: FASTDIFF_SHARED(float[4], sums). Poisoned, never initialised.
+#define FASTDIFF_SHARED(type, name)             \
+  static const char fastdiff_shared_##name = 0; \
+  ::emulator::Same<type>& name = ::emulator::shared_variable<type>(&fastdiff_shared_##name)
+
+/// The dynamic shared memory of the launch, aligned to 128 bytes.
+#define FASTDIFF_DYNAMIC_SHARED(type, name) \
+  type* const name = reinterpret_cast<type*>(::emulator::Block::current().shared.dynamic())
+
+namespace fastdiff::cuda {
+
+inline void cp_async_16(void* shared, const void* global, bool valid = true) {
+  emulator::Block& block = emulator::Block::current();
+  const uintptr_t to = reinterpret_cast<uintptr_t>(shared);
+  const uintptr_t from = reinterpret_cast<uintptr_t>(global);
+  if (to % 16 || (valid && from % 16)) block.fail("cp.async of 16 bytes that are not aligned");
+  if (!block.shared.owns(shared)) block.fail("cp.async to memory that is not shared");
+  emulator::Block::thread().copies.issue(shared, global, valid ? 16 : 0, block.random());
+}
+inline void cp_async_commit() { emulator::Block::thread().copies.commit(); }
+template <int kPending>
+inline void cp_async_wait() {
+  emulator::Block::thread().copies.wait(kPending);
+}
+
+inline float exp2_approx(float x) { return std::exp2(x); }
+inline float reciprocal_approx(float x) { return 1.0f / x; }
+
+/// Runs the kernel on the whole grid; 0, or 1 with the reason in emulator_error().
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void*,
+           Arguments... arguments) {
+  try {
+    emulator::Block(grid, block, shared_bytes, [&] { kernel(arguments...); }).run_grid();
+    return 0;
+  } catch (const std::exception& error) {
+    emulator::last_error() = error.what();
+    return 1;
+  }
+}
+
+}  // namespace fastdiff::cuda
+
+// Called from Python; `used` puts them into every library.
+extern "C" {
+__attribute__((used, visibility("default"))) inline const char* emulator_error() {
+  return emulator::last_error().c_str();
+}
+__attribute__((used, visibility("default"))) inline void emulator_schedule(int order, int copies,
+                                                                           uint64_t seed) {
+  emulator::schedule() = {emulator::Order(order), emulator::Copies(copies), seed};
+}
+/// Writes the five counters and sets them to zero.
+__attribute__((used, visibility("default"))) inline void emulator_counters(uint64_t* out) {
+  memcpy(out, &emulator::counters(), sizeof(emulator::Counters));
+  emulator::counters() = {};
+}
+}

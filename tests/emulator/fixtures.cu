@@ -1,0 +1,182 @@
+// Small kernels that use each feature of the emulator once, for its own tests.
+#include "intrinsics.cuh"
+
+namespace fastdiff::cuda {
+
+/// out[block] = sum of the block's 128 values: shuffles, shared memory used twice, two barriers.
+__global__ void block_sums(const float* values, float* out, int rounds) {
+  FASTDIFF_SHARED(float[4], warp_sums);
+  const int thread = int(threadIdx.x);
+  float total = 0;
+  for (int round = 0; round < rounds; ++round) {
+    float sum = values[(blockIdx.x * rounds + round) * 128 + thread];
+    for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
+    if (thread % 32 == 0) warp_sums[thread / 32] = sum;
+    __syncthreads();  // before the sums are read
+    for (int warp = 0; warp < 4; ++warp) total += warp_sums[warp];
+    __syncthreads();  // before they are overwritten
+  }
+  if (thread == 0) out[blockIdx.x] = total;
+}
+
+/// Reverses each tile of 128 floats, loading the next tile while one is in use.
+__global__ void reverse_tiles(const float* values, float* out, int tiles) {
+  FASTDIFF_DYNAMIC_SHARED(float, buffers);  // two of 128
+  const int thread = int(threadIdx.x);
+  const auto load = [&](int tile) {
+    if (thread < 32) {
+      cp_async_16(buffers + tile % 2 * 128 + thread * 4, values + tile * 128 + thread * 4);
+    }
+    cp_async_commit();
+  };
+  load(0);
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (tile + 1 < tiles) {
+      load(tile + 1);
+      cp_async_wait<1>();
+    } else {
+      cp_async_wait<0>();
+    }
+    __syncthreads();  // before the tile is read
+    out[tile * 128 + thread] = buffers[tile % 2 * 128 + 127 - thread];
+    __syncthreads();  // before its buffer is loaded again
+  }
+}
+
+/// One warp: d = a b + d for a (16, 16), b (16, 8) and d (16, 8), all row-major.
+template <class T>
+__global__ void product(const T* a, const T* b, float* d) {
+  FASTDIFF_SHARED(T[16][16], A);
+  FASTDIFF_SHARED(T[16][8], B);
+  const int lane = int(threadIdx.x), group = lane / 4, pair = lane % 4 * 2;
+  for (int i = lane; i < 256; i += 32) A[i / 16][i % 16] = a[i];
+  for (int i = lane; i < 128; i += 32) B[i / 8][i % 8] = b[i];
+  __syncwarp();
+  uint32_t fragment_a[4], fragment_b[2];
+  ldmatrix<4, false>(fragment_a, &A[lane % 16][lane / 16 * 8]);
+  ldmatrix<2, true>(fragment_b, &B[lane % 16][0]);
+  float fragment_d[4];
+  for (int i = 0; i < 4; ++i) fragment_d[i] = d[(group + i / 2 * 8) * 8 + pair + i % 2];
+  mma_m16n8k16<T>(fragment_d, fragment_a, fragment_b);
+  for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair + i % 2] = fragment_d[i];
+}
+
+/// The registers of every lane as loaded from `matrices`, 8 x 8 elements each.
+template <int kMatrices, bool kTransposed>
+__global__ void load_matrices(const uint16_t* matrices, uint32_t* registers) {
+  FASTDIFF_SHARED(uint16_t[kMatrices][8][8], rows);
+  const int lane = int(threadIdx.x);
+  for (int i = lane; i < kMatrices * 64; i += 32) (&rows[0][0][0])[i] = matrices[i];
+  __syncwarp();
+  uint32_t r[kMatrices];
+  ldmatrix<kMatrices, kTransposed>(r, rows[lane / 8 % kMatrices][lane % 8]);
+  for (int i = 0; i < kMatrices; ++i) registers[lane * kMatrices + i] = r[i];
+}
+
+/// A product straight from registers, so that its layout can be compared with the manual's.
+template <class T>
+__global__ void raw_product(const uint32_t* a, const uint32_t* b, float* d) {
+  const int lane = int(threadIdx.x);
+  uint32_t fragment_a[4], fragment_b[2];
+  float fragment_d[4];
+  for (int i = 0; i < 4; ++i) fragment_a[i] = a[lane * 4 + i], fragment_d[i] = d[lane * 4 + i];
+  for (int i = 0; i < 2; ++i) fragment_b[i] = b[lane * 2 + i];
+  mma_m16n8k16<T>(fragment_d, fragment_a, fragment_b);
+  for (int i = 0; i < 4; ++i) d[lane * 4 + i] = fragment_d[i];
+}
+
+/// Shuffles within segments of 8 lanes: what each of the four kinds gives every lane.
+__global__ void shuffles(int* out) {
+  const int lane = int(threadIdx.x);
+  out[lane * 5 + 0] = __shfl_sync(~0u, lane, 11, 8);
+  out[lane * 5 + 1] = __shfl_xor_sync(~0u, lane, 9, 8);
+  out[lane * 5 + 2] = __shfl_down_sync(~0u, lane, 3, 8);
+  out[lane * 5 + 3] = __shfl_up_sync(~0u, lane, 3, 8);
+  out[lane * 5 + 4] = __syncthreads_or(lane == 17);
+}
+
+__attribute__((noinline)) int fill_stack(int depth) {
+  volatile int frame[64] = {depth};
+  return depth ? fill_stack(depth - 1) + frame[0] : 0;
+}
+
+/// Mistakes that must be reported, one for each number.
+__global__ void mistake(int which, int* out) {
+  FASTDIFF_SHARED(int[20], values);
+  FASTDIFF_DYNAMIC_SHARED(int, dynamic);
+  const int lane = int(threadIdx.x);
+  values[lane % 20] = lane;
+  dynamic[lane] = 0;
+  int at = which == 0 ? 20 : which == 1 ? -1 : which == 2 ? 32 : which == 3 ? -1500 : 0;
+  asm volatile("" : "+r"(at));  // so that no compiler sees the bounds
+  if (which <= 1) values[at] = 1;
+  if (which == 2 || which == 3) dynamic[at] = 1;
+  if (which == 4) {
+    if (lane < 16) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+  }
+  if (which == 5) {
+    if (lane < 16) {
+      __syncthreads();
+    } else {
+      __syncthreads();
+    }
+  }
+  if (which == 6 && lane < 16) __syncwarp();
+  if (which == 7) out[lane] = __shfl_sync(0xffffu, lane, lane + 16);
+  if (which == 8) {
+    if (lane < 16) {
+      __syncwarp();
+    } else {
+      __shfl_sync(~0u, lane, 0);
+    }
+  }
+  if (which == 9) cp_async_16(dynamic, out), cp_async_commit();
+  if (which == 10) cp_async_16(dynamic + 1, out), cp_async_commit();
+  if (which == 11) cp_async_16(out, out), cp_async_commit();
+  if (which == 12) reinterpret_cast<int* volatile*>(&out)[0] = nullptr, out[lane] = 1;
+  if (which == 13) {
+    uint32_t r[1];
+    ldmatrix<1, false>(r, dynamic + 1);
+  }
+  if (which == 14) out[lane] = fill_stack(1000);
+}
+
+}  // namespace fastdiff::cuda
+
+using namespace fastdiff::cuda;
+
+extern "C" {
+int launch_block_sums(const float* values, float* out, int blocks, int rounds) {
+  return launch(block_sums, blocks, 128, 0, nullptr, values, out, rounds);
+}
+int launch_reverse_tiles(const float* values, float* out, int tiles) {
+  return launch(reverse_tiles, 1, 128, 2 * 128 * sizeof(float), nullptr, values, out, tiles);
+}
+int launch_product(const void* a, const void* b, float* d, int bfloat16) {
+  if (bfloat16) {
+    return launch(product<BFloat16>, 1, 32, 0, nullptr, static_cast<const BFloat16*>(a),
+                  static_cast<const BFloat16*>(b), d);
+  }
+  return launch(product<Float16>, 1, 32, 0, nullptr, static_cast<const Float16*>(a),
+                static_cast<const Float16*>(b), d);
+}
+int launch_raw_product(const uint32_t* a, const uint32_t* b, float* d, int bfloat16) {
+  return launch(bfloat16 ? raw_product<BFloat16> : raw_product<Float16>, 1, 32, 0, nullptr, a, b,
+                d);
+}
+int launch_load_matrices(const uint16_t* matrices, uint32_t* registers, int count, int transposed) {
+  const auto kernel = count == 1   ? transposed ? load_matrices<1, true> : load_matrices<1, false>
+                      : count == 2 ? transposed ? load_matrices<2, true> : load_matrices<2, false>
+                      : transposed ? load_matrices<4, true>
+                                   : load_matrices<4, false>;
+  return launch(kernel, 1, 32, 0, nullptr, matrices, registers);
+}
+int launch_shuffles(int* out) { return launch(shuffles, 1, 32, 0, nullptr, out); }
+int launch_mistake(int which, int* out) {
+  return launch(mistake, 1, 32, 32 * sizeof(int), nullptr, which, out);
+}
+}
