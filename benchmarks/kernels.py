@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from benchmarks.timing import Spread, interleave
 from fastdiff import kernels
+from fastdiff.bench.timing import Spread, interleave
 from fastdiff.kernels.noise import fill_normal
 from fastdiff.kernels.step import step
 from fastdiff.records import BATCH_ROW, TABLE_ROW

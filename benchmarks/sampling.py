@@ -15,7 +15,7 @@ from torch import nn
 
 import fastdiff
 import fastdiff.runtime.engine as engine_module
-from benchmarks.timing import Spread, interleave, ratio
+from fastdiff.bench.timing import Spread, interleave, ratio
 from fastdiff.exporting import Conditioning, Network
 from fastdiff.models import NULL_CLASS, digits_schedule_config, load_digits
 from fastdiff.runtime.engine import Engine

@@ -1,4 +1,4 @@
-"""The command line: ``fastdiff demo | sample | export | cache | doctor``."""
+"""The command line: ``fastdiff demo | sample | bench | export | cache | doctor``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from fastdiff import __version__
-from fastdiff.cli import cache, demo, doctor, export, sample
+from fastdiff.cli import bench, cache, demo, doctor, export, sample
 from fastdiff.errors import FastdiffError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("sample")(sample.sample)
+app.command("bench")(bench.bench)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")

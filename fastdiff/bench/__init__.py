@@ -1,0 +1,19 @@
+"""Measuring fastdiff beside its peers: `fastdiff bench`."""
+
+from fastdiff.bench.contenders import BASELINE, PEERS
+from fastdiff.bench.html import require_plotly, to_html
+from fastdiff.bench.results import Result, describe_run, to_json, to_table
+from fastdiff.bench.running import Plan, run
+
+__all__ = [
+    "BASELINE",
+    "PEERS",
+    "Plan",
+    "Result",
+    "describe_run",
+    "require_plotly",
+    "run",
+    "to_html",
+    "to_json",
+    "to_table",
+]

@@ -1,0 +1,171 @@
+"""The peers, each used as its own documentation says, in diffusers' own sampling loop."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdiff.bench.contenders import Contender, Load, Turn, inputs
+from fastdiff.compiler import describe
+from fastdiff.denoisers.base import DTYPES
+from fastdiff.errors import InvalidArgument, Unavailable
+
+Denoise = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+
+#: Solver of fastdiff: class in diffusers, and what is set besides the model's own config.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+}
+DETERMINISTIC = ("ddim", "euler", "dpmpp_2m")
+
+
+class PeerRunner:
+    """Diffusers' denoising loop around one way to evaluate the network.
+
+    The loop is the one of diffusers' guide "Understanding pipelines, models and schedulers":
+    ``scale_model_input``, the model, ``scheduler.step``.
+    """
+
+    error: float | None = None
+
+    def __init__(self, model: str, contender: Contender, onnx: Path | None) -> None:
+        self.engine = contender.backend
+        self.network, self._schedule = describe(model)
+        self._onnx = onnx
+        self._module = self.network.require_module().eval()
+        self.precision = "float32" if contender.precision == "auto" else contender.precision
+        self._dtype = DTYPES[self.precision]
+        self._module.to(self._dtype)
+        self._denoise: Denoise | None = None
+
+    def prepare(self, load: Load) -> None:
+        """Make the denoiser for this batch size, and the scheduler for this solver."""
+        self._denoise, precision = _MAKERS[self.engine](self._module, load, self._onnx)
+        self.precision = precision or self.precision
+        self._scheduler = make_scheduler(load.solver, self._schedule.to_config())
+
+    @torch.inference_mode()
+    def sample(self, load: Load, latents: Tensor) -> tuple[Tensor, Turn]:
+        """Run diffusers' loop and time it."""
+        if self._denoise is None:
+            raise InvalidArgument("prepare comes before sample")
+        _, conditioning = inputs(self.network, load.batch)
+        scheduler, seconds = self._scheduler, []
+        channels = self.network.sample_shape[0]
+        generator = torch.Generator().manual_seed(0)
+        extra = {} if load.solver in {"ddim", "euler"} else {"generator": generator}
+        begin = last = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers warns of NumPy's and its own deprecations
+            scheduler.set_timesteps(load.steps)
+            x = (latents * scheduler.init_noise_sigma).to(self._dtype)
+            for t in scheduler.timesteps:
+                output = self._denoise(scheduler.scale_model_input(x, t), t, conditioning)
+                if scheduler.config.get("variance_type") not in {"learned", "learned_range"}:
+                    output = output[:, :channels]
+                x = scheduler.step(output, t, x, **extra).prev_sample
+                now = time.perf_counter()
+                seconds.append(now - last)
+                last = now
+        return x.float(), Turn(time.perf_counter() - begin, seconds)
+
+
+def make_scheduler(solver: str, config: Mapping[str, Any]) -> Any:
+    """Return diffusers' scheduler for a solver of fastdiff and a model's schedule.
+
+    Raises
+    ------
+    Unavailable
+        Diffusers is not installed, or has no such solver.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise Unavailable(
+            "peers run in diffusers' loop: pip install 'fastdiff-runtime[bench]', or --peers none"
+        ) from error
+    if solver not in SCHEDULERS:
+        raise Unavailable(f"there is no scheduler of diffusers for solver {solver!r} here")
+    name, extra = SCHEDULERS[solver]
+    config = {k: v for k, v in config.items() if v is not None}
+    if name != "DDPMScheduler":  # the others have no learned variance of their own
+        config.pop("variance_type", None)
+    return getattr(diffusers, name).from_config({**config, **extra})
+
+
+def _eager(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+    def denoise(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        floats = {k: v.to(x.dtype) if v.is_floating_point() else v for k, v in conditioning.items()}
+        output: Tensor = module(x, t.float().expand(len(x)), **floats)
+        return output
+
+    return denoise, None
+
+
+def _compiled(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+    """``torch.compile(model, fullgraph=True)``, anew for each batch size to have fixed shapes."""
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=False)
+
+    def denoise(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        output: Tensor = compiled(x, t.float().repeat(len(x)), **conditioning)
+        return output
+
+    return denoise, None
+
+
+def _onnxruntime(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+    """``InferenceSession(path)`` and ``session.run``, with its defaults."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+
+    def denoise(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        (output,) = session.run(None, _feed(x, t, conditioning))
+        return torch.from_numpy(output)
+
+    return denoise, None
+
+
+def _openvino(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+    """``compile_model(path, "CPU")`` with the latency hint and, as advised, a fixed batch size."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise Unavailable("not installed; pip install openvino") from error
+    core = openvino.Core()
+    model = core.read_model(str(onnx))
+    model.reshape(
+        {port: [load.batch, *list(port.get_partial_shape())[1:]] for port in model.inputs}
+    )
+    compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+
+    def denoise(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        return torch.from_numpy(compiled(_feed(x, t, conditioning))[0])
+
+    return denoise, {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(used, used)
+
+
+_MAKERS: dict[str, Callable[[nn.Module, Load, Path | None], tuple[Denoise, str | None]]] = {
+    "diffusers": _eager,
+    "torch.compile": _compiled,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def _feed(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> dict[str, Any]:
+    times = t.float().repeat(len(x))
+    return {k: v.numpy() for k, v in {"x": x, "t": times, **conditioning}.items()}
