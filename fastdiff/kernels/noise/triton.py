@@ -1,0 +1,182 @@
+"""The noise in Triton: the same bits as :mod:`.reference`.
+
+Only float32 addition, multiplication and the correctly rounded square root are used, without
+contraction; Philox is Triton's own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import InvalidArgument
+from fastdiff.kernels import triton_module
+from fastdiff.kernels.noise import reference
+from fastdiff.kernels.triton_module import tl, triton
+
+LOG = tl.constexpr(tuple(float(c) for c in reference.LOG))
+SIN = tl.constexpr(tuple(float(c) for c in reference.SIN))
+COS = tl.constexpr(tuple(float(c) for c in reference.COS))
+TWO_LN2_HIGH = tl.constexpr(float(reference.TWO_LN2_HIGH))
+TWO_LN2_LOW = tl.constexpr(float(reference.TWO_LN2_LOW))
+SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
+ANGLE_UNIT = tl.constexpr(2.0**-31)
+
+_BITS = {"draw": 32, "tag": 8}
+_ELEMENT_BITS = 42
+_MAX_ELEMENTS = 2**31 - triton_module.INTERPRETED_BLOCK  # a row's offsets are 32-bit
+
+
+@triton.jit
+def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr):
+    """Horner's rule, highest power first; each step is a multiplication, then an addition."""
+    p = tl.full(x.shape, coefficients[0], tl.float32)
+    for i in tl.static_range(1, degree + 1):
+        p = p * x + coefficients[i]
+    return p
+
+
+@triton.jit
+def minus_two_log(word):
+    """-2 ln u for u = (word // 2 + 1/2) / 2^31, the midpoints of 2^31 equal cells."""
+    x = (word >> 1).to(tl.int32).to(tl.float32) + 0.5
+    split = x.to(tl.int32, bitcast=True) - (SQRT_HALF_BITS + (31 << 23))
+    n = (split >> 23).to(tl.float32)  # u = 2^n (1 + f)
+    f = ((split & 0x7FFFFF) + SQRT_HALF_BITS).to(tl.float32, bitcast=True) - 1.0
+    ff = f * f
+    t = ff - (f * ff) * polynomial(f, LOG, 6)
+    t = t - n * TWO_LN2_LOW
+    t = t - (f + f)
+    return t - n * TWO_LN2_HIGH
+
+
+@triton.jit
+def unit_circle(word):
+    """Points of the unit circle: bit 31 signs the cosine, bit 30 swaps, 30 bits are the angle."""
+    x = ((word << 2) | 2).to(tl.int32, bitcast=True).to(tl.float32) * ANGLE_UNIT
+    xx = x * x
+    sine = polynomial(xx, SIN, 3) * x
+    cosine = polynomial(xx, COS, 4).to(tl.uint32, bitcast=True) ^ (word & 0x80000000)
+    cosine = cosine.to(tl.float32, bitcast=True)
+    swap = (word & 0x40000000) != 0
+    return tl.where(swap, sine, cosine), tl.where(swap, cosine, sine)
+
+
+@triton.jit
+def box_muller(radius_word, angle_word):
+    """Two independent standard normals of each pair of words."""
+    radius = tl.sqrt_rn(minus_two_log(radius_word))
+    first, second = unit_circle(angle_word)
+    return radius * first, radius * second
+
+
+@triton.jit
+def normals(seed, image, draw, tag, quad_low, quad_high):
+    """Four normals of each quad of elements, in order of the elements.
+
+    ``quad_low`` holds bits 0 to 31 of the quads' numbers and ``quad_high`` bits 32 to 39; all
+    arguments but ``seed`` and ``image``, which are 64-bit words, are uint32.
+    """
+    top = (tag << 24) | (quad_high << 16) | ((image >> 32) & 0xFFFF).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(seed, quad_low, draw, image.to(tl.uint32), top)
+    z0, z1 = box_muller(w0, w1)
+    z2, z3 = box_muller(w2, w3)
+    return tl.interleave(tl.interleave(z0, z2), tl.interleave(z1, z3))
+
+
+@triton.jit(do_not_specialize=["draw", "tag", "first_quad"])
+def fill_kernel(
+    out,
+    seeds,
+    images,
+    n: tl.int32,
+    draw: tl.uint32,
+    tag: tl.uint32,
+    scale: tl.float32,
+    first_quad: tl.int64,
+    skip: tl.int32,
+    BLOCK: tl.constexpr,
+):
+    """One chunk of one row; ``skip`` elements of the first quad come before the row's first."""
+    draw, tag = draw.to(tl.uint32), tag.to(tl.uint32)  # the interpreter makes all integers int64
+    chunks = tl.cdiv(n + skip, BLOCK)
+    row = tl.program_id(0) // chunks
+    chunk = tl.program_id(0) % chunks
+
+    quad = first_quad + chunk.to(tl.int64) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
+    quad_high = (quad >> 32).to(tl.uint32)
+    z = normals(
+        tl.load(seeds + row), tl.load(images + row), draw, tag, quad.to(tl.uint32), quad_high
+    )
+
+    i = chunk * BLOCK + tl.arange(0, BLOCK) - skip
+    tl.store(out + row.to(tl.int64) * n + i, scale * z, mask=(i >= 0) & (i < n))
+
+
+def fill_normal(
+    out: Tensor,
+    seeds: Tensor,
+    images: Tensor,
+    draw: int,
+    tag: int,
+    scale: float = 1.0,
+    first: int = 0,
+) -> None:
+    """Fill each row with its own noise: ``out[r] = scale * normal(seeds[r], images[r], ...)``.
+
+    One launch on the current stream; allocates nothing and waits for nothing.
+
+    Parameters
+    ----------
+    out : (rows, n) float32
+        Contiguous, overwritten.
+    seeds, images : (rows,) int64 or uint64
+        The 64 bits of each row's seed and its image number, below 2^48, on the same device.
+    draw, tag : int
+        In [0, 2^32) and [0, 2^8), the same for all rows.
+    scale : float
+        Multiplies the normals, in float32.
+    first : int
+        Number of each row's first element; ``first + n`` is at most 2^42.
+
+    Raises
+    ------
+    InvalidArgument
+        If an argument is out of its range or a tensor does not fit; `InvalidShape` and
+        `InvalidDtype` are kinds of it.
+    Unavailable
+        If ``out`` is not where Triton kernels run.
+    """
+    device = triton_module.check_device(out)
+    triton_module.check("out", out, (torch.float32,), (None, None), device)
+    rows, n = out.shape
+    for name, words in (("seeds", seeds), ("images", images)):
+        triton_module.check(name, words, (torch.int64, torch.uint64), (rows,), device)
+    for name, value in (("draw", draw), ("tag", tag)):
+        if not 0 <= value < 1 << _BITS[name]:
+            raise InvalidArgument(f"{name} must be in [0, 2^{_BITS[name]}), got {value}")
+    if first < 0 or first + n > 1 << _ELEMENT_BITS or n > _MAX_ELEMENTS:
+        raise InvalidArgument(
+            f"elements must be in [0, 2^{_ELEMENT_BITS}) and at most {_MAX_ELEMENTS} in one row, "
+            f"got {first} to {first + n}"
+        )
+    if out.numel() == 0:
+        return
+    skip = first % 4
+    block = triton_module.block(n + skip)
+    programs = rows * -(-(n + skip) // block)
+    triton_module.launch(
+        fill_kernel,
+        programs,
+        device,
+        out,
+        seeds.view(torch.int64),
+        images.view(torch.int64),
+        n,
+        draw,
+        tag,
+        scale,
+        first // 4,
+        skip,
+        BLOCK=block,
+    )

@@ -1,0 +1,157 @@
+"""The solver step and the gather of the denoiser's inputs in Triton, one launch each.
+
+The arithmetic is that of ``docs/contracts.md``, with the bits of the compiled CPU kernels. Records
+are device data, so a captured launch can be replayed at any step of any solver. Their contents
+cannot be checked without waiting for the device: indices must be in range and slots distinct.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastdiff.errors import InvalidArgument, InvalidShape
+from fastdiff.kernels import triton_module
+from fastdiff.kernels.step.triton_kernels import gather_kernel, step_kernel
+from fastdiff.kernels.triton_module import FLOATS, check, check_device, launch
+from fastdiff.records import BATCH_ROW, TABLE_ROW
+
+__all__ = ["gather", "step"]
+
+_FLOAT32 = (torch.float32,)
+_BYTES = (torch.uint8,)
+_MAX_HISTORY = 4
+
+# What a row's chunks count in, zero between launches, for each flags tensor that step has seen.
+_arrivals = WeakTensorKeyDictionary()
+
+
+def step(
+    table: Tensor,
+    rows: Tensor,
+    state: Tensor,
+    output: Tensor,
+    flags: Tensor,
+    history: Tensor | None = None,
+    next_input: Tensor | None = None,
+    denoised: Tensor | None = None,
+) -> None:
+    """One solver step of each row of a batch, in one launch on the current stream.
+
+    All tensors are contiguous and on one device. Those that are written share no memory with each
+    other or with ``output``. Nothing is waited for, and nothing allocated but eight bytes a row
+    when a ``flags`` tensor is first seen: keep one, and let no two launches use it at a time.
+
+    Parameters
+    ----------
+    table : (R, 96) uint8
+        Records of :data:`fastdiff.records.TABLE_ROW`.
+    rows : (B, 40) uint8
+        Records of :data:`fastdiff.records.BATCH_ROW`, no two with one slot. A row with slot -1 is
+        padding: nothing of it is read or written.
+    state : (S, n) float32
+        x of each slot, replaced by x' for the slots of the batch.
+    output : (E, m) float32, bfloat16 or float16
+        What the denoiser returned: m >= n, and m >= 2n where a learned noise scale is used.
+    flags : (B,) uint8
+        Set to 1 where an m, v or x' of the row is not finite, else to 0.
+    history : (K, S, n) float32, optional
+        History slot j of the table is ``history[j - 1]``; K is at most 4, and no table row in use
+        names a higher slot. Updated in place.
+    next_input : (S, n) float32, bfloat16 or float16, optional
+        Gets c_in_next x', rounded to nearest even.
+    denoised : (S, n) float32, optional
+        Gets D.
+
+    Raises
+    ------
+    InvalidArgument
+        If a tensor is on another device or not contiguous; `InvalidShape` or `InvalidDtype` if it
+        does not fit.
+    Unavailable
+        If ``state`` is not where Triton kernels run.
+    """
+    device = check_device(state)
+    check("state", state, _FLOAT32, (None, None), device)
+    slots, n = state.shape
+    batch = _check_records(table, rows, device)
+    check("output", output, FLOATS, (None, None), device)
+    if output.shape[1] < n:
+        raise InvalidShape(f"output: expected rows of at least {n}, got {output.shape[1]} elements")
+    check("flags", flags, _BYTES, (batch,), device)
+    if history is not None:
+        check("history", history, _FLOAT32, (None, slots, n), device)
+        if len(history) > _MAX_HISTORY:
+            raise InvalidShape(f"history: expected at most {_MAX_HISTORY} slots, got {len(history)}")
+    if next_input is not None:
+        check("next_input", next_input, FLOATS, (slots, n), device)
+    if denoised is not None:
+        check("denoised", denoised, _FLOAT32, (slots, n), device)
+    block = triton_module.block(n)
+    launch(
+        step_kernel,
+        batch * -(-n // block),
+        device,
+        table,
+        rows,
+        state,
+        output,
+        flags,
+        _arrivals_of(flags),
+        history,
+        next_input,
+        denoised,
+        n,
+        output.shape[1],
+        slots * n,
+        HISTORY=0 if history is None else len(history),
+        BLOCK=block,
+    )
+
+
+def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor) -> None:
+    """Collect what the denoiser gets for each row of a batch, in one launch.
+
+    ``x[r] = next_input[slot]`` and ``t[r] = table[table_row].t`` for r = cond of each row of the
+    batch, and for r = uncond where it is not -1.
+
+    Parameters
+    ----------
+    table, rows
+        As for :func:`step`.
+    next_input : (S, n) float32, bfloat16 or float16
+    x : (E, n) of the same dtype
+    t : (E,) float32
+
+    Raises
+    ------
+    InvalidArgument, Unavailable
+        As :func:`step` does.
+    """
+    device = check_device(x)
+    check("next_input", next_input, FLOATS, (None, None), device)
+    batch = _check_records(table, rows, device)
+    n = next_input.shape[1]
+    check("x", x, (next_input.dtype,), (None, n), device)
+    check("t", t, _FLOAT32, (len(x),), device)
+    block = triton_module.block(n)
+    programs = batch * -(-n // block)
+    launch(gather_kernel, programs, device, table, rows, next_input, x, t, n, BLOCK=block)
+
+
+def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:
+    """Check the records' containers; return the number of batch rows."""
+    for name, records, dtype in (("table", table, TABLE_ROW), ("rows", rows, BATCH_ROW)):
+        check(name, records, _BYTES, (None, dtype.itemsize), device)
+        if records.data_ptr() % 8:
+            raise InvalidArgument(f"{name}: records must start at a multiple of 8 bytes")
+    return len(rows)
+
+
+def _arrivals_of(flags: Tensor) -> Tensor:
+    counters: Tensor | None = _arrivals.get(flags)
+    if counters is None:
+        counters = torch.zeros(flags.shape, dtype=torch.int64, device=flags.device)
+        _arrivals[flags] = counters
+    return counters
