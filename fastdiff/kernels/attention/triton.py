@@ -1,0 +1,206 @@
+"""Flash attention (arXiv 2205.14135, 2307.08691) in Triton: the scores never leave the chip.
+
+Triton's tiles have powers of two for sides. A head is cut into two such parts rather than padded
+to one: 160 is 128 + 32 and not 256, 72 is 64 + 16, 40 is 32 + 16.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdiff.kernels import triton_module
+from fastdiff.kernels.triton_module import tl, triton
+
+_SMALLEST = 16  # side of a tile that tensor cores take
+_VECTOR = 8  # 16-bit elements of a 128-bit access
+
+
+@triton.jit
+def load_tile(
+    base, rows, columns, row_stride, row_count, HEAD_SIZE: tl.constexpr, MASK: tl.constexpr
+):
+    """Rows and columns of a head, zeros past its last column and, with MASK, past its last row."""
+    inside = (columns < HEAD_SIZE)[None, :]
+    if MASK:
+        inside = inside & (rows < row_count)[:, None]
+    return tl.load(base + rows[:, None] * row_stride + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def attention_kernel(
+    q,
+    k,
+    v,
+    out,
+    q_batch,
+    q_head,
+    q_row,
+    k_batch,
+    k_head,
+    k_row,
+    v_batch,
+    v_head,
+    v_row,
+    heads,
+    queries,
+    keys,
+    scale_log2,
+    HEAD_SIZE: tl.constexpr,
+    HEAD: tl.constexpr,
+    TAIL: tl.constexpr,
+    UNIT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    MASK_KEYS: tl.constexpr,
+):
+    """QUERIES rows of one head of ``out``, contiguous (B, L, H, D).
+
+    Strides count UNIT elements, so that the compiler sees what they are multiples of. `scale_log2`
+    is scale / ln 2, for exponentials in base 2. HEAD and TAIL are `split`.
+    """
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    first = tl.program_id(0).to(tl.int64) * QUERIES
+    q += (batch * q_batch + head * q_head + first * q_row) * UNIT
+    k += (batch * k_batch + head * k_head) * UNIT
+    v += (batch * v_batch + head * v_head) * UNIT
+    out += ((batch * queries + first) * heads + head) * HEAD_SIZE
+
+    rows = tl.arange(0, QUERIES)
+    key_rows = tl.arange(0, KEYS)
+    columns = tl.arange(0, HEAD)
+    row_count = queries - first
+    q_head_part = load_tile(q, rows, columns, q_row * UNIT, row_count, HEAD_SIZE, True)
+    result = tl.zeros([QUERIES, HEAD], tl.float32)
+    if TAIL > 0:
+        tail = HEAD + tl.arange(0, TAIL)
+        q_tail_part = load_tile(q, rows, tail, q_row * UNIT, row_count, HEAD_SIZE, True)
+        result_tail = tl.zeros([QUERIES, TAIL], tl.float32)
+    top = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+
+    for start in range(0, keys, KEYS):
+        left = keys - start
+        part = load_tile(k, key_rows, columns, k_row * UNIT, left, HEAD_SIZE, MASK_KEYS)
+        scores = tl.dot(q_head_part, tl.trans(part))
+        if TAIL > 0:
+            part = load_tile(k, key_rows, tail, k_row * UNIT, left, HEAD_SIZE, MASK_KEYS)
+            scores = tl.dot(q_tail_part, tl.trans(part), scores)
+        if MASK_KEYS:
+            scores = tl.where((key_rows < left)[None, :], scores, float("-inf"))
+
+        # Online softmax (arXiv 1805.02867): what was summed so far is rescaled to a new maximum.
+        new_top = tl.maximum(top, tl.max(scores, 1) * scale_log2)
+        weights = tl.exp2(scores * scale_log2 - new_top[:, None])
+        rescale = tl.exp2(top - new_top)
+        total = total * rescale + tl.sum(weights, 1)
+        top = new_top
+
+        weights = weights.to(v.dtype.element_ty)
+        part = load_tile(v, key_rows, columns, v_row * UNIT, left, HEAD_SIZE, MASK_KEYS)
+        result = tl.dot(weights, part, result * rescale[:, None])
+        if TAIL > 0:
+            part = load_tile(v, key_rows, tail, v_row * UNIT, left, HEAD_SIZE, MASK_KEYS)
+            result_tail = tl.dot(weights, part, result_tail * rescale[:, None])
+        k += KEYS * UNIT * k_row
+        v += KEYS * UNIT * v_row
+
+    pointers = out + rows[:, None] * (heads * HEAD_SIZE)
+    inside = (rows < row_count)[:, None]
+    result = (result / total[:, None]).to(out.dtype.element_ty)
+    tl.store(pointers + columns[None, :], result, mask=inside & (columns < HEAD_SIZE)[None, :])
+    if TAIL > 0:
+        result_tail = (result_tail / total[:, None]).to(out.dtype.element_ty)
+        inside = inside & (tail < HEAD_SIZE)[None, :]
+        tl.store(pointers + tail[None, :], result_tail, mask=inside)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program works on: rows of q, rows of k and v at a time, and Triton's options."""
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+def split(head_size: int) -> tuple[int, int]:
+    """Powers of two whose sum covers a head: the tile widths HEAD and TAIL (0 for none)."""
+    head = max(_SMALLEST, 1 << (head_size.bit_length() - 1))
+    if head >= head_size:
+        return head, 0
+    tail = max(_SMALLEST, 1 << (head_size - head - 1).bit_length())
+    return (head, tail) if tail < head else (2 * head, 0)
+
+
+def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Tile:
+    """Return the largest tile that compiles without spills.
+
+    Parameters
+    ----------
+    head_size, queries : int
+        D and L.
+    capability : (int, int), optional
+        Compute capability of an NVIDIA GPU; None for AMD.
+    """
+    wide = capability is not None and capability[0] in (9, 10)  # wgmma and tcgen05 spare registers
+    keys = 64 if wide or sum(split(head_size)) <= 80 else 32
+    stages = 2 if capability is None else 3  # AMD GPUs have 64 KiB of shared memory
+    return Tile(128, keys, 8, stages) if queries > 64 else Tile(64, keys, 4, stages)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> None:
+    """Write softmax(scale q k^T) v to `out`, in one launch on the current stream.
+
+    Parameters
+    ----------
+    q : (B, H, L, D) float16 or bfloat16
+    k, v : (B, H, S, D)
+        Any strides, but the last, which is 1.
+    out : (B, H, L, D)
+        Overwritten; a transposed view of (B, L, H, D) storage.
+    scale : float
+        More than 0.
+
+    Raises
+    ------
+    Unavailable
+        If `q` is not where Triton kernels run.
+    """
+    device = triton_module.check_device(q)
+    batch, heads, queries, head_size = q.shape
+    strides = [stride for tensor in (q, k, v) for stride in tensor.stride()[:3]]
+    unit = 1 if any(stride % _VECTOR for stride in strides) else _VECTOR
+    on_nvidia = device.type == "cuda" and torch.version.hip is None
+    chosen = tile(
+        head_size, queries, torch.cuda.get_device_capability(device) if on_nvidia else None
+    )
+    head, tail = split(head_size)
+    grid = (-(-queries // chosen.queries), heads, batch)
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        attention_kernel[grid](
+            q,
+            k,
+            v,
+            out,
+            *(stride // unit for stride in strides),
+            heads,
+            queries,
+            k.shape[2],
+            scale / math.log(2),
+            HEAD_SIZE=head_size,
+            HEAD=head,
+            TAIL=tail,
+            UNIT=unit,
+            QUERIES=chosen.queries,
+            KEYS=chosen.keys,
+            MASK_KEYS=k.shape[2] % chosen.keys != 0,
+            num_warps=chosen.num_warps,
+            num_stages=chosen.num_stages,
+            enable_fp_fusion=True,
+        )
