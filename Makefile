@@ -2,6 +2,7 @@
 # make test    the whole test-suite
 # make check   format, lint, types, import contracts
 # make bench   measured figures of README.md, beside the peers in the same run
+# make performance   the tables of docs/performance.md
 # make build   a wheel in dist/
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +11,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp,$(NATIVE))
 
-.PHONY: demo test check format bench build clean
+.PHONY: demo test check format bench performance build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -33,6 +34,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks --write README.md
+
+performance: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.performance --write docs/performance.md
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .

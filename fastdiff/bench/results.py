@@ -42,6 +42,8 @@ class Result:
         peers, its certificate's; None where noise is drawn differently.
     ratio : Spread or None
         How many times faster than diffusers in float32, round by round.
+    turn_seconds : tuple of float
+        Each round's sample, so that any two contenders can be compared round by round.
     refused : str or None
         Why it did not run.
     """
@@ -61,6 +63,7 @@ class Result:
     peak_memory_bytes: int | None = None
     error: float | None = None
     ratio: Spread | None = None
+    turn_seconds: tuple[float, ...] = ()
     refused: str | None = None
 
 

@@ -179,6 +179,7 @@ def _result(model: str, load: Load, entry: _Entry, baseline: _Entry | None) -> R
         ratio=None
         if baseline is None
         else ratio([t.seconds for t in baseline.turns], [t.seconds for t in turns]),
+        turn_seconds=tuple(t.seconds for t in turns),
     )
 
 
