@@ -43,6 +43,10 @@ class Batcher(Generic[RequestT]):
         """Rows that take the next step, by slot."""
         return [self._running[slot] for slot in sorted(self._running)]
 
+    def __len__(self) -> int:
+        """Return the number of rows that take the next step."""
+        return len(self._running)
+
     @property
     def waiting(self) -> int:
         """Number of rows without a slot."""

@@ -1,8 +1,9 @@
-"""The engine's memory: per-slot state, and the solver tables that rows point into."""
+"""The executors' memory: per-slot state, and the solver tables that rows point into."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from fastdiff.exporting import Conditioning
-from fastdiff.kernels.noise import TAG_INITIAL, fill_normal
+from fastdiff.kernels import operators  # noqa: F401  registers torch.ops.fastdiff
+from fastdiff.kernels.noise import TAG_INITIAL
 from fastdiff.records import TABLE_ROW
+from fastdiff.runtime.device import Records, Slots
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import PackedTable
 
-Slots = npt.NDArray[np.int64]
+_CPU = torch.device("cpu")
 
 
 def span(slots: Slots) -> slice | None:
@@ -24,11 +27,33 @@ def span(slots: Slots) -> slice | None:
     return slice(first, first + len(slots)) if np.all(np.diff(slots) == 1) else None
 
 
+def lay_out(rows: Records) -> Slots:
+    """Lay a batch out as evaluations: all conditional ones, then the unconditional.
+
+    Sets `cond` and `uncond` of `rows`, (B,) BATCH_ROW; returns for each evaluation its row.
+    """
+    guided = np.flatnonzero(rows["guidance"] != 1)
+    rows["cond"], rows["uncond"] = np.arange(len(rows)), -1
+    rows["uncond"][guided] = len(rows) + np.arange(len(guided))
+    return np.concatenate([np.arange(len(rows)), guided])
+
+
+def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Return host values in `device`'s memory, without waiting for the work that it has.
+
+    torch keeps the pinned copy until the transfer is over.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class SlotBuffers:
     """State of every row that runs, indexed by slot.
 
-    Memory is reserved for all slots at once and touched only as slots are used, so an idle
-    capacity costs address space and nothing else.
+    Memory is reserved for all slots at once. On a host it is touched only as slots are used, so an
+    idle capacity costs address space and nothing else.
 
     Attributes
     ----------
@@ -42,6 +67,8 @@ class SlotBuffers:
         (S, n) float32: the last x0 estimate, allocated when a callback first asks for it.
     conditioning : dict of str to Tensor
         (S + 1, ...) each; index S holds the null value.
+    generation : int
+        How often memory has moved.
     """
 
     def __init__(
@@ -50,96 +77,126 @@ class SlotBuffers:
         sample_shape: tuple[int, int, int],
         input_dtype: torch.dtype,
         conditioning: Mapping[str, Conditioning],
+        device: torch.device = _CPU,
+        history_slots: int = 0,
     ) -> None:
-        self.capacity = capacity
+        self.capacity, self.device = capacity, device
         self.sample_shape = sample_shape
         self.numel = sample_shape[0] * sample_shape[1] * sample_shape[2]
-        self.state = torch.empty(capacity, self.numel)
-        self.inputs = torch.empty(capacity, self.numel, dtype=input_dtype)
-        self.history = torch.empty(0, capacity, self.numel)
+        self.generation = 0
+        self.state = self._empty(capacity)
+        self.inputs = torch.empty(capacity, self.numel, dtype=input_dtype, device=device)
+        self.history = self._empty(history_slots, capacity)
         self.denoised: Tensor | None = None
         self.conditioning = {}
         for name, spec in conditioning.items():
-            self.conditioning[name] = torch.empty(capacity + 1, *spec.shape, dtype=spec.dtype)
+            self.conditioning[name] = torch.empty(
+                capacity + 1, *spec.shape, dtype=spec.dtype, device=device
+            )
             if spec.null is not None:
-                self.conditioning[name][capacity] = spec.null_value()
+                self.conditioning[name][capacity] = spec.null_value().to(device)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, self.numel, device=self.device)
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> None:
         """Set rows `indices` of `request` up in `slots`: conditioning, x_T and the first input."""
         table = request.table
-        if table.history_slots > len(self.history):
-            grown = torch.empty(table.history_slots, self.capacity, self.numel)
-            grown[: len(self.history)] = self.history
-            self.history = grown
-        if request.callback is not None and self.denoised is None:
-            self.denoised = torch.empty(self.capacity, self.numel)
-        where, pick = torch.from_numpy(slots), torch.from_numpy(indices)
+        self._make_room(table.history_slots, request.callback is not None)
+        where, pick = upload(slots, self.device), torch.from_numpy(indices)
         for name, buffer in self.conditioning.items():
             given = request.conditioning.get(name)
-            buffer[where] = buffer[self.capacity].clone() if given is None else given[pick]
+            buffer[where] = (
+                buffer[self.capacity].clone() if given is None else upload(given[pick], self.device)
+            )
         side_by_side = span(slots)
-        x = (
-            self.state[side_by_side]
-            if side_by_side is not None
-            else torch.empty(len(slots), self.numel)
-        )
+        x = self.state[side_by_side] if side_by_side is not None else self._empty(len(slots))
         scale = table.init_noise_sigma
         if request.latents is not None:
-            x.copy_(request.latents[pick].reshape(len(slots), self.numel).mul(scale))
+            latents = request.latents[pick].reshape(len(slots), self.numel).mul(scale)
+            x.copy_(upload(latents, self.device))
         else:
-            fill_normal(
-                x,
-                seeds=request.seeds[indices].tolist(),
-                images=request.images[indices].tolist(),
-                draw=0,
-                tag=TAG_INITIAL,
-                scale=scale,
+            seeds, images = (
+                upload(values[indices].view(np.int64), self.device)
+                for values in (request.seeds, request.images)
             )
+            torch.ops.fastdiff.fill_normal(x, seeds, images, 0, TAG_INITIAL, scale)
         if side_by_side is None:
             self.state[where] = x
         self.inputs[where] = x.mul(table.first_c_in).to(self.inputs.dtype)
 
+    def _make_room(self, history_slots: int, observed: bool) -> None:
+        if history_slots > len(self.history):
+            grown = self._empty(history_slots, self.capacity)
+            grown[: len(self.history)] = self.history
+            self.history = grown
+            self.generation += 1
+        if observed and self.denoised is None:
+            self.denoised = self._empty(self.capacity)
+            self.generation += 1
+
     def read_state(self, slots: Slots) -> Tensor:
-        """Return a copy of x of `slots`, (k, C, H, W)."""
-        return self.state[torch.from_numpy(slots)].view(-1, *self.sample_shape)
+        """Return a copy of x of `slots` on the host, (k, C, H, W)."""
+        return self._read(self.state, slots)
 
     def read_denoised(self, slots: Slots) -> Tensor:
-        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W)."""
+        """Return a copy of the last x0 estimates of `slots` on the host, (k, C, H, W)."""
         if self.denoised is None:
             raise RuntimeError("no running request asked for x0 estimates")
-        return self.denoised[torch.from_numpy(slots)].view(-1, *self.sample_shape)
+        return self._read(self.denoised, slots)
+
+    def _read(self, buffer: Tensor, slots: Slots) -> Tensor:
+        return buffer[upload(slots, self.device)].cpu().view(-1, *self.sample_shape)
 
 
 class TableStore:
     """All solver tables in use, end to end in one array, as a kernel wants them.
 
+    Memory is reserved ahead and doubles when it is full.
+
     Attributes
     ----------
-    rows : ndarray
-        (R,) TABLE_ROW.
-    t : ndarray
-        (R,) float32: what the denoiser gets as time at each row.
+    records : Tensor
+        (R, 96) uint8: TABLE_ROW records, in `device`'s memory.
+    generation : int
+        How often memory has moved.
     """
 
     _TRIM_ROWS = 1 << 16
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = _CPU, capacity: int = 1 << 12) -> None:
+        self.device, self.generation = device, 0
+        self._reserve(capacity)
         self._clear()
 
+    def _reserve(self, capacity: int) -> None:
+        self.records = torch.zeros(
+            capacity, TABLE_ROW.itemsize, dtype=torch.uint8, device=self.device
+        )
+        if self.device.type == "cpu":
+            #: (R,) TABLE_ROW and (R,) float32: the records and their times, for the host's kernel.
+            self.rows = self.records.numpy().reshape(-1).view(TABLE_ROW)
+            self.t = self.rows["t"]
+
     def _clear(self) -> None:
-        self.rows = np.zeros(0, TABLE_ROW)
-        self.t = np.zeros(0, np.float32)
+        self._used = 0
         self._kept: dict[int, tuple[PackedTable, int]] = {}
 
     def add(self, table: PackedTable) -> int:
         """Return the index of `table`'s first row, appending it if it is new."""
         if id(table) not in self._kept:
-            self._kept[id(table)] = (table, len(self.rows))
-            self.rows = np.concatenate([self.rows, table.rows])
-            self.t = np.ascontiguousarray(self.rows["t"])
+            first, end = self._used, self._used + len(table.rows)
+            if end > len(self.records):
+                full = self.records
+                self._reserve(max(end, 2 * len(full)))
+                self.records[: len(full)] = full
+                self.generation += 1
+            packed = table.rows.copy().view(np.uint8).reshape(-1, TABLE_ROW.itemsize)
+            self.records[first:end] = upload(packed, self.device)
+            self._kept[id(table)], self._used = (table, first), end
         return self._kept[id(table)][1]
 
     def trim(self) -> None:
         """Forget every table if there are many; only for when no row runs."""
-        if len(self.rows) > self._TRIM_ROWS:
+        if self._used > self._TRIM_ROWS:
             self._clear()

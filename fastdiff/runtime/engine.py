@@ -1,47 +1,64 @@
 """The one sampling loop: rows of any request, solver and step share every denoiser call.
 
-A tick gathers the inputs of the rows that run, evaluates the denoiser in micro-batches, and calls
-the one fused step kernel for all of them. Scripts and servers are clients of the same engine.
+The engine is policy: who joins, who has finished, whose output is bad, who must hear of it. An
+executor (`fastdiff.runtime.device`) owns the memory and takes the steps, on the host or on a GPU.
+Scripts and servers are clients of the same engine.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
-from fastdiff.kernels.step import step
 from fastdiff.records import BATCH_ROW
-from fastdiff.runtime.batcher import Batcher
-from fastdiff.runtime.buffers import SlotBuffers, Slots, TableStore, span
-from fastdiff.runtime.layout import best_batch, parts
+from fastdiff.runtime.batcher import Assignment, Batcher
+from fastdiff.runtime.device import Device, Executor, Launched, Records, Slots
+from fastdiff.runtime.device_cuda import CudaDevice
+from fastdiff.runtime.device_host import HostExecutor
+from fastdiff.runtime.graphs import GraphExecutor
 from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
 _MAX_ROWS = 1024
 
 
+@dataclass(frozen=True)
+class _Share:
+    """One ticket's rows in a batch."""
+
+    ticket: Ticket
+    positions: Slots  # where they are in the batch
+    indices: Slots  # which images of the request they are
+
+
 @dataclass
 class _Plan:
-    """How the running rows become denoiser calls; valid until a row joins or leaves."""
+    """The batch, until a row joins or leaves. All of its rows take every step."""
 
-    active: Slots  # (B,) slots
-    source: Slots  # (E,) for each evaluation, its row in `active`
-    t: npt.NDArray[np.float32]  # (E,) filled anew each tick
-    output: Tensor  # (E, m)
-    calls: list[Callable[[], object]]
-    shares: list[tuple[Ticket, Slots, Slots]]
-    # each ticket with the positions of its rows in `active` and their indices in the request
+    slots: Slots  # (B,)
+    rows: Records  # (B,) BATCH_ROW, of the next step
+    ends: Slots  # (B,) number of the step that is each row's last
+    next_end: int  # the earliest of them
+    shares: list[_Share]
     observed: bool  # whether a callback wants the estimates of x0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that was launched and whose result has not been looked at."""
+
+    number: int
+    plan: _Plan
+    leaving: Slots  # positions of the rows that end with it
+    launched: Launched
 
 
 class Engine:
@@ -52,12 +69,19 @@ class Engine:
     network : Network
         What is sampled.
     denoiser : Denoiser
-        How it is evaluated.
+        How it is evaluated. One whose ``device`` is a CUDA device is run there, by CUDA graphs.
     batch_seconds : mapping of int to float
-        Measured time of a denoiser call by its number of rows: a tick is cut into calls of the size
-        that is the fastest for its rows.
+        Measured time of a denoiser call by its number of rows: a step is cut into calls of the
+        size that is the fastest for its rows.
     max_rows : int or None
         Rows that run at once; the default keeps the state within 1 GiB, 1024 rows at most.
+    device : Device or None
+        Runs the graphs, if it is not to be found from the denoiser.
+
+    Attributes
+    ----------
+    executor : Executor
+        What takes the steps.
     """
 
     def __init__(
@@ -66,21 +90,34 @@ class Engine:
         denoiser: Denoiser,
         batch_seconds: Mapping[int, float],
         max_rows: int | None = None,
+        device: Device | None = None,
     ) -> None:
         row_bytes = 12 * int(np.prod(network.sample_shape))
         capacity = max_rows or max(1, min(_MAX_ROWS, _STATE_BYTES // row_bytes))
-        self.network, self._denoiser, self._batch_seconds = network, denoiser, batch_seconds
-        self._buffers = SlotBuffers(
-            capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
+        self.network, self._denoiser = network, denoiser
+        device = device or _device_of(denoiser)
+        self.executor: Executor = (
+            HostExecutor(network, denoiser, batch_seconds, capacity)
+            if device is None
+            else GraphExecutor(network, denoiser, batch_seconds, capacity, device)
         )
-        self._tables = TableStore()
         self._batcher: Batcher[Ticket] = Batcher(capacity)
-        self._rows = np.zeros(capacity, BATCH_ROW)
-        self._left = np.zeros(capacity, np.int64)
         self._submitted: deque[Ticket] = deque()
+        self._first_rows = np.zeros(capacity, BATCH_ROW)  # of each slot, for its first step
+        self._starts = np.zeros(capacity, np.int64)  # steps that were taken before it
+        self._ends = np.zeros(capacity, np.int64)
+        self._steps_taken = 0
         self._plan: _Plan | None = None
-        self._output = torch.empty(0)
+        self._in_flight: deque[_Step] = deque()
         self._lock = threading.Lock()
+
+    def prepare(self, evaluations: int) -> None:
+        """Do beforehand what the first steps of up to `evaluations` evaluations would wait for.
+
+        On a GPU this captures the graphs. An image takes one evaluation per step, two if guided.
+        """
+        with self._lock:
+            self.executor.prepare(evaluations)
 
     def submit(self, request: Request) -> Ticket:
         """Queue `request`; `advance` does the work."""
@@ -113,30 +150,18 @@ class Engine:
             self._fail(ticket, Cancelled("the request was cancelled"))
 
     def _tick(self) -> None:
+        """Launch a step, and look at the results of those that are due."""
         try:
             self._admit()
-            plan = self._plan = self._plan or self._make_plan()
-            rows = self._rows[plan.active]
-            np.take(self._tables.t, rows["table_row"][plan.source], out=plan.t)
-            for call in plan.calls:
-                call()
-            bad = step(
-                table=self._tables.rows,
-                rows=rows,
-                state=self._buffers.state,
-                output=plan.output,
-                history=self._buffers.history,
-                next_input=self._buffers.inputs,
-                denoised=self._buffers.denoised if plan.observed else None,
-            )
+            step = self._launch()
         except BaseException as error:
             # The step may have been taken for some rows and not for others: none can go on.
-            for ticket in {row.request: None for row in self._batcher.running}:
-                self._fail(ticket, error)
-            if not isinstance(error, Exception):
-                raise
+            self._fail_all((row.request for row in self._batcher.running), error)
             return
-        self._finish_step(plan, bad)
+        # A callback sees its step before the next one, and the last results wait for nothing.
+        left_for_later = self.executor.lag if step and not step.plan.observed else 0
+        while len(self._in_flight) > left_for_later:
+            self._settle(self._in_flight.popleft())
 
     def _admit(self) -> None:
         while self._submitted:
@@ -147,101 +172,82 @@ class Engine:
         if not joined:
             return
         self._plan = None
-        if len(joined) == len(self._batcher.running):
-            self._tables.trim()
-        by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
-        for row in joined:
-            by_ticket.setdefault(row.request, []).append((row.slot, row.index))
-        for ticket, pairs in by_ticket.items():
-            request = ticket.request
-            slots, indices = np.array(pairs, np.int64).T.copy()
-            self._buffers.admit(request, slots, indices)
-            self._left[slots] = request.steps
+        if len(joined) == len(self._batcher):
+            self.executor.trim()
+        for share in _shares(joined):
+            request, indices = share.ticket.request, share.indices
+            slots = np.array([joined[position].slot for position in share.positions], np.int64)
             rows = np.zeros(len(slots), BATCH_ROW)
             rows["seed"], rows["image"] = request.seeds[indices], request.images[indices]
-            rows["table_row"] = self._tables.add(request.table)
+            rows["table_row"] = self.executor.admit(request, slots, indices)
             rows["slot"], rows["guidance"] = slots, request.guidance[indices]
-            self._rows[slots] = rows
+            self._first_rows[slots] = rows
+            self._starts[slots] = self._steps_taken
+            self._ends[slots] = self._steps_taken + request.steps
 
-    def _make_plan(self) -> _Plan:
-        """Lay the running rows out as evaluations: all conditional ones, then the unconditional."""
-        buffers, running = self._buffers, self._batcher.running
-        active = np.array([row.slot for row in running], np.int64)
-        rows = self._rows[active]
-        guided = np.flatnonzero(rows["guidance"] != 1)
-        source = np.concatenate([np.arange(len(active)), guided])
-        rows["cond"], rows["uncond"] = np.arange(len(active)), -1
-        rows["uncond"][guided] = len(active) + np.arange(len(guided))
-        self._rows[active] = rows
+    def _make_plan(self) -> _Plan | None:
+        running = self._batcher.running
+        if not running:
+            return None
+        slots = np.array([row.slot for row in running], np.int64)
+        rows, ends, shares = self._first_rows[slots], self._ends[slots], _shares(running)
+        rows["draw"] = self._steps_taken - self._starts[slots]
+        rows["table_row"] += rows["draw"].astype(np.int32)
+        observed = any(share.ticket.request.callback is not None for share in shares)
+        self.executor.arrange(rows, observed)
+        return _Plan(slots, rows, ends, int(ends.min()), shares, observed)
 
-        total, shape = len(source), buffers.sample_shape
-        if len(self._output) < total:
-            channels = self._denoiser.output_channels
-            self._output = torch.empty(
-                max(total, 2 * len(self._output)), channels, *shape[1:],
-                dtype=self._denoiser.output_dtype,
-            )  # fmt: skip
-        output = self._output[:total]
-        t = np.zeros(total, np.float32)
-        slots = active[source]
-        labels = np.where(np.arange(total) < len(active), slots, buffers.capacity)
-        calls: list[Callable[[], object]] = []
-        for part in parts(total, best_batch(self._batch_seconds, total)):
-            x, gather = self._input(slots[part])
-            if gather is not None:
-                calls.append(gather)
-            pick = torch.from_numpy(labels[part])
-            conditioning = {k: v[pick].contiguous() for k, v in buffers.conditioning.items()}
-            calls.append(
-                self._denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
-            )
-        shares = self._shares()
-        observed = any(ticket.request.callback is not None for ticket, *_ in shares)
-        return _Plan(active, source, t, output.flatten(1), calls, shares, observed)
+    def _launch(self) -> _Step | None:
+        """Launch a step of the running rows, if there are any, and free the slots that end."""
+        plan = self._plan = self._plan or self._make_plan()
+        if plan is None:
+            return None
+        number = self._steps_taken + 1
+        last = number == plan.next_end
+        leaving = np.flatnonzero(plan.ends == number) if last else _NOBODY
+        launched = self.executor.launch(plan.rows, plan.slots[leaving] if last else None)
+        self._steps_taken = number
+        plan.rows["table_row"] += 1
+        plan.rows["draw"] += 1
+        if last:
+            self._batcher.leave(plan.slots[leaving].tolist())
+            self._plan = None
+        step = _Step(number, plan, leaving, launched)
+        self._in_flight.append(step)
+        return step
 
-    def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
-        """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""
-        buffers = self._buffers
-        side_by_side = span(slots)
-        if side_by_side is not None:
-            return buffers.inputs[side_by_side].view(-1, *buffers.sample_shape), None
-        where = torch.from_numpy(slots)
-        flat = torch.empty(len(slots), buffers.numel, dtype=buffers.inputs.dtype)
-        gather = lambda: torch.index_select(buffers.inputs, 0, where, out=flat)  # noqa: E731
-        return flat.view(-1, *buffers.sample_shape), gather
-
-    def _shares(self) -> list[tuple[Ticket, Slots, Slots]]:
-        by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
-        for position, row in enumerate(self._batcher.running):
-            by_ticket.setdefault(row.request, []).append((position, row.index))
-        return [
-            (ticket, *np.array(pairs, np.int64).T.copy()) for ticket, pairs in by_ticket.items()
-        ]
-
-    def _finish_step(self, plan: _Plan, bad: npt.NDArray[np.uint8]) -> None:
-        self._rows["table_row"][plan.active] += 1
-        self._rows["draw"][plan.active] += 1
-        self._left[plan.active] -= 1
-        left = self._left[plan.active]
-        any_bad, any_done = bool(bad.any()), not left.all()
-        for ticket, positions, indices in plan.shares:
-            ticket.completed += len(positions)
-            if any_bad and bad[positions].any():
-                self._fail(ticket, self._non_finite(plan, bad, ticket, positions, indices))
+    def _settle(self, step: _Step) -> None:
+        """Look at the result of a step: fail, notify and deliver."""
+        plan = step.plan
+        try:
+            result = step.launched.wait()
+        except BaseException as error:
+            running = [row.request for row in self._batcher.running]
+            self._fail_all([*running, *(share.ticket for share in plan.shares)], error)
+            return
+        bad = result.flags.astype(bool) if result.flags.any() else None
+        for share in plan.shares:
+            ticket = share.ticket
+            ticket.completed += len(share.positions)
+            if ticket.done:
                 continue
-            if ticket.request.callback is not None:
-                slots = plan.active[positions]
-                self._notify(ticket, ticket.request.callback, slots, indices)
-            if any_done and not ticket.done:
-                self._deliver(ticket, plan.active[positions], left[positions] == 0, indices)
+            if bad is not None and bad[share.positions].any():
+                self._fail(ticket, _non_finite(step, share, share.positions[bad[share.positions]]))
+            elif ticket.request.callback is not None:
+                self._notify(step, share, ticket.request.callback)
+            if result.samples is not None and not ticket.done:
+                ended = plan.ends[share.positions] == step.number
+                if ended.any():
+                    places = np.searchsorted(step.leaving, share.positions[ended])
+                    ticket.deliver(share.indices[ended].tolist(), result.samples[places])
 
-    def _notify(self, ticket: Ticket, callback: Callback, slots: Slots, indices: Slots) -> None:
-        total = ticket.request.steps
+    def _notify(self, step: _Step, share: _Share, callback: Callback) -> None:
+        ticket, total = share.ticket, share.ticket.request.steps
         info = StepInfo(
-            step=total - int(self._left[slots].max()),
+            step=total - int(step.plan.ends[share.positions].max()) + step.number,
             total=total,
-            images=indices.copy(),
-            denoised=self._buffers.read_denoised(slots),
+            images=share.indices.copy(),
+            denoised=self.executor.read_denoised(step.plan.slots[share.positions]),
         )
         try:
             callback(info)
@@ -252,37 +258,42 @@ class Engine:
                 message = f"a callback stopped the request at step {info.step} of {total}"
                 self._fail(ticket, Cancelled(message))
 
-    def _deliver(
-        self,
-        ticket: Ticket,
-        slots: Slots,
-        done: npt.NDArray[np.bool_],
-        indices: Slots,
-    ) -> None:
-        if not done.any():
-            return
-        finished = slots[done]
-        ticket.deliver(indices[done].tolist(), self._buffers.read_state(finished))
-        self._batcher.leave(finished.tolist())
-        self._plan = None
-
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         if not ticket.done:
             ticket.fail(error)
             self._batcher.withdraw(ticket)
             self._plan = None
 
-    def _non_finite(
-        self,
-        plan: _Plan,
-        bad: npt.NDArray[np.uint8],
-        ticket: Ticket,
-        positions: Slots,
-        indices: Slots,
-    ) -> NonFiniteOutput:
-        first = int(np.flatnonzero(bad[positions])[0])
-        slot = plan.active[positions[first]]
-        total = ticket.request.steps
-        row = int(self._rows["table_row"][slot]) - 1
-        done = total - int(self._left[slot]) - 1
-        return NonFiniteOutput(done, total, int(indices[first]), float(self._tables.t[row]))
+    def _fail_all(self, tickets: Iterable[Ticket], error: BaseException) -> None:
+        """Fail `tickets`; go on only if `error` is the work's and not the process's."""
+        for ticket in dict.fromkeys(tickets):
+            self._fail(ticket, error)
+        if not isinstance(error, Exception):
+            raise error
+
+
+_NOBODY = np.zeros(0, np.int64)
+
+
+def _device_of(denoiser: Denoiser) -> Device | None:
+    """Return the CUDA device that `denoiser` says it runs on, if it does."""
+    device = torch.device(getattr(denoiser, "device", "cpu"))
+    return CudaDevice(device) if device.type == "cuda" else None
+
+
+def _shares(batch: Sequence[Assignment[Ticket]]) -> list[_Share]:
+    """Divide the rows of `batch` by ticket."""
+    by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
+    for position, row in enumerate(batch):
+        by_ticket.setdefault(row.request, []).append((position, row.index))
+    return [
+        _Share(ticket, *np.array(pairs, np.int64).T.copy()) for ticket, pairs in by_ticket.items()
+    ]
+
+
+def _non_finite(step: _Step, share: _Share, bad: Slots) -> NonFiniteOutput:
+    """Describe the first bad row of a request; `bad` are positions."""
+    request = share.ticket.request
+    taken = request.steps - int(step.plan.ends[bad[0]]) + step.number - 1
+    image = int(share.indices[share.positions == bad[0]][0])
+    return NonFiniteOutput(taken, request.steps, image, float(request.table.rows["t"][taken]))

@@ -233,7 +233,7 @@ def test_threads_share_one_engine():
 
 def test_engine_module_uses_the_one_step_kernel():
     """The NumPy step, put in the kernel's place, gives the same bits."""
-    import fastdiff.runtime.engine as module
+    import fastdiff.runtime.device_host as module
 
     spec = {**spec_for(2), "solver": ("dpmpp_2m_sde", 7), "guidance": 2.5}
     expected = run_alone(spec)

@@ -1,0 +1,146 @@
+"""The kernels as torch operators, ``torch.ops.fastdiff.*``: one node in any graph.
+
+``step(table, rows, state, output, flags, history=None, next_input=None, denoised=None)``
+    One solver step of each row, one launch: docs/contracts.md has the arithmetic. `flags`, (B,)
+    uint8, gets 1 where m, v or x' is not finite, else 0.
+``gather(table, rows, next_input, x, t)``
+    The denoiser's inputs: ``x[e] = next_input[slot]`` and ``t[e] = table[table_row].t`` for the
+    conditional evaluation e of every row, and for its unconditional one where it has one.
+``fill_normal(out, seeds, images, draw, tag, scale=1.0, first=0)``
+    Standard normals; `seeds` and `images` are (rows,) int64, the bits of unsigned numbers.
+
+`table`, (R, 96) uint8, and `rows`, (B, 40) uint8, are the records of docs/contracts.md as bytes, so
+that they can live in device memory. A row whose slot is -1 is padding: nothing of it is touched,
+its flag included.
+
+On a CPU these are the compiled kernels; on a CUDA device the kernels in CUDA C++ where they are
+built, else those in Triton. ``FASTDIFF_GPU=cuda|triton`` allows one of the two only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastdiff.errors import Unavailable, UnknownName
+from fastdiff.kernels.noise import native as noise
+from fastdiff.kernels.step import step as native_step
+from fastdiff.records import BATCH_ROW, TABLE_ROW
+
+LANGUAGES = ("cuda", "triton")
+"""What GPU kernels are written in, in order of preference."""
+
+_SCHEMAS = {
+    "step": "(Tensor table, Tensor rows, Tensor(a!) state, Tensor output, Tensor(b!) flags, "
+    "Tensor(c!)? history=None, Tensor(d!)? next_input=None, Tensor(e!)? denoised=None) -> ()",
+    "gather": "(Tensor table, Tensor rows, Tensor next_input, Tensor(a!) x, Tensor(b!) t) -> ()",
+    "fill_normal": "(Tensor(a!) out, Tensor seeds, Tensor images, int draw, int tag, "
+    "float scale=1.0, int first=0) -> ()",
+}
+_ROOMS = {"step": "step", "gather": "step", "fill_normal": "noise"}
+
+
+@cache
+def gpu_kernel(operator: str) -> Callable[..., None]:
+    """Return what computes `operator` on a CUDA device.
+
+    Raises
+    ------
+    Unavailable
+        Neither language can be used here; the message has the reason for each.
+    UnknownName
+        ``FASTDIFF_GPU`` names a language that is not one of `LANGUAGES`.
+    """
+    chosen = os.environ.get("FASTDIFF_GPU")
+    if chosen and chosen not in LANGUAGES:
+        raise UnknownName("FASTDIFF_GPU language", chosen, LANGUAGES)
+    reasons = []
+    for language in [chosen] if chosen else LANGUAGES:
+        name = f"fastdiff.kernels.{_ROOMS[operator]}.{language}"
+        try:
+            kernel: Callable[..., None] = getattr(importlib.import_module(name), operator)
+        except (ImportError, Unavailable) as error:
+            reasons.append(f"{language}: {error}")
+        else:
+            return kernel
+    raise Unavailable(f"no GPU kernel for {operator}: {'; '.join(reasons)}")
+
+
+def _records(tensor: Tensor, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """View (k, itemsize) uint8 as (k,) records."""
+    return tensor.numpy().reshape(-1).view(dtype)
+
+
+def _step(
+    table: Tensor,
+    rows: Tensor,
+    state: Tensor,
+    output: Tensor,
+    flags: Tensor,
+    history: Tensor | None = None,
+    next_input: Tensor | None = None,
+    denoised: Tensor | None = None,
+) -> None:
+    batch = _records(rows, BATCH_ROW)
+    used = np.flatnonzero(batch["slot"] >= 0)
+    bad = native_step(
+        table=_records(table, TABLE_ROW),
+        rows=batch[used],
+        state=state,
+        output=output,
+        history=history,
+        next_input=next_input,
+        denoised=denoised,
+    )
+    flags.numpy()[used] = bad != 0
+
+
+def _gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor) -> None:
+    batch = _records(rows, BATCH_ROW)
+    batch = batch[batch["slot"] >= 0]
+    guided = batch[batch["uncond"] >= 0]
+    both = np.concatenate([batch, guided])
+    where = torch.from_numpy(np.concatenate([batch["cond"], guided["uncond"]]).astype(np.int64))
+    x[where] = next_input[torch.from_numpy(both["slot"].astype(np.int64))]
+    t[where] = torch.from_numpy(_records(table, TABLE_ROW)["t"][both["table_row"]])
+
+
+def _fill_normal(
+    out: Tensor,
+    seeds: Tensor,
+    images: Tensor,
+    draw: int,
+    tag: int,
+    scale: float = 1.0,
+    first: int = 0,
+) -> None:
+    unsigned = [values.numpy().view(np.uint64) for values in (seeds, images)]
+    noise.fill_normal(out, unsigned[0], unsigned[1], draw, tag, first, scale)
+
+
+def _register(operator: str, on_cpu: Callable[..., None]) -> None:
+    name = f"fastdiff::{operator}"
+
+    def on_gpu(*args: Any, **kwargs: Any) -> None:
+        gpu_kernel(operator)(*args, **kwargs)
+
+    def fake(*args: Any, **kwargs: Any) -> None:
+        """Only arguments are written, so their shapes are all there is to know."""
+
+    torch.library.define(name, _SCHEMAS[operator])
+    torch.library.impl(name, "cpu")(on_cpu)
+    torch.library.impl(name, "cuda")(on_gpu)
+    torch.library.register_fake(name)(fake)
+
+
+_register("step", _step)
+_register("gather", _gather)
+_register("fill_normal", _fill_normal)

@@ -1,0 +1,133 @@
+"""The executor of this machine's own processor: launching a step takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastdiff.denoisers import Denoiser
+from fastdiff.exporting import Network
+from fastdiff.kernels.step import step
+from fastdiff.runtime.buffers import SlotBuffers, TableStore, lay_out, span
+from fastdiff.runtime.device import Records, Slots, StepResult
+from fastdiff.runtime.layout import best_batch, parts
+from fastdiff.runtime.requests import Request
+
+
+@dataclass
+class _Layout:
+    """How a batch becomes denoiser calls."""
+
+    source: Slots  # (E,) for each evaluation, its row of the batch
+    t: npt.NDArray[np.float32]  # (E,) filled anew for each step
+    output: Tensor  # (E, m)
+    calls: list[Callable[[], object]]
+    observed: bool
+
+
+class HostExecutor:
+    """Gathers inputs, evaluates the denoiser in micro-batches and calls the one step kernel.
+
+    Parameters
+    ----------
+    network : Network
+    denoiser : Denoiser
+    batch_seconds : mapping of int to float
+        Measured time of a denoiser call by its number of rows: a step is cut into calls of the
+        size that is the fastest for its rows.
+    capacity : int
+        Number of slots.
+    """
+
+    lag = 0
+    _layout: _Layout  # set by `arrange`
+
+    def __init__(
+        self,
+        network: Network,
+        denoiser: Denoiser,
+        batch_seconds: Mapping[int, float],
+        capacity: int,
+    ) -> None:
+        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+        self._buffers = SlotBuffers(
+            capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
+        )
+        self._tables = TableStore()
+        self._output = torch.empty(0)
+
+    def prepare(self, evaluations: int) -> None:
+        """Do nothing: a first step costs what any step costs."""
+
+    def admit(self, request: Request, slots: Slots, indices: Slots) -> int:
+        """Set rows `indices` of `request` up in `slots`; return the index of its table's row 0."""
+        self._buffers.admit(request, slots, indices)
+        return self._tables.add(request.table)
+
+    def trim(self) -> None:
+        """Forget tables if there are many: no row runs."""
+        self._tables.trim()
+
+    def arrange(self, rows: Records, observed: bool) -> None:
+        """Bind denoiser calls for the evaluations of `rows`, which gets its cond and uncond."""
+        buffers, source = self._buffers, lay_out(rows)
+        total = len(source)
+        if len(self._output) < total:
+            self._output = torch.empty(
+                max(total, 2 * len(self._output)),
+                self._denoiser.output_channels,
+                *buffers.sample_shape[1:],
+                dtype=self._denoiser.output_dtype,
+            )
+        output = self._output[:total]
+        t = np.zeros(total, np.float32)
+        slots = rows["slot"][source].astype(np.int64)
+        labels = np.where(np.arange(total) < len(rows), slots, buffers.capacity)
+        calls: list[Callable[[], object]] = []
+        for part in parts(total, best_batch(self._batch_seconds, total)):
+            x, gather = self._input(slots[part])
+            if gather is not None:
+                calls.append(gather)
+            pick = torch.from_numpy(labels[part])
+            conditioning = {k: v[pick].contiguous() for k, v in buffers.conditioning.items()}
+            calls.append(
+                self._denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
+            )
+        self._layout = _Layout(source, t, output.flatten(1), calls, observed)
+
+    def launch(self, rows: Records, leaving: Slots | None) -> StepResult:
+        """Take a step of `rows`, as arranged, and bring the state of slots `leaving`."""
+        layout, buffers = self._layout, self._buffers
+        layout.t[:] = self._tables.t[rows["table_row"][layout.source]]
+        for call in layout.calls:
+            call()
+        flags = step(
+            table=self._tables.rows,
+            rows=rows,
+            state=buffers.state,
+            output=layout.output,
+            history=buffers.history,
+            next_input=buffers.inputs,
+            denoised=buffers.denoised if layout.observed else None,
+        )
+        return StepResult(flags, None if leaving is None else buffers.read_state(leaving))
+
+    def read_denoised(self, slots: Slots) -> Tensor:
+        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
+        return self._buffers.read_denoised(slots)
+
+    def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
+        """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""
+        buffers = self._buffers
+        side_by_side = span(slots)
+        if side_by_side is not None:
+            return buffers.inputs[side_by_side].view(-1, *buffers.sample_shape), None
+        where = torch.from_numpy(slots)
+        flat = torch.empty(len(slots), buffers.numel, dtype=buffers.inputs.dtype)
+        gather = lambda: torch.index_select(buffers.inputs, 0, where, out=flat)  # noqa: E731
+        return flat.view(-1, *buffers.sample_shape), gather

@@ -1,0 +1,145 @@
+"""A step as a CUDA device takes it: static buffers, and what the host shares with the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastdiff.denoisers import Denoiser
+from fastdiff.records import BATCH_ROW
+from fastdiff.runtime.buffers import SlotBuffers, upload
+from fastdiff.runtime.device import Device, Event, Graph, Records, Slots, StepResult
+from fastdiff.runtime.layout import parts
+
+
+class BucketStep:
+    """A step of up to E evaluations: static buffers, and the work that uses them."""
+
+    def __init__(
+        self,
+        evaluations: int,
+        denoiser: Denoiser,
+        batch: int,
+        buffers: SlotBuffers,
+        table: Tensor,
+        observed: bool,
+    ) -> None:
+        self.evaluations, self.observed = evaluations, observed
+        self.graph: Graph | None = None
+        self.eager_because: str | None = None
+        (_, height, width), where = buffers.sample_shape, buffers.device
+        self.rows = upload(_padding(evaluations), where)
+        self.flags = torch.zeros(evaluations, dtype=torch.uint8, device=where)
+        self.x = torch.zeros(
+            evaluations, *buffers.sample_shape, dtype=buffers.inputs.dtype, device=where
+        )
+        self.t = torch.zeros(evaluations, device=where)
+        self.output = torch.zeros(
+            evaluations, denoiser.output_channels, height, width,
+            dtype=denoiser.output_dtype, device=where,
+        )  # fmt: skip
+        self.conditioning = {
+            name: torch.zeros(evaluations, *values.shape[1:], dtype=values.dtype, device=where)
+            for name, values in buffers.conditioning.items()
+        }
+        self._buffers, self._table = buffers, table
+        self._calls = [
+            denoiser.bind(
+                self.x[part],
+                self.t[part],
+                {name: values[part] for name, values in self.conditioning.items()},
+                self.output[part],
+            )
+            for part in parts(evaluations, batch)
+        ]
+
+    @property
+    def bytes(self) -> int:
+        """Device memory of the static buffers and the graph."""
+        held = [self.rows, self.flags, self.x, self.t, self.output, *self.conditioning.values()]
+        graph = self.graph.bytes if self.graph else 0
+        return graph + sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def condition(self, labels: Slots) -> None:
+        """Refresh the conditioning: evaluation e gets that of slot ``labels[e]``."""
+        pick = upload(labels, self._buffers.device)
+        for name, values in self.conditioning.items():
+            torch.index_select(self._buffers.conditioning[name], 0, pick, out=values)
+
+    def run(self) -> None:
+        """Take the step of `rows`; the body of the graph."""
+        slots, table = self._buffers, self._table
+        torch.ops.fastdiff.gather(table, self.rows, slots.inputs, self.x.flatten(1), self.t)
+        for call in self._calls:
+            call()
+        torch.ops.fastdiff.step(
+            table,
+            self.rows,
+            slots.state,
+            self.output.flatten(1),
+            self.flags,
+            slots.history if len(slots.history) else None,
+            slots.inputs,
+            slots.denoised if self.observed else None,
+        )
+
+
+class Frame:
+    """What the host shares with the device in one step: pinned memory, and finished images."""
+
+    def __init__(self, device: Device, largest: int) -> None:
+        self._device = device
+        self._rows = device.pinned(largest, BATCH_ROW.itemsize, dtype=torch.uint8)
+        self._records = self._rows.numpy().reshape(-1).view(BATCH_ROW)
+        self.flags = device.pinned(largest, dtype=torch.uint8)
+        self._staged = torch.empty(0, 0, device=device.memory)
+        self._samples = device.pinned(0, 0, dtype=torch.float32)
+
+    def write(self, rows: Records, bucket: int) -> Tensor:
+        """Return `rows` with padding, (bucket, 40) uint8 pinned."""
+        self._records[: len(rows)] = rows
+        self._records["slot"][len(rows) : bucket] = -1
+        return self._rows[:bucket]
+
+    def stage(self, state: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+        """Copy the state of `slots` out of the way of the next step.
+
+        Returns
+        -------
+        samples : Tensor
+            (k, n) float32 pinned, to be filled from:
+        staged : Tensor
+            (k, n) float32 on the device.
+        """
+        if len(self._staged) < len(slots):
+            rows = max(len(slots), 2 * len(self._staged))
+            self._staged = torch.empty(rows, state.shape[1], device=state.device)
+            self._samples = self._device.pinned(rows, state.shape[1], dtype=torch.float32)
+        staged = self._staged[: len(slots)]
+        torch.index_select(state, 0, upload(slots, state.device), out=staged)
+        return self._samples[: len(slots)], staged
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A launched step; its frame holds the result once `done` has happened."""
+
+    done: Event
+    flags: Tensor  # (B,) uint8
+    samples: Tensor | None
+
+    def wait(self) -> StepResult:
+        """Wait for the device and return what it sent."""
+        self.done.synchronize()
+        return StepResult(self.flags.numpy(), self.samples)
+
+
+def _padding(rows: int) -> npt.NDArray[np.uint8]:
+    """Return records that no kernel touches, as (rows, 40) uint8."""
+    records = np.zeros(rows, BATCH_ROW)
+    records["slot"] = -1
+    return records.view(np.uint8).reshape(rows, BATCH_ROW.itemsize)
