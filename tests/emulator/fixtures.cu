@@ -95,7 +95,7 @@ __global__ void shuffles(int* out) {
   out[lane * 5 + 4] = __syncthreads_or(lane == 17);
 }
 
-__attribute__((noinline)) int fill_stack(int depth) {
+__device__ __attribute__((noinline)) int fill_stack(int depth) {
   volatile int frame[64] = {depth};
   return depth ? fill_stack(depth - 1) + frame[0] : 0;
 }
@@ -176,6 +176,8 @@ int launch_load_matrices(const uint16_t* matrices, uint32_t* registers, int coun
   return launch(kernel, 1, 32, 0, nullptr, matrices, registers);
 }
 int launch_shuffles(int* out) { return launch(shuffles, 1, 32, 0, nullptr, out); }
+int launch_too_much_threads() { return launch(shuffles, 1, 1025, 0, nullptr, nullptr); }
+int launch_too_much_shared() { return launch(shuffles, 1, 32, 227 * 1024 + 1, nullptr, nullptr); }
 int launch_mistake(int which, int* out) {
   return launch(mistake, 1, 32, 32 * sizeof(int), nullptr, which, out);
 }

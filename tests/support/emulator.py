@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulator"
@@ -167,7 +166,7 @@ def _argument(value: Any) -> Any:
         if not value.flags.c_contiguous:
             raise ValueError("kernels take contiguous arrays")
         return ctypes.c_void_p(value.ctypes.data)
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "data_ptr"):  # a tensor; importing torch takes a sanitized process long
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, float):
         return ctypes.c_float(value)
