@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     import triton
     import triton.language as tl
 
+__all__ = [
+    "FLOATS",
+    "block",
+    "check",
+    "check_device",
+    "interpreting",
+    "launch",
+    "status",
+    "tl",
+    "triton",
+]
+
 _MODULES = {"triton": "triton", "tl": "triton.language"}
 _TO_INSTALL = (
     "Triton is not installed; 'pip install fastdiff-runtime[gpu]' brings it on Linux, as the CUDA "

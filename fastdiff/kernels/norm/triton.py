@@ -22,12 +22,13 @@ _MAX_FEATURES = 16384
 
 @triton.jit
 def standardize(x, mean, variance, eps):
+    """To mean 0 and variance 1."""
     return (x - mean) * tl.rsqrt(variance + eps)
 
 
 @triton.jit
 def affine_silu(y, weight, bias, channel, live, SILU: tl.constexpr):
-    """What follows the statistics of a group."""
+    """Weight, bias and SiLU, which follow the statistics of a group."""
     if weight is not None:
         y = y * tl.load(weight + channel, live, 0.0).to(tl.float32)
     if bias is not None:

@@ -83,7 +83,9 @@ def step(
     if history is not None:
         check("history", history, _FLOAT32, (None, slots, n), device)
         if len(history) > _MAX_HISTORY:
-            raise InvalidShape(f"history: expected at most {_MAX_HISTORY} slots, got {len(history)}")
+            raise InvalidShape(
+                f"history: expected at most {_MAX_HISTORY} slots, got {len(history)}"
+            )
     if next_input is not None:
         check("next_input", next_input, FLOATS, (slots, n), device)
     if denoised is not None:

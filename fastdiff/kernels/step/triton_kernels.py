@@ -18,12 +18,12 @@ X, D, M, Z = (tl.constexpr(column) for column in (0, 5, 6, 7))
 # Byte offsets in the records.
 TABLE_BYTES = tl.constexpr(TABLE_ROW.itemsize)
 X_ROW, H_ROW, P, Q, CLIP, C_IN_NEXT, T, W, DST = (
-    tl.constexpr(TABLE_ROW.fields[name][1])
+    tl.constexpr(TABLE_ROW.fields[name][1])  # type: ignore[index]
     for name in ("x", "h", "p", "q", "clip", "c_in_next", "t", "w", "dst")
 )
 ROW_BYTES = tl.constexpr(BATCH_ROW.itemsize)
 SEED, IMAGE, TABLE_INDEX, SLOT, DRAW, GUIDANCE, COND, UNCOND = (
-    tl.constexpr(BATCH_ROW.fields[name][1])
+    tl.constexpr(BATCH_ROW.fields[name][1])  # type: ignore[index]
     for name in ("seed", "image", "table_row", "slot", "draw", "guidance", "cond", "uncond")
 )
 
@@ -64,6 +64,7 @@ def clamp(value, low, high):
 
 @triton.jit
 def is_finite(value):
+    """Neither infinite nor NaN."""
     return tl.abs(value) < float("inf")
 
 
@@ -82,7 +83,7 @@ def exponential(x):
 
 @triton.jit
 def guided(output, output_elements, row, i, n):
-    """m of the batch row's elements: m_u + g (m_c - m_u), or m_c."""
+    """Guided model output of the elements: m_u + g (m_c - m_u), or m_c."""
     cond = output + field(row, COND, tl.int32).to(tl.int64) * output_elements
     m = tl.load(cond + i, i < n, 0.0).to(tl.float32)
     index = field(row, UNCOND, tl.int32)
@@ -93,7 +94,7 @@ def guided(output, output_elements, row, i, n):
 
 @triton.jit
 def step_noise(row, chunk, BLOCK: tl.constexpr):
-    """z of one chunk of a batch row."""
+    """Noise of one chunk of a batch row."""
     quad = chunk * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
     seed, image = field(row, SEED, tl.int64), field(row, IMAGE, tl.int64)
     draw = field(row, DRAW, tl.uint32)
