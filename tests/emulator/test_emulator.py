@@ -22,7 +22,8 @@ from emulator import (
 )
 from numpy.typing import NDArray
 
-FIXTURES = ROOT / "tests" / "emulator" / "fixtures.cu"
+PIPELINES = ROOT / "tests" / "emulator" / "pipelines.cu"
+INSTRUCTIONS = ROOT / "tests" / "emulator" / "instructions.cu"
 RNG = np.random.default_rng(0)
 VALUES = RNG.integers(-50, 50, (3, 4, 128)).astype(np.float32)  # sums of integers are exact
 TILES = RNG.standard_normal((5, 128)).astype(np.float32)
@@ -50,7 +51,7 @@ BARRIERS = {
 
 @pytest.fixture(scope="module", params=["", "-DEMULATOR_UCONTEXT"], ids=["native", "ucontext"])
 def library(request: pytest.FixtureRequest) -> Library:
-    return Library(build([FIXTURES], flags=[request.param] if request.param else []))
+    return Library(build([PIPELINES, INSTRUCTIONS], flags=[request.param] if request.param else []))
 
 
 def block_sums_is_right(library: Library) -> bool:
@@ -81,7 +82,7 @@ def test_right_kernels_are_right_in_every_schedule(library: Library, schedule: S
 @pytest.mark.parametrize("name", BARRIERS)
 def test_every_missing_barrier_is_caught(name: str) -> None:
     line, kernel = BARRIERS[name]
-    mutant = Library(build([FIXTURES], mutation=Mutation(FIXTURES, line, "")))
+    mutant = Library(build([PIPELINES], mutation=Mutation(PIPELINES, line, "")))
     results = []
     for schedule in SCHEDULES:
         with mutant.schedule(schedule):
@@ -90,8 +91,8 @@ def test_every_missing_barrier_is_caught(name: str) -> None:
 
 
 def test_mutations_must_match_exactly_once() -> None:
-    with pytest.raises(ValueError, match=r"fixtures.cu holds \d+ times"):
-        Mutation(FIXTURES, "__syncthreads", "").apply()
+    with pytest.raises(ValueError, match=r"pipelines.cu holds \d+ times"):
+        Mutation(PIPELINES, "__syncthreads", "").apply()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_mutations_must_match_exactly_once() -> None:
                 "wrote next to a shared array",
                 "touches shared memory outside of its array",
                 "touches shared memory outside of its array",
-                r"deadlock: 32 threads wait.*__syncthreads .*fixtures.cu:\d+.*__syncwarp",
+                r"deadlock: 32 threads wait.*__syncthreads .*instructions.cu:\d+.*__syncwarp",
                 r"is at __syncthreads .* while thread 0 waits at __syncthreads .*\(16, 0, 0\)",
                 "deadlock: 16 threads wait and 16 exited; thread 0 at __syncwarp",
                 r"__shfl_sync .* reads lane \d+, which is not in the mask",
@@ -203,11 +204,11 @@ def test_matrix_load_layout_is_that_of_the_manual(
 
 @pytest.mark.parametrize(
     ("which", "message"),
-    [(-1, ""), (0, "out of bounds"), (2, r"AddressSanitizer: SEGV .*fixtures.cu:\d+")],
+    [(-1, ""), (0, "out of bounds"), (2, r"AddressSanitizer: SEGV .*instructions.cu:\d+")],
 )
 def test_sanitizers_see_through_fibers(which: int, message: str) -> None:
     """In a process of its own: the sanitizers end it at the first fault."""
-    library = build([FIXTURES], sanitize=True)
+    library = build([PIPELINES, INSTRUCTIONS], sanitize=True)
     code = (
         "import sys, numpy as np; from emulator import Library; from pathlib import Path\n"
         f"library = Library(Path({str(library)!r}))\n"

@@ -20,8 +20,8 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulator"
 INCLUDES = [ROOT / "csrc" / "include", ROOT / "csrc" / "cuda", ROOT / "tests" / "emulator"]
-FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]
+FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 ORDERS = ("lock_step", "ahead", "reverse", "random")
 COPIES = ("early", "late", "random")
