@@ -210,7 +210,7 @@ struct WarpRows {
 /// One block: kQueries rows (blockIdx.x) of one head (y) of one batch (z).
 template <class T, int kHead>
 __global__ void __launch_bounds__(AttentionTile<kHead>::kThreads)
-    attention_kernel(const Attention a) {
+    attention_kernel(const AttentionArguments a) {
   using Tile = AttentionTile<kHead>;
   const auto offset = [](AttentionStrides strides, int64_t row) {
     return blockIdx.z * strides.batch + blockIdx.y * strides.head + row * strides.row;
@@ -264,9 +264,9 @@ __global__ void __launch_bounds__(AttentionTile<kHead>::kThreads)
 }
 
 template <class T, int kHead>
-int launch_padded(const Attention& a, void* stream) {
+int launch_attention(const AttentionArguments& a, void* stream) {
   using Tile = AttentionTile<kHead>;
-  const dim3 grid((a.queries + Tile::kQueries - 1) / Tile::kQueries, a.heads, a.batch);
+  const dim3 grid((a.queries + Tile::kQueries - 1) / Tile::kQueries, a.heads, a.batches);
   return launch(attention_kernel<T, kHead>, grid, Tile::kThreads, Tile::kSharedBytes, stream, a);
 }
 

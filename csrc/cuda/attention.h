@@ -1,7 +1,7 @@
 // Scaled dot-product attention on a GPU: softmax(scale q k^T) v for every head of every batch.
 #pragma once
 
-#include <cstdint>
+#include "launch.h"
 
 namespace fastdiff::cuda {
 
@@ -10,21 +10,22 @@ struct AttentionStrides {
   int64_t batch, head, row;
 };
 
-/// q and out are (batch, heads, queries, head_size), k and v (batch, heads, keys, head_size).
-/// Rows start at multiples of 16 bytes. scale and keys are more than 0.
-struct Attention {
+/// q and out are (batches, heads, queries, head_size), k and v (batches, heads, keys, head_size).
+/// Rows start at multiples of 16 bytes. No size is 0, and the scale is more than 0.
+struct AttentionArguments {
   const void *q, *k, *v;
   void* out;
   AttentionStrides q_strides, k_strides, v_strides, out_strides;
-  int batch, heads, queries, keys, head_size;
+  int32_t batches, heads, queries, keys;
+  int32_t head_size;  // a multiple of 8, up to kMaxHeadSize
   float scale;
+  ElementType type;  // of all four: kFloat16 or kBFloat16
 };
 
-/// Head sizes are multiples of 8, up to this.
 constexpr int kMaxHeadSize = 160;
 
-/// Queues the work on `stream`, a cudaStream_t: elements are float16, or bfloat16 if so said.
-/// Returns 0 or a cudaError_t.
-int launch_attention(const Attention& attention, bool bfloat16, void* stream);
-
 }  // namespace fastdiff::cuda
+
+extern "C" {
+int fastdiff_cuda_attention(const fastdiff::cuda::AttentionArguments* arguments, void* stream);
+}

@@ -1,0 +1,84 @@
+// Eight consecutive elements of a row: 128-bit accesses where the row allows, single ones
+// elsewhere.
+#pragma once
+
+#include "intrinsics.cuh"
+
+namespace fastdiff::cuda {
+
+constexpr int kVector = 8;  // elements of a thread: two float4, or one uint4 of 16-bit elements
+
+/// Whether every pointer is a multiple of 16 bytes; a null pointer, for an absent array, is.
+template <class... Pointers>
+__device__ __forceinline__ bool aligned(const Pointers*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) | ...) & 15) == 0;
+}
+
+/// Which elements of a row a thread works on, and how it reaches them.
+struct Span {
+  int64_t first;
+  int live;   // elements inside the row, 1 to kVector
+  bool wide;  // live is kVector and all rows are aligned
+};
+
+__device__ __forceinline__ void load(const float* row, Span span, StrictFloat (&to)[kVector]) {
+  row += span.first;
+  if (span.wide) {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; k += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(row + k);
+      to[k] = four.x, to[k + 1] = four.y, to[k + 2] = four.z, to[k + 3] = four.w;
+    }
+  } else {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; ++k) to[k] = k < span.live ? row[k] : 0.0f;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void load(const T* row, Span span, StrictFloat (&to)[kVector]) {
+  row += span.first;
+  if (span.wide) {
+    const uint4 words = *reinterpret_cast<const uint4*>(row);
+    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; ++k) to[k] = unpack<T>(pairs[k / 2], k % 2);
+  } else {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; ++k) to[k] = k < span.live ? to_float(row[k]) : 0.0f;
+  }
+}
+
+__device__ __forceinline__ void store(float* row, Span span, const StrictFloat (&from)[kVector]) {
+  row += span.first;
+  if (span.wide) {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; k += 4) {
+      *reinterpret_cast<float4*>(row + k) = {from[k].value, from[k + 1].value, from[k + 2].value,
+                                             from[k + 3].value};
+    }
+  } else {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; ++k) {
+      if (k < span.live) row[k] = from[k].value;
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void store(T* row, Span span, const StrictFloat (&from)[kVector]) {
+  row += span.first;
+  uint32_t pairs[4];
+  FASTDIFF_UNROLL
+  for (int k = 0; k < 4; ++k) pairs[k] = pack<T>(from[2 * k].value, from[2 * k + 1].value);
+  if (span.wide) {
+    *reinterpret_cast<uint4*>(row) = {pairs[0], pairs[1], pairs[2], pairs[3]};
+  } else {
+    FASTDIFF_UNROLL
+    for (int k = 0; k < kVector; ++k) {
+      if (k < span.live) row[k] = T{uint16_t(pairs[k / 2] >> 16 * (k % 2))};
+    }
+  }
+}
+
+}  // namespace fastdiff::cuda
