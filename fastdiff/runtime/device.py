@@ -130,6 +130,10 @@ class Stream(Protocol):
         """Call `work`, whose torch operators run on this stream."""
         ...
 
+    def enqueue(self, work: Callable[[], object]) -> None:
+        """As `run`, for work of torch operators alone; the host sees nothing of it."""
+        ...
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Copy between pinned host memory and the device, without waiting for it."""
         ...

@@ -29,6 +29,10 @@ class CudaStream:
         with torch.cuda.stream(self.raw):
             return work()
 
+    def enqueue(self, work: Callable[[], object]) -> None:
+        """As `run`, for work of torch operators alone."""
+        self.run(work)
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Copy between pinned host memory and the device, without waiting for it."""
         with torch.cuda.stream(self.raw):

@@ -105,23 +105,13 @@ class Frame:
         self._records["slot"][len(rows) : bucket] = -1
         return self._rows[:bucket]
 
-    def stage(self, state: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        """Copy the state of `slots` out of the way of the next step.
-
-        Returns
-        -------
-        samples : Tensor
-            (k, n) float32 pinned, to be filled from:
-        staged : Tensor
-            (k, n) float32 on the device.
-        """
-        if len(self._staged) < len(slots):
-            rows = max(len(slots), 2 * len(self._staged))
-            self._staged = torch.empty(rows, state.shape[1], device=state.device)
-            self._samples = self._device.pinned(rows, state.shape[1], dtype=torch.float32)
-        staged = self._staged[: len(slots)]
-        torch.index_select(state, 0, upload(slots, state.device), out=staged)
-        return self._samples[: len(slots)], staged
+    def room_for(self, rows: int, numel: int) -> tuple[Tensor, Tensor]:
+        """Return memory for the images of `rows` rows: pinned and on the device, (rows, n)."""
+        if len(self._staged) < rows:
+            reserved = max(rows, 2 * len(self._staged))
+            self._staged = torch.empty(reserved, numel, device=self._device.memory)
+            self._samples = self._device.pinned(reserved, numel, dtype=torch.float32)
+        return self._samples[:rows], self._staged[:rows]
 
 
 @dataclass(frozen=True)
