@@ -73,6 +73,10 @@ class AccuracyWarning(UserWarning):
     """A candidate that strays from the float32 model is used because the caller said so."""
 
 
+class KernelWarning(UserWarning):
+    """A GPU kernel gave wrong results in the check of its first use, and is not used."""
+
+
 class Unavailable(FastdiffError, RuntimeError):
     """An engine or a kernel cannot run on this machine; the message says what would help."""
 
