@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOATS",
+    "MAX_ELEMENTS",
     "block",
     "check",
     "check_device",
     "interpreting",
     "launch",
+    "missing",
     "status",
     "tl",
     "triton",
@@ -47,6 +49,8 @@ BLOCK = 1024
 """Elements of one program: eight for each of its 128 threads, 128 bits of a 16-bit dtype."""
 INTERPRETED_BLOCK = 1 << 16
 """The interpreter's time goes by programs, not by elements."""
+MAX_ELEMENTS = 2**31 - INTERPRETED_BLOCK
+"""Of one row: offsets inside a row have 32 bits, those of rows 64."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -65,13 +69,18 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def missing() -> str | None:
+    """Say what to install before the Triton kernels can be compiled; None if nothing."""
+    return _TO_INSTALL if find_spec("triton") is None else None
+
+
 def status() -> str | None:
-    """Why the Triton kernels cannot run in this process; None if they can.
+    """Say why the Triton kernels cannot run in this process; None if they can.
 
     Imports nothing and starts no device context.
     """
-    if find_spec("triton") is None:
-        return _TO_INSTALL
+    if reason := missing():
+        return reason
     if interpreting() or torch.cuda.is_available():
         return None
     return f"torch {torch.__version__} finds no GPU; TRITON_INTERPRET=1 runs the kernels slowly"
@@ -132,6 +141,8 @@ def launch(
     Contraction of ``a * b + c`` is off: kernels that promise bits need it, the others lose nothing
     beside their memory traffic.
     """
+    if programs == 0:
+        return
     start = kernel[(programs,)]  # type: ignore[index]
     if device.type == "cpu":
         start(*arguments, enable_fp_fusion=False, **meta)

@@ -24,7 +24,6 @@ ANGLE_UNIT = tl.constexpr(2.0**-31)
 
 _BITS = {"draw": 32, "tag": 8}
 _ELEMENT_BITS = 42
-_MAX_ELEMENTS = 2**31 - triton_module.INTERPRETED_BLOCK  # a row's offsets are 32-bit
 
 
 @triton.jit
@@ -155,10 +154,10 @@ def fill_normal(
     for name, value in (("draw", draw), ("tag", tag)):
         if not 0 <= value < 1 << _BITS[name]:
             raise InvalidArgument(f"{name} must be in [0, 2^{_BITS[name]}), got {value}")
-    if first < 0 or first + n > 1 << _ELEMENT_BITS or n > _MAX_ELEMENTS:
+    if first < 0 or first + n > 1 << _ELEMENT_BITS or n > triton_module.MAX_ELEMENTS:
         raise InvalidArgument(
-            f"elements must be in [0, 2^{_ELEMENT_BITS}) and at most {_MAX_ELEMENTS} in one row, "
-            f"got {first} to {first + n}"
+            f"elements must be in [0, 2^{_ELEMENT_BITS}), at most {triton_module.MAX_ELEMENTS} in "
+            f"a row, got {first} to {first + n}"
         )
     if out.numel() == 0:
         return

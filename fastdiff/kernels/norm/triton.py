@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidShape
-from fastdiff.kernels.triton_module import FLOATS, check, check_device, launch, tl, triton
+from fastdiff.kernels import triton_module
+from fastdiff.kernels.triton_module import FLOATS, check, tl, triton
 
 __all__ = ["group_norm", "modulated_layer_norm"]
 
@@ -162,7 +163,7 @@ def group_norm(
     Unavailable
         If ``x`` is not where Triton kernels run.
     """
-    device = check_device(x)
+    device = triton_module.check_device(x)
     channels_last = (
         x.dim() == 4
         and not x.is_contiguous()
@@ -180,7 +181,7 @@ def group_norm(
         return out
     size = x[0].numel() // groups
     block = triton.next_power_of_2(size) if size <= _RESIDENT else _CHUNK
-    launch(
+    triton_module.launch(
         group_norm_kernel,
         images * groups,
         device,
@@ -223,7 +224,7 @@ def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1
     Unavailable
         If ``x`` is not where Triton kernels run.
     """
-    device = check_device(x)
+    device = triton_module.check_device(x)
     check("x", x, FLOATS, (None, None, None), device)
     images, tokens, features = x.shape
     if features > _MAX_FEATURES:
@@ -237,7 +238,7 @@ def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1
     if x.numel() == 0:
         return out
     block = triton.next_power_of_2(features)
-    launch(
+    triton_module.launch(
         modulated_layer_norm_kernel,
         images * tokens,
         device,

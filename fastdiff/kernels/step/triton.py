@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.kernels import triton_module
 from fastdiff.kernels.step.triton_kernels import gather_kernel, step_kernel
-from fastdiff.kernels.triton_module import FLOATS, check, check_device, launch
+from fastdiff.kernels.triton_module import FLOATS, MAX_ELEMENTS, check
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 __all__ = ["gather", "step"]
@@ -72,13 +72,15 @@ def step(
     Unavailable
         If ``state`` is not where Triton kernels run.
     """
-    device = check_device(state)
+    device = triton_module.check_device(state)
     check("state", state, _FLOAT32, (None, None), device)
     slots, n = state.shape
+    if not 0 < n <= MAX_ELEMENTS:
+        raise InvalidShape(f"state: expected rows of 1 to {MAX_ELEMENTS} elements, got {n}")
     batch = _check_records(table, rows, device)
     check("output", output, FLOATS, (None, None), device)
     if output.shape[1] < n:
-        raise InvalidShape(f"output: expected rows of at least {n}, got {output.shape[1]} elements")
+        raise InvalidShape(f"output: expected rows of at least {n} elements, got {output.shape[1]}")
     check("flags", flags, _BYTES, (batch,), device)
     if history is not None:
         check("history", history, _FLOAT32, (None, slots, n), device)
@@ -91,7 +93,7 @@ def step(
     if denoised is not None:
         check("denoised", denoised, _FLOAT32, (slots, n), device)
     block = triton_module.block(n)
-    launch(
+    triton_module.launch(
         step_kernel,
         batch * -(-n // block),
         device,
@@ -131,7 +133,7 @@ def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor
     InvalidArgument, Unavailable
         As :func:`step` does.
     """
-    device = check_device(x)
+    device = triton_module.check_device(x)
     check("next_input", next_input, FLOATS, (None, None), device)
     batch = _check_records(table, rows, device)
     n = next_input.shape[1]
@@ -139,7 +141,9 @@ def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor
     check("t", t, _FLOAT32, (len(x),), device)
     block = triton_module.block(n)
     programs = batch * -(-n // block)
-    launch(gather_kernel, programs, device, table, rows, next_input, x, t, n, BLOCK=block)
+    triton_module.launch(
+        gather_kernel, programs, device, table, rows, next_input, x, t, n, BLOCK=block
+    )
 
 
 def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:

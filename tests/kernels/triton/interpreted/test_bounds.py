@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdiff.kernels.noise.triton import fill_normal
+from fastdiff.kernels.norm.triton import group_norm, modulated_layer_norm
+from fastdiff.kernels.step.triton import gather, step
+
+from ...batches import random_batch  # noqa: TID252
+from .guarded import call_guarded
+from .records import as_bytes
+
+both_ends = pytest.mark.parametrize("at_end", [True, False])
+
+
+def test_guards_catch_an_overrun() -> None:
+    overrun = Path(__file__).with_name("overrun.py")
+    result = subprocess.run([sys.executable, overrun], capture_output=True)
+    assert result.returncode == -signal.SIGSEGV
+
+
+@both_ends
+def test_step_and_gather_stay_inside(at_end: bool) -> None:
+    batch = random_batch(1, rows=2, n=63, output_dtype="float16")
+    batch.rows["slot"] = [0, len(batch.state) - 1]
+    batch.rows["cond"], batch.rows["uncond"] = [len(batch.output) - 1, 1], [0, 2]
+    table, rows = as_bytes(batch.table), as_bytes(batch.rows)
+    state = torch.from_numpy(batch.state)
+    output = torch.from_numpy(batch.output).half()
+    flags = torch.zeros(2, dtype=torch.uint8)
+    history = torch.from_numpy(batch.history)
+    call_guarded(
+        step, table, rows, state, output, flags, history, state.half(), state, at_end=at_end
+    )
+    x = output[:, :63].contiguous()
+    call_guarded(gather, table, rows, state.half(), x, x[:, 0].float(), at_end=at_end)
+
+
+@both_ends
+def test_noise_stays_inside(at_end: bool) -> None:
+    words = torch.arange(2)
+    call_guarded(fill_normal, torch.empty(2, 63), words, words, 0, 1, 1.0, 5, at_end=at_end)
+
+
+@both_ends
+def test_norms_stay_inside(at_end: bool) -> None:
+    x, parameter = torch.randn(2, 6, 3, 7), torch.randn(6)
+    call_guarded(group_norm, x, 3, parameter, parameter, 1e-5, True, at_end=at_end)
+    modulation = torch.randn(2, 63)
+    call_guarded(modulated_layer_norm, torch.randn(2, 3, 63), modulation, modulation, at_end=at_end)
