@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +70,19 @@ class Denoiser(Protocol):
         """
         ...
 
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Write what `Engine.build` takes as `blobs`; nothing where a build is quick anyway.
+
+        Blobs are the engine's own compiled code: whoever reads them runs what is in them.
+
+        Parameters
+        ----------
+        folder : Path
+        batches : collection of int
+            The batch sizes that matter, for engines that compile each by itself.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class EngineStatus:
@@ -110,8 +126,16 @@ class Engine(Protocol):
         """Say whether this engine runs on this machine, and why not."""
         ...
 
-    def build(self, network: Network, precision: str) -> Denoiser:
+    def build(self, network: Network, precision: str, blobs: Path | None = None) -> Denoiser:
         """Prepare `network`, whose file is there if the engine reads ONNX.
+
+        Parameters
+        ----------
+        network : Network
+        precision : str
+        blobs : Path, optional
+            A folder that `Denoiser.save` wrote for this network and precision on a machine of the
+            same fingerprint, and that is trusted. What is there is not compiled again.
 
         Raises
         ------
@@ -119,6 +143,13 @@ class Engine(Protocol):
             This machine cannot run it.
         """
         ...
+
+
+def temporary_folder(owner: object) -> Path:
+    """Return a new folder that goes when `owner` does."""
+    folder = Path(tempfile.mkdtemp(prefix="fastdiff-"))
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def version_of(module: str, *distributions: str) -> str | None:

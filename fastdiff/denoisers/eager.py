@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,14 +17,14 @@ class EagerEngine:
     """Evaluates the module itself under ``torch.inference_mode``."""
 
     name = "eager"
-    precisions = ("float32", "bfloat16")
+    precisions = ("float32", "bfloat16", "float16")
     reads_onnx = False
     slow_to_build = False
 
     def status(self) -> EngineStatus:
         return EngineStatus(True, f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
-    def build(self, network: Network, precision: str) -> EagerDenoiser:
+    def build(self, network: Network, precision: str, blobs: Path | None = None) -> EagerDenoiser:
         return EagerDenoiser(network, precision)
 
 
@@ -46,3 +47,6 @@ class EagerDenoiser:
                 out.copy_(self._module(x, t, conditioning))
 
         return run
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """There is nothing compiled to write."""

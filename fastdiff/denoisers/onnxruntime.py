@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,9 @@ class OnnxRuntimeEngine:
             return EngineStatus(False, "not installed; pip install onnxruntime")
         return EngineStatus(True, f"onnxruntime {version}, CPUExecutionProvider")
 
-    def build(self, network: Network, precision: str) -> OnnxRuntimeDenoiser:
+    def build(
+        self, network: Network, precision: str, blobs: Path | None = None
+    ) -> OnnxRuntimeDenoiser:
         return OnnxRuntimeDenoiser(network, precision)
 
 
@@ -74,3 +77,6 @@ class OnnxRuntimeDenoiser:
                 raise ModelOutputError(f"onnxruntime failed on {shapes}: {error}") from error
 
         return run
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Sessions start from the network."""

@@ -12,10 +12,7 @@ one it folds them away. So there is one session per batch size.
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import EngineStatus, onnx_path, version_of
+from fastdiff.denoisers.base import EngineStatus, onnx_path, temporary_folder, version_of
 from fastdiff.denoisers.cuda import DEVICE, DeviceBuffers, missing_for_cuda
 from fastdiff.denoisers.onnxruntime import DISTRIBUTIONS
 from fastdiff.denoisers.precision import export_half
@@ -76,7 +73,9 @@ class OnnxRuntimeGpuEngine:
             return EngineStatus(False, "; ".join(missing))
         return EngineStatus(True, f"onnxruntime {version}, {self._provider}")
 
-    def build(self, network: Network, precision: str) -> OnnxRuntimeGpuDenoiser:
+    def build(
+        self, network: Network, precision: str, blobs: Path | None = None
+    ) -> OnnxRuntimeGpuDenoiser:
         status = self.status()
         if not status.usable:
             raise Unavailable(f"{self.name} cannot run here: {status.detail}")
@@ -100,9 +99,7 @@ class OnnxRuntimeGpuDenoiser:
         self._provider, self._device = provider, device
         self._onnx = onnx_path(network, engine)
         if precision != "float32":
-            folder = tempfile.mkdtemp(prefix="fastdiff-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            path = Path(folder) / "denoiser.onnx"
+            path = temporary_folder(self) / "denoiser.onnx"
             self._onnx = export_half(network, precision, path)
         self._batch_axis = _batch_axis(self._onnx)
         self._session = lru_cache(maxsize=_SESSIONS_KEPT)(self._start)
@@ -132,6 +129,9 @@ class OnnxRuntimeGpuDenoiser:
             buffers.download()
 
         return run
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Sessions start from the network."""
 
     def _start(self, batch: int) -> Any:
         import onnxruntime

@@ -7,8 +7,9 @@ others share an open one: compiling takes up to half a second, which no step sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,31 +37,41 @@ class OpenVinoEngine:
             return EngineStatus(False, "not installed; pip install openvino")
         return EngineStatus(True, f"openvino {version}, CPU")
 
-    def build(self, network: Network, precision: str) -> OpenVinoDenoiser:
-        return OpenVinoDenoiser(network, precision)
+    def build(
+        self, network: Network, precision: str, blobs: Path | None = None
+    ) -> OpenVinoDenoiser:
+        return OpenVinoDenoiser(network, precision, blobs)
 
 
 class OpenVinoDenoiser:
     """Inference requests that read and write the caller's tensors: nothing is copied.
 
     Inputs and outputs are float32 at every precision; OpenVINO rounds inside.
+
+    Parameters
+    ----------
+    network : Network
+    precision : str
+    blobs : Path, optional
+        Folder with models that were compiled before, instead of compiling them.
     """
 
     engine = "openvino"
     input_dtype = output_dtype = torch.float32
 
-    def __init__(self, network: Network, precision: str) -> None:
+    def __init__(self, network: Network, precision: str, blobs: Path | None = None) -> None:
         import openvino
 
         self.precision = precision
         self._core = openvino.Core()
         self._require_hardware()
         self.output_channels = network.probe()
+        self._path = onnx_path(network, self.engine)
+        self._blobs = {path.name: path for path in blobs.glob("*.blob")} if blobs else {}
         self._compiled = lru_cache(maxsize=None)(self._compile)
-        path = str(onnx_path(network, self.engine))
         try:
-            self._model = self._core.read_model(path)
-            self._compiled(1)  # what cannot be compiled is refused here, not in a tick
+            # What cannot be compiled is refused here, not in a tick.
+            self._compiled(next((size for size in _FIXED_SIZES if _blob(size) in self._blobs), 1))
         except RuntimeError as error:
             raise Unavailable(f"openvino refuses the network: {error}") from error
 
@@ -69,8 +80,7 @@ class OpenVinoDenoiser:
     ) -> Callable[[], object]:
         import openvino
 
-        size = len(x) if len(x) in _FIXED_SIZES else None
-        request = self._compiled(size).create_infer_request()
+        request = self._compiled(_size(len(x))).create_infer_request()
         inputs = {"x": x, "t": t, **conditioning}
         for name, value in inputs.items():
             request.set_tensor(name, openvino.Tensor(numpy_view(name, value), shared_memory=True))
@@ -95,25 +105,44 @@ class OpenVinoDenoiser:
                 f"has {', '.join(offered)}; use precision='float32'"
             )
 
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Write the compiled model of each size, which holds the weights as well."""
+        for size in set(map(_size, batches)):
+            (folder / _blob(size)).write_bytes(self._compiled(size).export_model().getvalue())
+
+    @cached_property
+    def _model(self) -> Any:
+        return self._core.read_model(str(self._path))
+
     def _compile(self, batch: int | None) -> Any:
-        model = self._model.clone()
-        if batch is not None:
-            model.reshape(
-                {port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs}
-            )
         element = _ELEMENT_TYPES[self.precision]
-        compiled = self._core.compile_model(
-            model,
-            "CPU",
-            {
-                # Without it, machines that have bfloat16 would use it for float32 as well.
-                "INFERENCE_PRECISION_HINT": element,
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
-        )
+        settings = {
+            # Without it, machines that have bfloat16 would use it for float32 as well.
+            "INFERENCE_PRECISION_HINT": element,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        blob = self._blobs.get(_blob(batch))
+        if blob is not None:
+            compiled = self._core.import_model(blob.read_bytes(), "CPU", settings)
+        else:
+            model = self._model.clone()
+            if batch is not None:
+                model.reshape(
+                    {port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs}
+                )
+            compiled = self._core.compile_model(model, "CPU", settings)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used != element:
             raise Unavailable(f"openvino was asked for {element} and compiled for {used}")
         return compiled
+
+
+def _size(rows: int) -> int | None:
+    """Return the batch size of the model that runs `rows` rows; None for the open one."""
+    return rows if rows in _FIXED_SIZES else None
+
+
+def _blob(batch: int | None) -> str:
+    return f"{'open' if batch is None else batch}.blob"

@@ -10,7 +10,8 @@ TensorRT times kernels while it builds, so it builds on the GPU that runs the pl
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from fastdiff.denoisers.cuda import DEVICE, DeviceBuffers, missing_for_cuda
 from fastdiff.denoisers.tensorrt_plan import PlanOptions, build_plan
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.exporting import Network
+
+_PLAN = "engine.plan"
 
 
 class TensorRtEngine:
@@ -70,11 +73,17 @@ class TensorRtEngine:
         )
         return plan
 
-    def build(self, network: Network, precision: str) -> TensorRtDenoiser:
+    def build(
+        self, network: Network, precision: str, blobs: Path | None = None
+    ) -> TensorRtDenoiser:
         status = self.status()
         if not status.usable:
             raise Unavailable(f"{self.name} cannot run here: {status.detail}")
-        plan = self.serialize(network, precision)
+        kept = blobs / _PLAN if blobs is not None else None
+        if kept is not None and kept.exists():
+            plan = kept.read_bytes()
+        else:
+            plan = self.serialize(network, precision)
         return TensorRtDenoiser(self._library(), plan, self.options, network.probe(), precision)
 
     def _library(self) -> ModuleType:
@@ -130,6 +139,10 @@ class TensorRtDenoiser:
             buffers.download()
 
         return run
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Write the plan, which holds every batch size and the weights."""
+        (folder / _PLAN).write_bytes(self._plan.serialize())
 
     def _context(self, profile: int, stream: int) -> Any:
         """Return the execution context of `profile`; all bound calls of its sizes share it.

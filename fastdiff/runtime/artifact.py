@@ -6,15 +6,19 @@ The file is a zip of plain entries, stored without compression:
 manifest.json            format, model, shapes, conditioning, schedule, SHA-256 of the other
                          entries, and what was measured, by machine fingerprint
 denoiser.onnx (+ data)   the network
-reference.safetensors    inputs and outputs of the float32 model, for the certificate
+reference.safetensors    a trajectory of the float32 model, for the certificate
+blob-*                   what the chosen engine compiled, for machines of the same fingerprint
 ======================== ==========================================================================
 
 Reading trusts nothing: sizes are checked before anything is read, names before anything is
-written, hashes before anything is used; nothing is unpickled or executed.
+written, hashes before anything is used; nothing is unpickled or executed. Blobs are native code,
+so only those run that this user's own fastdiff compiled (`fastdiff.runtime.signing`); from all
+other files they are compiled again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,8 +27,9 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,10 +43,12 @@ from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.runtime.onnx_check import check_onnx
 from fastdiff.runtime.report import Report
+from fastdiff.runtime.signing import is_own, sign
 from fastdiff.sampling import Schedule
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, NETWORK, REFERENCE = "manifest.json", "denoiser.onnx", "reference.safetensors"
+_BLOB, _BLOBS = "blob-", "blobs"  # in front of their names in the file; their folder when read
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_ENTRIES = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -59,7 +66,9 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
                 name = part.name.replace(network.onnx.name, NETWORK, 1)
                 shutil.copyfile(part, files / name)
         save_file(_tensors(compiled.reference), files / REFERENCE)
+        _save_blobs(compiled, files)
         names = sorted(entry.name for entry in files.iterdir())
+        hashes = {name: _sha256(files / name) for name in names}
         manifest = {
             "format": FORMAT,
             "model": network.name,
@@ -67,8 +76,8 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             "output_channels": network.probe(),
             "conditioning": {k: conditioning_to_json(v) for k, v in network.conditioning.items()},
             "schedule": compiled.schedule.to_config(),
-            "files": {name: _sha256(files / name) for name in names},
-            "machines": {fingerprint(): _measured_to_json(compiled)},
+            "files": hashes,
+            "machines": {fingerprint(): _measured_to_json(compiled, hashes)},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -80,6 +89,35 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _save_blobs(compiled: Compiled, files: Path) -> None:
+    """Write what the engine compiled, under names that tell it from the rest."""
+    with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
+        with contextlib.suppress(RuntimeError):  # a file is complete without them
+            compiled.denoiser.save(Path(folder), compiled.batch_seconds)
+        for blob in Path(folder).iterdir():
+            shutil.move(blob, files / f"{_BLOB}{blob.name}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a machine like this one chose.
+
+    Attributes
+    ----------
+    engine, precision : str
+    batch_seconds : mapping of int to float
+    report : Report
+    blobs : Path or None
+        Folder of compiled code that may run.
+    """
+
+    engine: str
+    precision: str
+    batch_seconds: Mapping[int, float]
+    report: Report
+    blobs: Path | None
 
 
 class Artifact:
@@ -109,7 +147,8 @@ class Artifact:
             ) from error
 
     def _read(self, manifest: dict[str, Any], folder: Path) -> None:
-        check_onnx(folder / NETWORK, set(manifest["files"]))
+        self._hashes = dict(manifest["files"])
+        check_onnx(folder / NETWORK, {name for name in self._hashes if name.startswith(NETWORK)})
         self.schedule = Schedule(**manifest["schedule"])
         self.network = Network(
             module=None,
@@ -125,15 +164,27 @@ class Artifact:
         self.reference = _trajectory(tensors, self.network, self.schedule)
         self._machines: Mapping[str, Any] = dict(manifest["machines"])
 
-    def measured_here(self) -> tuple[str, str, dict[int, float], Report] | None:
-        """Return engine, precision, times and report if a machine like this one measured it."""
+    def measured_here(self, trust_blobs: bool = False) -> Measured | None:
+        """Return what a machine like this one measured, if one did.
+
+        Parameters
+        ----------
+        trust_blobs : bool
+            Whether compiled code may run that this user did not compile.
+        """
         record = self._machines.get(fingerprint())
         if record is None:
             return None
         try:
-            seconds = {int(b): float(s) for b, s in record["batch_seconds"].items()}
-            report = Report.from_json(record["report"])
-            return str(record["engine"]), str(record["precision"]), seconds, report
+            engine, precision = str(record["engine"]), str(record["precision"])
+            own = is_own(_signed(engine, precision, self._hashes), str(record["signature"]))
+            return Measured(
+                engine,
+                precision,
+                {int(b): float(s) for b, s in record["batch_seconds"].items()},
+                Report.from_json(record["report"]),
+                self.workspace.path / _BLOBS if own or trust_blobs else None,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"what the artifact says was measured is malformed: {error}"
@@ -147,10 +198,13 @@ def _extract(path: Path, folder: Path) -> dict[str, Any]:
             entries = _check_entries(archive, path)
             manifest = json.loads(archive.read(MANIFEST))
             files = _check_manifest(manifest, entries)
+            (folder / _BLOBS).mkdir()
             for name, expected in files.items():
-                with archive.open(name) as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                if _sha256(folder / name) != expected:
+                blob = name.removeprefix(_BLOB)
+                target = folder / name if blob == name else folder / _BLOBS / blob
+                with archive.open(name) as source:
+                    digest = _copy(source, target)
+                if digest != expected:
                     raise ArtifactError(f"{path.name}: {name} does not have the hash it should")
     except FileNotFoundError:
         raise
@@ -166,7 +220,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> set[str]:
     if len(infos) > _MAX_ENTRIES or len(set(names)) != len(names):
         raise ArtifactError(f"{path.name} has {len(infos)} entries or repeats a name")
     for info in infos:
-        if not _NAME.fullmatch(info.filename):
+        if not _NAME.fullmatch(info.filename.removeprefix(_BLOB)):
             raise ArtifactError(f"{path.name} has an entry with the name {info.filename!r}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ArtifactError(f"{path.name}: {info.filename} is compressed or encrypted")
@@ -196,6 +250,16 @@ def _check_manifest(manifest: Any, entries: set[str]) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in files.items()}
 
 
+def _copy(source: IO[bytes], path: Path) -> str:
+    """Write `source` to `path` and return its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as target:
+        while block := source.read(1 << 20):
+            digest.update(block)
+            target.write(block)
+    return digest.hexdigest()
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -204,20 +268,24 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _measured_to_json(compiled: Compiled) -> dict[str, Any]:
+def _signed(engine: str, precision: str, hashes: Mapping[str, str]) -> list[object]:
+    """Return what the signature of compiled code covers: all that decides what it does where."""
+    return [fingerprint(), engine, precision, dict(hashes)]
+
+
+def _measured_to_json(compiled: Compiled, hashes: Mapping[str, str]) -> dict[str, Any]:
+    engine, precision = compiled.denoiser.engine, compiled.denoiser.precision
     return {
-        "engine": compiled.denoiser.engine,
-        "precision": compiled.denoiser.precision,
+        "engine": engine,
+        "precision": precision,
+        "signature": sign(_signed(engine, precision, hashes)),
         "batch_seconds": dict(compiled.batch_seconds),
         "report": compiled.report.to_json(),
     }
 
 
 def _tensors(reference: Trajectory) -> dict[str, torch.Tensor]:
-    own = {
-        name: getattr(reference, name).contiguous()
-        for name in ("noise", "inputs", "outputs", "sample")
-    }
+    own = {name: getattr(reference, name).contiguous() for name in ("states", "outputs")}
     return own | {f"conditioning.{k}": v.contiguous() for k, v in reference.conditioning.items()}
 
 
@@ -226,12 +294,10 @@ def _trajectory(
 ) -> Trajectory:
     """Rebuild the reference, with every shape checked against the network's."""
     table = reference_table(schedule)
-    rows, levels = len(tensors["noise"]), len(table)
+    rows, levels = tensors["outputs"].shape[1], len(table)
     channels, height, width = network.sample_shape
     shapes = {
-        "noise": (rows, channels, height, width),
-        "sample": (rows, channels, height, width),
-        "inputs": (levels, rows, channels, height, width),
+        "states": (levels + 1, rows, channels, height, width),
         "outputs": (levels, rows, network.output_channels, height, width),
     } | {f"conditioning.{k}": (rows, *v.shape) for k, v in network.conditioning.items()}
     if set(tensors) != set(shapes):
@@ -240,5 +306,4 @@ def _trajectory(
         if tuple(tensors[name].shape) != shape:
             raise InvalidShape(f"{REFERENCE}: {name} is {tuple(tensors[name].shape)}, not {shape}")
     conditioning = {k: tensors[f"conditioning.{k}"] for k in network.conditioning}
-    fixed = {name: tensors[name] for name in ("noise", "inputs", "outputs", "sample")}
-    return Trajectory(table=table, conditioning=conditioning, **fixed)
+    return Trajectory(table, conditioning, tensors["states"], tensors["outputs"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,91 +17,165 @@ from fastdiff.sampling import Schedule, StepTable, get_solver, run_table
 
 LEVELS = 8
 ROWS = 2
+_TINY = 1e-12  # keeps the error of an output that should be all zeros a number
 
-#: Largest relative L2 error that a candidate may have, by precision: of its output at any noise
-#: level of the reference trajectory, and of the sample at the end of its own.
-THRESHOLDS = {"float32": (1e-4, 1e-3), "float16": (2e-2, 1e-2), "bfloat16": (5e-2, 5e-2)}
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest errors that a candidate may have.
+
+    Attributes
+    ----------
+    output : float
+        Relative L2 error of an output at any noise level.
+    element : float
+        Error of any one element, relative to the largest element of the reference's output.
+    state : float
+        Relative L2 error of the state after any step of a trajectory of its own.
+    """
+
+    output: float
+    element: float
+    state: float
+
+
+LIMITS = {
+    "float32": Limits(output=1e-4, element=1e-3, state=1e-3),
+    "float16": Limits(output=2e-2, element=1e-1, state=1e-2),
+    "bfloat16": Limits(output=5e-2, element=2e-1, state=5e-2),
+}
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Measured error of one candidate against the float32 model.
+    """Measured error of one candidate against the float32 model; prints as a table.
 
     Attributes
     ----------
     timesteps : tuple of float
-        Where the outputs were compared, from noise to data.
+        The noise levels at which outputs were compared, from noise to data; up to a fault.
     errors : tuple of float
         ``||candidate - reference||_2 / ||reference||_2`` of the output at each.
-    sample_error : float
-        The same of the sample, after the candidate ran a trajectory of its own.
-    output_threshold, sample_threshold : float
+    max_errors : tuple of float
+        ``max |candidate - reference| / max |reference|`` of the output at each.
+    growth : tuple of float
+        Relative L2 error of the state after each step, when the candidate runs the trajectory by
+        itself and so meets its own errors again. Empty after a fault.
+    limits : Limits
         What these may be.
+    fault : str or None
+        What no number tells: an output that is not finite, or constant where it should not be.
     """
 
     timesteps: tuple[float, ...]
     errors: tuple[float, ...]
-    sample_error: float
-    output_threshold: float
-    sample_threshold: float
+    max_errors: tuple[float, ...]
+    growth: tuple[float, ...]
+    limits: Limits
+    fault: str | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Certificate:
         """Read what ``dataclasses.asdict`` wrote."""
-        lists = {"timesteps": tuple(record["timesteps"]), "errors": tuple(record["errors"])}
-        return cls(**{**record, **lists})
+        lists = {
+            name: tuple(float(value) for value in record[name])
+            for name in ("timesteps", "errors", "max_errors", "growth")
+        }
+        return cls(**lists, limits=Limits(**record["limits"]), fault=record["fault"])
 
     @property
     def error(self) -> float:
-        """The largest of `errors`; NaN when any output was not finite."""
-        return math.nan if any(map(math.isnan, self.errors)) else max(self.errors)
+        """The largest of `errors`; NaN after a fault."""
+        return math.nan if self.fault else max(self.errors)
+
+    @property
+    def sample_error(self) -> float:
+        """Relative L2 error of the sample, at the end of `growth`; NaN after a fault."""
+        return math.nan if self.fault else self.growth[-1]
 
     @property
     def refusal(self) -> str | None:
         """Why the candidate must not be used; None when it may."""
-        if math.isnan(self.error) or math.isnan(self.sample_error):
-            return "its output is not finite"
-        if self.error > self.output_threshold:
-            return f"output error {self.error:.1e} is over {self.output_threshold:.0e}"
-        if self.sample_error > self.sample_threshold:
-            return f"sample error {self.sample_error:.1e} is over {self.sample_threshold:.0e}"
+        if self.fault is not None:
+            return self.fault
+        for what, where, measured, limit in (
+            ("output", self._level, self.errors, self.limits.output),
+            ("largest element", self._level, self.max_errors, self.limits.element),
+            ("trajectory", self._step, self.growth, self.limits.state),
+        ):
+            worst = max(measured)
+            if worst > limit:
+                place = where(measured.index(worst))
+                return f"{what} error {worst:.1e} {place} is over {limit:.0e}"
         return None
+
+    def _level(self, index: int) -> str:
+        return f"at t = {self.timesteps[index]:.4g}"
+
+    def _step(self, index: int) -> str:
+        return f"after step {index + 1} of {len(self.growth)}"
+
+    def __str__(self) -> str:
+        columns = [
+            ["t", *(f"{t:.4g}" for t in self.timesteps), "limit"],
+            ["output", *map(_short, self.errors), f"{self.limits.output:.0e}"],
+            ["element", *map(_short, self.max_errors), f"{self.limits.element:.0e}"],
+        ]
+        if self.growth:
+            columns.append(["state after", *map(_short, self.growth), f"{self.limits.state:.0e}"])
+        lines = ["".join(cell.rjust(13) for cell in row) for row in zip(*columns, strict=True)]
+        return "\n".join([*lines, f"refused: {self.refusal}" if self.refusal else "passed"])
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a denoiser saw and answered in a short deterministic sampling run.
+    """A short deterministic sampling run: where it went and what the denoiser answered.
 
     Attributes
     ----------
-    inputs : Tensor
-        (L, R, C, H, W) float32.
+    table : StepTable
+        L steps.
+    conditioning : dict of str to Tensor
+        (R, ...) each.
+    states : Tensor
+        (L + 1, R, C, H, W) float64: x from pure noise to the sample.
     outputs : Tensor
         (L, R, C or 2C, H, W) float32.
-    sample : Tensor
-        (R, C, H, W) float64.
     """
 
     table: StepTable
-    noise: Tensor
     conditioning: dict[str, Tensor]
-    inputs: Tensor
+    states: Tensor
     outputs: Tensor
-    sample: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the denoiser saw: c_in x, (L, R, C, H, W) float32."""
+        c_in = torch.tensor(self.table.c_in).view(-1, 1, 1, 1, 1)
+        return (self.states[:-1] * c_in).float()
+
+
+def bind_rows(
+    denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]
+) -> tuple[Tensor, Callable[[], object]]:
+    """Return an output for (R, C, H, W) at time `t`, and the call that fills it."""
+    out = torch.empty(len(x), denoiser.output_channels, *x.shape[2:], dtype=denoiser.output_dtype)
+    times = torch.full((len(x),), float(t))
+    return out, denoiser.bind(x.to(denoiser.input_dtype).contiguous(), times, conditioning, out)
 
 
 def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]) -> Tensor:
     """Run `denoiser` once on (R, C, H, W) at time `t` and return its output in float32."""
-    out = torch.empty(len(x), denoiser.output_channels, *x.shape[2:], dtype=denoiser.output_dtype)
-    times = torch.full((len(x),), float(t))
-    denoiser.bind(x.to(denoiser.input_dtype).contiguous(), times, conditioning, out)()
+    out, call = bind_rows(denoiser, x, t, conditioning)
+    call()
     return out.float()
 
 
 def reference_trajectory(network: Network, denoiser: Denoiser, schedule: Schedule) -> Trajectory:
     """Sample a few rows with the float32 `denoiser` in 8 DDIM steps and keep what it saw."""
     x, _, conditioning = network.example(ROWS)
-    return _run(denoiser, reference_table(schedule), x, conditioning)
+    table = reference_table(schedule)
+    return _run(denoiser, table, conditioning, x.double() * table.init_noise_sigma)
 
 
 def reference_table(schedule: Schedule) -> StepTable:
@@ -111,36 +185,72 @@ def reference_table(schedule: Schedule) -> StepTable:
 
 
 def certify(denoiser: Denoiser, reference: Trajectory) -> Certificate:
-    """Measure `denoiser` at every input of `reference`, and along a trajectory of its own."""
-    errors = tuple(
-        _relative(evaluate(denoiser, x, t, reference.conditioning), expected)
-        for x, t, expected in zip(
-            reference.inputs, reference.table.t, reference.outputs, strict=True
-        )
-    )
-    own = _run(denoiser, reference.table, reference.noise, reference.conditioning)
-    times = tuple(float(t) for t in reference.table.t)
-    sample_error = _relative(own.sample, reference.sample)
-    return Certificate(times, errors, sample_error, *THRESHOLDS[denoiser.precision])
+    """Measure `denoiser` at every input of `reference`, and along a trajectory of its own.
+
+    The first fault ends it: what follows would tell nothing more.
+    """
+    limits = LIMITS[denoiser.precision]
+    times: list[float] = []
+    errors: list[float] = []
+    max_errors: list[float] = []
+    for x, t, expected in zip(
+        reference.inputs, reference.table.t.tolist(), reference.outputs, strict=True
+    ):
+        got = evaluate(denoiser, x, t, reference.conditioning)
+        fault = _fault(got, expected)
+        if fault is not None:
+            fault = f"{fault} at t = {t:.4g}"
+            return Certificate(tuple(times), tuple(errors), tuple(max_errors), (), limits, fault)
+        times.append(t)
+        errors.append(_relative(got, expected))
+        max_errors.append(_largest(got, expected))
+    own = _run(denoiser, reference.table, reference.conditioning, reference.states[0])
+    pairs = zip(own.states[1:], reference.states[1:], strict=True)
+    growth = tuple(_relative(got, expected) for got, expected in pairs)
+    if not all(map(math.isfinite, growth)):
+        growth, fault = (), "a trajectory of its own does not stay finite"
+    return Certificate(tuple(times), tuple(errors), tuple(max_errors), growth, limits, fault)
 
 
 def _run(
-    denoiser: Denoiser, table: StepTable, noise: Tensor, conditioning: dict[str, Tensor]
+    denoiser: Denoiser, table: StepTable, conditioning: dict[str, Tensor], start: Tensor
 ) -> Trajectory:
-    inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-    channels = noise.shape[1]
+    channels = start.shape[1]
 
     def model(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], t: float) -> object:
-        inputs.append(torch.from_numpy(x).float())
-        outputs.append(evaluate(denoiser, inputs[-1], t, conditioning))
+        outputs.append(evaluate(denoiser, torch.from_numpy(x).float(), t, conditioning))
         return outputs[-1][:, :channels].double().numpy()
 
-    start = noise.double().numpy() * table.init_noise_sigma
-    sample = torch.from_numpy(run_table(table, model, start)[-1])
-    return Trajectory(table, noise, conditioning, torch.stack(inputs), torch.stack(outputs), sample)
+    states = torch.from_numpy(run_table(table, model, start.numpy()))
+    return Trajectory(table, conditioning, torch.cat([start[None], states]), torch.stack(outputs))
+
+
+def _short(error: float) -> str:
+    return f"{error:.1e}"
+
+
+def _fault(got: Tensor, expected: Tensor) -> str | None:
+    if not expected.isfinite().all():
+        return "the float32 model's own output is not finite"
+    if not got.isfinite().all():
+        return "its output is not finite"
+    if (_constant(got) & ~_constant(expected)).any():
+        return "its output is constant, which the float32 model's is not,"
+    return None
+
+
+def _constant(output: Tensor) -> Tensor:
+    """Return which rows of (R, ...) have the same number everywhere."""
+    rows = output.flatten(1)
+    return rows.amax(1) == rows.amin(1)
 
 
 def _relative(got: Tensor, expected: Tensor) -> float:
     """Return the relative L2 error, NaN if either is not finite."""
-    return float((got - expected).norm() / expected.norm().clamp_min(1e-12))
+    return float((got - expected).norm() / expected.norm().clamp_min(_TINY))
+
+
+def _largest(got: Tensor, expected: Tensor) -> float:
+    """Return the largest error of an element, relative to the largest element."""
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(_TINY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,21 @@ from torch import nn
 from fastdiff.denoisers import Denoiser, get_engine
 from fastdiff.errors import ArtifactError, FastdiffError
 from fastdiff.exporting import Network
-from fastdiff.runtime.artifact import Artifact
+from fastdiff.runtime.artifact import Artifact, Measured
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled
-from fastdiff.runtime.tuning import Say, tune
+from fastdiff.runtime.progress import Say, Stage
+from fastdiff.runtime.tuning import tune
 
 
 def load_artifact(
-    path: Path, say: Say, *, verify: bool = False, module: nn.Module | None = None
+    path: Path,
+    say: Say,
+    *,
+    verify: bool = False,
+    module: nn.Module | None = None,
+    trust_blobs: bool = False,
 ) -> Compiled:
     """Read a saved model; measure again only what this machine has not measured.
 
@@ -31,6 +38,9 @@ def load_artifact(
         Make the chosen engine's certificate again.
     module : nn.Module, optional
         The torch module that the file was made of, for engines that run it.
+    trust_blobs : bool
+        Run the compiled code in the file although this user's fastdiff did not compile it. Without
+        it, such code is compiled again from the network.
 
     Raises
     ------
@@ -39,36 +49,37 @@ def load_artifact(
     ArtifactError
         It is corrupt or has another format, or the certificate does not hold.
     """
-    say(f"reading {path.name}")
+    say(Stage(f"reading {path.name}"))
     artifact = Artifact(path)
     network = replace(artifact.network, module=module)
-    measured = artifact.measured_here()
+    measured = artifact.measured_here(trust_blobs)
     denoiser = None
     if measured is not None:
-        denoiser = _build(network, *measured[:2])
+        say(Stage(f"preparing {measured.engine} {measured.precision}"))
+        denoiser = _build(network, measured)
     if measured is None or denoiser is None:
         tuned = tune(network, artifact.schedule, Choices(), say, artifact.reference)
         return replace(tuned, workspace=artifact.workspace)
-    _, _, seconds, report = measured
     if verify:
-        say("certifying again")
+        say(Stage("certifying again"))
         refusal = certify(denoiser, artifact.reference).refusal
         if refusal is not None:
-            raise ArtifactError(f"{path.name}: {report.chosen.name} is not what it was: {refusal}")
+            name = measured.report.chosen.name
+            raise ArtifactError(f"{path.name}: {name} is not what it was: {refusal}")
     return Compiled(
         network,
         artifact.schedule,
         artifact.reference,
         denoiser,
-        seconds,
-        report,
+        measured.batch_seconds,
+        measured.report,
         artifact.workspace,
     )
 
 
-def _build(network: Network, engine: str, precision: str) -> Denoiser | None:
+def _build(network: Network, measured: Measured) -> Denoiser | None:
     """Build the engine that was chosen; None if it cannot run any more, so others are measured."""
-    try:
-        return get_engine(engine).build(network, precision)
-    except (FastdiffError, RuntimeError):
-        return None
+    for blobs in (measured.blobs, None):
+        with contextlib.suppress(FastdiffError, RuntimeError):
+            return get_engine(measured.engine).build(network, measured.precision, blobs)
+    return None

@@ -12,13 +12,15 @@ import torch
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.exporting import Network
+from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.report import Candidate
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-_MIN_ROUNDS, _MAX_ROUNDS = 3, 9
+_ROUNDS = 9
 _CALLS_IF_SHORT, _SHORT_SECONDS = 5, 0.02
 _PROMISING = 0.5  # of the best rate, to be measured again
 _HOPELESS = 0.2  # of the best rate at the same batch size
+_CLIMBING = 0.5  # of the budget; the rest is for taking turns
 _STILL_CLIMBING = 0.8  # of the candidate's own best rate at smaller batches
 
 
@@ -60,10 +62,15 @@ def measure(
     passed: list[tuple[Denoiser, Candidate]],
     batches: tuple[int, ...],
     budget_seconds: float,
+    say: Say,
 ) -> list[Trial]:
-    """Measure every candidate at growing batch sizes, then the promising ones in turns."""
-    deadline = time.perf_counter() + budget_seconds
-    trials = _climb(network, passed, batches, deadline)
+    """Measure every candidate at growing batch sizes, then the promising ones in turns.
+
+    The budget is kept as far as the smallest size of every candidate and one round of turns allow.
+    """
+    begin = time.perf_counter()
+    deadline = begin + budget_seconds
+    trials = _climb(network, passed, batches, begin + _CLIMBING * budget_seconds, say)
     fastest: dict[int, float] = {}
     for trial in trials:
         c = trial.candidate
@@ -71,11 +78,15 @@ def measure(
     promising = [
         t for t in trials if t.candidate.rows_per_second >= _PROMISING * fastest[t.candidate.batch]
     ]
-    for done in range(_MAX_ROUNDS):
-        if done >= _MIN_ROUNDS and time.perf_counter() > deadline:
+    total, took = _ROUNDS * len(promising), 0.0
+    for turn in range(_ROUNDS):
+        begin = time.perf_counter()
+        if turn > 0 and begin + took > deadline:
             break
-        for trial in promising:
+        for done, trial in enumerate(promising, turn * len(promising)):
+            say(_stage(trial.candidate, trial.candidate.batch, done, total, deadline))
             trial.measure()
+        took = time.perf_counter() - begin
     return trials
 
 
@@ -84,19 +95,23 @@ def _climb(
     passed: list[tuple[Denoiser, Candidate]],
     batches: tuple[int, ...],
     deadline: float,
+    say: Say,
 ) -> list[Trial]:
     """Measure everything once at each batch size, all candidates at one size before the next.
 
-    A candidate stops where a larger batch no longer helps it, or where it is hopelessly behind; no
-    size is begun after the deadline.
+    A candidate stops where a larger batch no longer helps it, or where it is hopelessly behind. No
+    size is begun that would miss the deadline if it took as long as the last one.
     """
     trials: list[Trial] = []
-    climbing, best = list(passed), [0.0] * len(passed)
-    for batch in batches:
-        if trials and time.perf_counter() > deadline:
+    climbing, best, took = list(passed), [0.0] * len(passed), 0.0
+    for index, batch in enumerate(batches):
+        begin = time.perf_counter()
+        if trials and begin + took > deadline:
             break
+        total = len(trials) + len(climbing) * (len(batches) - index)
         rates = []
         for denoiser, candidate in climbing:
+            say(_stage(candidate, batch, len(trials), total, deadline))
             trial = Trial.of(network, denoiser, candidate, batch)
             trial.measure()
             trials.append(trial)
@@ -107,4 +122,10 @@ def _climb(
         ]
         best = [max(pair) for pair in compress(zip(rates, best, strict=True), goes_on)]
         climbing = list(compress(climbing, goes_on))
+        took = time.perf_counter() - begin
     return trials
+
+
+def _stage(candidate: Candidate, batch: int, done: int, total: int, deadline: float) -> Stage:
+    text = f"measuring {candidate.name}, {batch} row{'s' if batch > 1 else ''}"
+    return Stage(text, done, total, deadline - time.perf_counter())

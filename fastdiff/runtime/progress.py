@@ -1,11 +1,81 @@
-"""A progress bar that costs nothing when it is off."""
+"""Progress bars that cost nothing when they are off."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is being done now, for someone who waits.
+
+    Attributes
+    ----------
+    text : str
+    done, total : int
+        How many of how many such things are behind.
+    seconds_left : float or None
+        Of the time that may be spent; None where there is no limit.
+    """
+
+    text: str
+    done: int = 0
+    total: int = 1
+    seconds_left: float | None = None
+
+    @property
+    def left(self) -> str:
+        """The time left, for people."""
+        return "" if self.seconds_left is None else f"{max(self.seconds_left, 0):.0f} s left"
+
+    def __str__(self) -> str:
+        count = f"{self.done} of {self.total}" if self.total > 1 else ""
+        return ", ".join(filter(None, (self.text, count, self.left)))
+
+
+Say = Callable[[Stage], None]
+
+
+@contextlib.contextmanager
+def compile_progress(*, enabled: bool) -> Iterator[Say]:
+    """Show the stages of compiling as a bar on the terminal, or not at all."""
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not enabled,
+    )
+    with progress:
+        task = progress.add_task("compiling", left="")
+
+        def say(stage: Stage) -> None:
+            progress.update(
+                task,
+                description=stage.text,
+                completed=stage.done,
+                total=stage.total,
+                left=stage.left,
+            )
+
+        yield say
 
 
 class ProgressBar:

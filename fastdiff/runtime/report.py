@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fastdiff.runtime.certificate import Certificate
 
@@ -23,7 +25,7 @@ class Candidate:
     batch : int
         Rows per call; 0 when it was refused before it was measured.
     seconds : float
-        Median time of a call.
+        Median time of a call; NaN when it was not measured.
     certificate : Certificate or None
     refusal : str or None
         Why it cannot be chosen.
@@ -34,7 +36,7 @@ class Candidate:
     engine: str
     precision: str
     batch: int = 0
-    seconds: float = float("nan")
+    seconds: float = math.nan
     certificate: Certificate | None = None
     refusal: str | None = None
     chosen_from: int | None = None
@@ -52,7 +54,10 @@ class Candidate:
 
 @dataclass
 class Report:
-    """Every candidate that was looked at, with its figures; prints as a table."""
+    """Every candidate that was looked at, with its figures; prints as a table.
+
+    `Candidate.certificate` of a row has its errors at every noise level and after every step.
+    """
 
     model: str
     machine: str
@@ -65,28 +70,32 @@ class Report:
         return max(used, key=lambda c: c.rows_per_second)
 
     def table(self) -> Table:
-        """Return the figures as a rich table."""
+        """Return the figures as a rich table, with the refused candidates below it."""
         best = self.chosen
+        refused = [c for c in self.candidates if c.refusal]
         table = Table(
             title=f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s",
-            caption=self.machine,
+            caption=Text("\n".join([self.machine, *map(_refusal, refused)])),
             title_justify="left",
             caption_justify="left",
         )
-        for heading in ("engine", "precision", "batch", "ms", "rows/s", "error", ""):
-            numeric = heading in {"batch", "ms", "rows/s", "error"}
+        for heading in ("engine", "precision", "batch", "ms", "rows/s", "error", "sample", ""):
+            numeric = heading not in {"engine", "precision", ""}
             table.add_column(heading, justify="right" if numeric else "left")
         for c in self.candidates:
-            measured = c.seconds == c.seconds
+            if c.refusal:
+                continue
+            judged = c.certificate
             table.add_row(
                 c.engine,
                 c.precision,
-                str(c.batch) if c.batch else "",
-                f"{c.seconds * 1e3:.2f}" if measured else "",
-                f"{c.rows_per_second:.0f}" if measured else "",
-                f"{c.certificate.error:.1e}" if c.certificate else "",
+                str(c.batch),
+                f"{c.seconds * 1e3:.2f}",
+                f"{c.rows_per_second:.0f}",
+                f"{judged.error:.1e}" if judged else "",
+                f"{judged.sample_error:.1e}" if judged else "",
                 _verdict(c),
-                style="bold" if c.chosen_from else "dim" if c.refusal else None,
+                style="bold" if c.chosen_from else None,
             )
         return table
 
@@ -95,7 +104,7 @@ class Report:
         return {
             "model": self.model,
             "machine": self.machine,
-            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "candidates": [_to_json(candidate) for candidate in self.candidates],
         }
 
     @classmethod
@@ -105,7 +114,9 @@ class Report:
         for fields in record["candidates"]:
             given = fields["certificate"]
             certificate = Certificate.from_json(given) if given is not None else None
-            candidates.append(Candidate(**{**fields, "certificate": certificate}))
+            seconds = math.nan if fields["seconds"] is None else float(fields["seconds"])
+            read = {**fields, "seconds": seconds, "certificate": certificate}
+            candidates.append(Candidate(**read))
         return cls(str(record["model"]), str(record["machine"]), candidates)
 
     def __str__(self) -> str:
@@ -114,9 +125,16 @@ class Report:
         return stream.getvalue().rstrip()
 
 
+def _to_json(candidate: Candidate) -> dict[str, Any]:
+    seconds = None if math.isnan(candidate.seconds) else candidate.seconds  # JSON has no NaN
+    return {**asdict(candidate), "seconds": seconds}
+
+
+def _refusal(candidate: Candidate) -> str:
+    return f"refused {candidate.name}: {candidate.refusal}"
+
+
 def _verdict(candidate: Candidate) -> str:
-    if candidate.refusal:
-        return f"refused: {candidate.refusal}"
     if candidate.chosen_from is None:
         return ""
     return f"chosen from {candidate.chosen_from} row{'s' if candidate.chosen_from > 1 else ''}"

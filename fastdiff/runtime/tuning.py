@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
+from fastdiff.denoisers.base import DTYPES
 from fastdiff.denoisers.precision import first_line
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
 from fastdiff.exporting import Network, export_onnx
-from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
+from fastdiff.runtime.certificate import Trajectory, bind_rows, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.layout import best_batch
 from fastdiff.runtime.machine import describe_machine
 from fastdiff.runtime.measuring import BATCHES, Trial, measure
+from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.sampling import Schedule
 
 _LOW_PRECISION_GAIN = 1.1
 _MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
-
-Say = Callable[[str], None]
+_HOPELESS = 5.0  # times the fastest candidate's time
+_WORTH_DROPPING_SECONDS = 0.2  # an evaluation below this is certified soon enough
 
 
 def tune(
@@ -51,40 +54,31 @@ def tune(
     """
     pairs = _pairs(choices)
     if reference is None:
-        say("reference trajectory in float32")
+        say(Stage("reference trajectory in float32"))
         eager = ENGINES["eager"].build(network, "float32")
         reference = reference_trajectory(network, eager, schedule)
+    workspace = Workspace()
+    preparation = _Preparation(network, reference, workspace.path / "denoiser.onnx", choices.verify)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
-    workspace = Workspace()
-    path = workspace.path / "denoiser.onnx"
-    for engine, kind in pairs:
-        say(f"preparing {engine} {kind}")
-        denoiser, candidate = _prepare(network, engine, kind, reference, path, choices.verify)
+    for done, (engine, precision) in enumerate(pairs):
+        say(Stage(f"preparing {engine} {precision}", done, len(pairs)))
+        denoiser, candidate = preparation.prepare(engine, precision)
         if denoiser is None:
             refused.append(candidate)
         else:
             passed.append((denoiser, candidate))
-    if network.onnx is None and path.exists():
-        network = replace(network, onnx=path)
     if not passed:
         raise Unavailable(
             "no engine can run this model as asked: "
-            + "; ".join(f"{c.engine} {c.precision}: {c.refusal}" for c in refused)
+            + "; ".join(f"{c.name}: {c.refusal}" for c in refused)
         )
-    say("measuring " + ", ".join(c.name for _, c in passed))
-    trials = measure(
-        network,
-        passed,
-        BATCHES if choices.max_batch is None else (choices.max_batch,),
-        choices.budget_seconds,
-    )
+    batches = BATCHES if choices.max_batch is None else (choices.max_batch,)
+    trials = measure(network, passed, batches, choices.budget_seconds, say)
     denoiser, seconds = _choose(trials)
-    order = {c.name: i for i, (_, c) in enumerate(passed)}
-    measured = [trial.candidate for trial in trials]
-    measured.sort(key=lambda c: (order[c.name], c.batch))
-    report = Report(network.name, describe_machine(), measured + refused)
-    return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
+    measured = sorted((trial.candidate for trial in trials), key=_place)
+    report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
+    return Compiled(preparation.network, schedule, reference, denoiser, seconds, report, workspace)
 
 
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
@@ -105,7 +99,7 @@ def _merit(candidate: Candidate) -> float:
 
 
 def _pairs(choices: Choices) -> list[tuple[str, str]]:
-    """Return the engines and precisions to look at."""
+    """Return the engines and precisions to look at, the exact ones first."""
     backend, precision = choices.backend, choices.precision
     engines = (
         [
@@ -118,9 +112,9 @@ def _pairs(choices: Choices) -> list[tuple[str, str]]:
     )
     pairs = [
         (name, kind)
+        for kind in DTYPES
         for name in engines
-        for kind in ENGINES[name].precisions
-        if precision in {"auto", kind}
+        if kind in ENGINES[name].precisions and precision in {"auto", kind}
     ]
     if not pairs:
         raise Unavailable(
@@ -130,31 +124,89 @@ def _pairs(choices: Choices) -> list[tuple[str, str]]:
     return pairs
 
 
-def _prepare(
-    network: Network,
-    engine: str,
-    precision: str,
-    expected: Trajectory,
-    path: Path,
-    verify: str,
-) -> tuple[Denoiser | None, Candidate]:
-    """Build and certify one candidate; a refused one is None, with the reason.
+def _place(candidate: Candidate) -> tuple[int, int, int]:
+    """Return the order of a report's rows."""
+    engine = list(ENGINES).index(candidate.engine)
+    return engine, list(DTYPES).index(candidate.precision), candidate.batch
 
-    The first engine that reads ONNX has the file written to `path`, the others find it there.
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+@dataclass
+class _Preparation:
+    """Builds and certifies candidates, one after the other.
+
+    Attributes
+    ----------
+    network : Network
+        With its file, once an engine that reads ONNX has asked for it.
+    reference : Trajectory
+    path : Path
+        Where that file goes.
+    verify : str
     """
-    candidate = Candidate(engine, precision)
-    try:
-        if ENGINES[engine].reads_onnx and network.onnx is None:
-            network = replace(network, onnx=path if path.exists() else export_onnx(network, path))
-        denoiser = get_engine(engine).build(network, precision)
-        if verify != "off":
-            candidate.certificate = certify(denoiser, expected)
-    except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
-        candidate.refusal = first_line(error)
-        return None, candidate
-    refusal = candidate.certificate.refusal if candidate.certificate else None
-    if refusal is not None and verify == "warn":
-        warnings.warn(f"{candidate.name} is kept although {refusal}", AccuracyWarning, stacklevel=2)
-    else:
-        candidate.refusal = refusal
-    return (None if candidate.refusal else denoiser), candidate
+
+    network: Network
+    reference: Trajectory
+    path: Path
+    verify: str
+    _fastest: tuple[float, str] | None = None  # seconds and name
+    _export_error: FastdiffError | None = None
+
+    def prepare(self, engine: str, precision: str) -> tuple[Denoiser | None, Candidate]:
+        """Build and certify one candidate; a refused one is None, with the reason."""
+        candidate = Candidate(engine, precision)
+        try:
+            if ENGINES[engine].reads_onnx:
+                self._require_file()
+            denoiser = get_engine(engine).build(self.network, precision)
+            if self.verify != "off":
+                candidate.refusal = self._hopeless(denoiser, candidate.name)
+                if candidate.refusal is None:
+                    self._certify(denoiser, candidate)
+        except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
+            candidate.refusal = first_line(error)
+        return (None if candidate.refusal else denoiser), candidate
+
+    def _require_file(self) -> None:
+        """Export the network, once, whether that succeeds or not."""
+        if self._export_error is not None:
+            raise self._export_error
+        if self.network.onnx is None:
+            try:
+                self.network = replace(self.network, onnx=export_onnx(self.network, self.path))
+            except FastdiffError as error:
+                self._export_error = error
+                raise
+
+    def _hopeless(self, denoiser: Denoiser, name: str) -> str | None:
+        """Return why `denoiser` is so slow that certifying it would waste time; None if it is not.
+
+        A large network in float16 on a CPU without it would take minutes to certify.
+        """
+        x, t = self.reference.inputs[0], float(self.reference.table.t[0])
+        out, call = bind_rows(denoiser, x, t, self.reference.conditioning)
+        call()
+        if not out.isfinite().all():
+            return None  # the certificate says so
+        seconds = _seconds(call)
+        if seconds > _WORTH_DROPPING_SECONDS:
+            seconds = min(seconds, _seconds(call))  # the machine may have been busy
+        if self._fastest is None or seconds < self._fastest[0]:
+            self._fastest = seconds, name
+        ratio = seconds / self._fastest[0]
+        if seconds < _WORTH_DROPPING_SECONDS or ratio < _HOPELESS:
+            return None
+        return f"not certified: it takes {ratio:.0f} times as long as {self._fastest[1]}"
+
+    def _certify(self, denoiser: Denoiser, candidate: Candidate) -> None:
+        certificate = candidate.certificate = certify(denoiser, self.reference)
+        if certificate.refusal is not None and self.verify == "warn":
+            warning = f"{candidate.name} is kept although {certificate.refusal}"
+            warnings.warn(warning, AccuracyWarning, stacklevel=2)
+        else:
+            candidate.refusal = certificate.refusal

@@ -149,7 +149,7 @@ def bad_reference(entries):
     from safetensors.numpy import load, save
 
     tensors = load(entries["reference.safetensors"])
-    tensors["noise"] = np.zeros((2, 3), np.float32)
+    tensors["states"] = np.zeros((2, 3), np.float32)
     entries["reference.safetensors"] = save(tensors)
     rehash(entries)
 
@@ -163,8 +163,8 @@ TAMPERED = {
     "a file that is not listed": (lambda e: e.update(extra=b"x"), "does not list the entries"),
     "a missing network": (lambda e: e.pop("denoiser.onnx"), "does not list the entries"),
     "no manifest": (lambda e: e.pop("manifest.json"), "no manifest.json"),
-    "a later format": (in_manifest(format=2), "has format 2, this version of fastdiff reads 1"),
-    "an earlier format": (in_manifest(format=0), "has format 0"),
+    "a later format": (in_manifest(format=3), "has format 3, this version of fastdiff reads 2"),
+    "an earlier format": (in_manifest(format=1), "has format 1"),
     "a manifest without a schedule": (in_manifest(schedule=None), "does not hold what its format"),
     "an impossible shape": (in_manifest(sample_shape=[1, 5]), "does not hold what its format"),
     "a wrong shape": (in_manifest(sample_shape=[1, 4, 5]), "does not hold what its format"),
@@ -172,7 +172,13 @@ TAMPERED = {
     "a tensor in another file": (in_model(outside_tensor), "lies in '../../../../etc/passwd'"),
     "an operator of somebody's own": (in_model(foreign_operator), "the domain 'com.example'"),
     "a pickle for a network": (add("denoiser.onnx", b"\x80\x04cos\nsystem\n."), "no ONNX model"),
-    "a reference of another shape": (bad_reference, "noise is"),
+    "a reference of another shape": (bad_reference, "states is"),
+    "a compiled file out of its folder": (add("blob-../evil"), "name 'blob-../evil'"),
+    "a compiled file called ..": (add("blob-.."), "name 'blob-..'"),
+    "a compiled file that was changed": (
+        lambda e: (add("blob-1.blob")(e), flip("blob-1.blob")(e)),
+        "blob-1.blob does not have the hash",
+    ),
 }
 
 

@@ -1,0 +1,119 @@
+"""Time is what the fake clock says, so that what is measured is known."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from fastdiff.exporting import Network
+from fastdiff.runtime import measuring
+from fastdiff.runtime.measuring import BATCHES, measure
+from fastdiff.runtime.report import Candidate
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+
+class Timed:
+    """A denoiser whose call on B rows takes ``base + B * (per_row + crowding * B)`` seconds."""
+
+    output_channels, input_dtype, output_dtype = 1, torch.float32, torch.float32
+
+    def __init__(self, clock, calls, name, base, per_row, crowding=0.0):
+        self.clock, self.calls, self.name = clock, calls, name
+        self.seconds = lambda rows: base + rows * (per_row + crowding * rows)
+
+    def bind(self, x, t, conditioning, out):
+        def call():
+            self.calls.append((self.name, len(x)))
+            self.clock.now += self.seconds(len(x))
+
+        return call
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Measure denoisers, name=(base, per_row, crowding): trials, calls, stages and seconds."""
+
+    def measured(budget, batches=BATCHES, **engines):
+        clock, calls, stages = Clock(monkeypatch), [], []
+        passed = [
+            (Timed(clock, calls, name, *cost), Candidate(name, "float32"))
+            for name, cost in engines.items()
+        ]
+        network = Network(nn.Identity(), (1, 2, 2))
+        trials = measure(network, passed, batches, budget, stages.append)
+        return trials, calls, stages, clock.now
+
+    return measured
+
+
+def test_times_are_those_of_the_calls(run):
+    trials, *_ = run(4.0, a=(0.001, 0.002), b=(0.003, 0.0001))
+    for trial in trials:
+        base, per_row = {"a": (0.001, 0.002), "b": (0.003, 0.0001)}[trial.candidate.engine]
+        assert trial.candidate.seconds == pytest.approx(base + per_row * trial.candidate.batch)
+
+
+@pytest.mark.parametrize("budget", [0.5, 4.0, 60.0])
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 0.1])
+def test_the_budget_is_kept(run, budget, scale):
+    engines = {"a": (0, scale), "b": (scale, scale / 2), "c": (2 * scale, scale / 4)}
+    trials, _, _, seconds = run(budget, **engines)
+    # What must be measured whatever the budget: every candidate at one row, and one more turn.
+    necessary = sum(4 * (base + per_row) for base, per_row in engines.values())
+    assert seconds <= 1.25 * budget + necessary
+    assert {t.candidate.engine for t in trials if t.candidate.batch == 1} == {"a", "b", "c"}
+
+
+def test_a_large_budget_is_not_wasted(run):
+    assert run(1e6, a=(0.0, 0.01), b=(0.0, 0.02))[3] < 60
+
+
+def test_a_tiny_budget_measures_the_smallest_size_only(run):
+    trials, _, _, _ = run(1e-6, a=(0.0, 0.5), b=(0.0, 0.7))
+    assert [(t.candidate.engine, t.candidate.batch) for t in trials] == [("a", 1), ("b", 1)]
+
+
+def test_the_hopeless_are_dropped_early_and_the_slow_are_not_measured_again(run):
+    trials, calls, _, _ = run(60.0, fast=(0.03, 0.0), slower=(0.07, 0.0), hopeless=(0.2, 0.0))
+    batches = {name: [t.candidate.batch for t in trials if t.candidate.engine == name]
+               for name in ("fast", "slower", "hopeless")}  # fmt: skip
+    assert batches == {"fast": list(BATCHES), "slower": list(BATCHES), "hopeless": [1]}
+    # One call warms up, one is timed; more only for what is within half of the best rate.
+    assert calls.count(("slower", 4)) == 2
+    assert calls.count(("hopeless", 1)) == 2
+    assert calls.count(("fast", 4)) == 2 + 9
+
+
+def test_a_batch_that_no_longer_helps_ends_the_climb(run):
+    trials, *_ = run(60.0, splits=(0.0, 0.02, 0.01), gains=(0.1, 0.001))
+    climbed = {name: max(t.candidate.batch for t in trials if t.candidate.engine == name)
+               for name in ("splits", "gains")}  # fmt: skip
+    # 33 rows/s at batch 1, 25 at 2: less than 0.8 of the best.
+    assert climbed == {"gains": 32, "splits": 2}
+
+
+def test_candidates_take_turns(run):
+    _, calls, _, _ = run(60.0, batches=(1,), a=(0.03, 0.0), b=(0.04, 0.0))
+    names = "".join(name for name, _ in calls)
+    assert names == "aabb" + "ab" * 9  # warm-up and first look, then in turns
+
+
+def test_every_stage_says_what_runs_how_much_is_left_and_how_long(run):
+    trials, _, stages, _ = run(2.0, a=(0.03, 0.0), b=(0.04, 0.0))
+    assert stages[0].text == "measuring a float32, 1 row"
+    assert (stages[0].done, stages[0].total) == (0, 12)
+    assert stages[3].text == "measuring b float32, 2 rows"
+    assert (stages[3].done, stages[3].total) == (3, 12)
+    turns = stages[len(trials) :]
+    assert [stage.done for stage in turns] == list(range(len(turns)))
+    assert {stage.total for stage in turns} == {9 * 12}
+    left = [stage.seconds_left for stage in turns]
+    assert left == sorted(left, reverse=True)
+    assert left[0] < 2.0
+    assert str(stages[0]) == "measuring a float32, 1 row, 0 of 12, 1 s left"
