@@ -13,8 +13,9 @@
 that they can live in device memory. A row whose slot is -1 is padding: nothing of it is touched,
 its flag included.
 
-On a CPU these are the compiled kernels; on a CUDA device the kernels in CUDA C++ where they are
-built, else those in Triton. ``FASTDIFF_GPU=cuda|triton`` allows one of the two only.
+On a CPU these are the compiled kernels. On a CUDA device they are the kernels in CUDA C++, or those
+in Triton where the former are not built or gave wrong results when they were first used there
+(`fastdiff.kernels.first_use`). ``FASTDIFF_GPU=cuda|triton`` allows one of the two only.
 """
 
 from __future__ import annotations
@@ -45,12 +46,25 @@ _SCHEMAS = {
     "fill_normal": "(Tensor(a!) out, Tensor seeds, Tensor images, int draw, int tag, "
     "float scale=1.0, int first=0) -> ()",
 }
-_ROOMS = {"step": "step", "gather": "step", "fill_normal": "noise"}
+_ROOMS = {
+    "step": "step",
+    "gather": "step",
+    "fill_normal": "noise",
+    "attention": "attention",
+    "group_norm": "norm",
+    "modulated_layer_norm": "norm",
+}
 
 
 @cache
-def gpu_kernel(operator: str) -> Callable[..., None]:
-    """Return what computes `operator` on a CUDA device.
+def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
+    """Return what computes `operator` on a CUDA device, checked there once.
+
+    Parameters
+    ----------
+    operator : str
+        One of this module's, or ``attention``, ``group_norm``, ``modulated_layer_norm``.
+    device : torch.device
 
     Raises
     ------
@@ -59,6 +73,8 @@ def gpu_kernel(operator: str) -> Callable[..., None]:
     UnknownName
         ``FASTDIFF_GPU`` names a language that is not one of `LANGUAGES`.
     """
+    from fastdiff.kernels.first_use import verdict
+
     chosen = os.environ.get("FASTDIFF_GPU")
     if chosen and chosen not in LANGUAGES:
         raise UnknownName("FASTDIFF_GPU language", chosen, LANGUAGES)
@@ -66,11 +82,14 @@ def gpu_kernel(operator: str) -> Callable[..., None]:
     for language in [chosen] if chosen else LANGUAGES:
         name = f"fastdiff.kernels.{_ROOMS[operator]}.{language}"
         try:
-            kernel: Callable[..., None] = getattr(importlib.import_module(name), operator)
+            kernel: Callable[..., Any] = getattr(importlib.import_module(name), operator)
         except (ImportError, Unavailable) as error:
             reasons.append(f"{language}: {error}")
-        else:
+            continue
+        mismatch = verdict(operator, language, kernel, device).mismatch
+        if mismatch is None:
             return kernel
+        reasons.append(f"{language}: {mismatch}")
     raise Unavailable(f"no GPU kernel for {operator}: {'; '.join(reasons)}")
 
 
@@ -129,8 +148,8 @@ def _fill_normal(
 def _register(operator: str, on_cpu: Callable[..., None]) -> None:
     name = f"fastdiff::{operator}"
 
-    def on_gpu(*args: Any, **kwargs: Any) -> None:
-        gpu_kernel(operator)(*args, **kwargs)
+    def on_gpu(first: Tensor, *args: Any, **kwargs: Any) -> None:
+        gpu_kernel(operator, first.device)(first, *args, **kwargs)
 
     def fake(*args: Any, **kwargs: Any) -> None:
         """Only arguments are written, so their shapes are all there is to know."""
