@@ -13,9 +13,9 @@ __device__ __forceinline__ void copy_row(const T* from, T* to, T* also, int64_t 
   const int64_t thread = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t wide = aligned(from, to, also) ? elements / kWide : 0;
   for (int64_t i = thread; i < wide; i += stride) {
-    const uint4 words = reinterpret_cast<const uint4*>(from)[i];
-    reinterpret_cast<uint4*>(to)[i] = words;
-    if (also) reinterpret_cast<uint4*>(also)[i] = words;
+    const uint4 words = load_16(from + i * kWide);
+    store_16(to + i * kWide, words);
+    if (also) store_16(also + i * kWide, words);
   }
   for (int64_t i = wide * kWide + thread; i < elements; i += stride) {
     const T element = from[i];

@@ -28,6 +28,17 @@ struct SameType {
 template <class T>
 using Same = typename SameType<T>::type;
 
+/// 16 aligned bytes of global memory.
+__device__ __forceinline__ uint4 load_16(const void* from) {
+  return *static_cast<const uint4*>(from);
+}
+/// The compiler may split a plain store of 16 bytes; it cannot split this one.
+__device__ __forceinline__ void store_16(void* to, uint4 words) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+}
+
 /// D = A B + D on tensor cores: A 16 x 16 row-major, B 16 x 8 column-major, D 16 x 8 float32.
 /// T is Float16 or BFloat16. Which lane holds what: tests/emulator/tensor_core.h.
 template <class T>

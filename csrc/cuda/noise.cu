@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads) fill_normal(const FillArguments a) {
     for (int k = 0; k < 4; ++k) z[k] = z[k] * a.scale;
     const int64_t at = 4 * q - skipped;
     if (is_aligned && at + 4 <= a.elements) {
-      *reinterpret_cast<float4*>(out + at) = {z[0].value, z[1].value, z[2].value, z[3].value};
+      store_four(out + at, z);
     } else {
       FASTDIFF_UNROLL
       for (int k = 0; k < 4; ++k) {

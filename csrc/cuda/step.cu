@@ -156,7 +156,7 @@ __device__ __forceinline__ void report(const StepArguments& a, bool bad) {
 }
 
 template <class Output, class Next>
-__global__ void __launch_bounds__(kThreads) step(const StepArguments a) {
+__global__ void __launch_bounds__(kThreads, 5) step(const StepArguments a) {
   const BatchRow row = a.rows[blockIdx.y];
   if (row.slot < 0) return;
   const TableRow table = a.table[row.table_row];

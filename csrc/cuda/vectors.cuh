@@ -26,8 +26,9 @@ __device__ __forceinline__ void load(const float* row, Span span, StrictFloat (&
   if (span.wide) {
     FASTDIFF_UNROLL
     for (int k = 0; k < kVector; k += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(row + k);
-      to[k] = four.x, to[k + 1] = four.y, to[k + 2] = four.z, to[k + 3] = four.w;
+      const uint4 words = load_16(row + k);
+      to[k] = bit_cast<float>(words.x), to[k + 1] = bit_cast<float>(words.y);
+      to[k + 2] = bit_cast<float>(words.z), to[k + 3] = bit_cast<float>(words.w);
     }
   } else {
     FASTDIFF_UNROLL
@@ -39,7 +40,7 @@ template <class T>
 __device__ __forceinline__ void load(const T* row, Span span, StrictFloat (&to)[kVector]) {
   row += span.first;
   if (span.wide) {
-    const uint4 words = *reinterpret_cast<const uint4*>(row);
+    const uint4 words = load_16(row);
     const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
     FASTDIFF_UNROLL
     for (int k = 0; k < kVector; ++k) to[k] = unpack<T>(pairs[k / 2], k % 2);
@@ -49,13 +50,18 @@ __device__ __forceinline__ void load(const T* row, Span span, StrictFloat (&to)[
   }
 }
 
+/// Four floats to 16 aligned bytes.
+__device__ __forceinline__ void store_four(float* to, const StrictFloat* from) {
+  store_16(to, {bit_cast<uint32_t>(from[0]), bit_cast<uint32_t>(from[1]),
+                bit_cast<uint32_t>(from[2]), bit_cast<uint32_t>(from[3])});
+}
+
 __device__ __forceinline__ void store(float* row, Span span, const StrictFloat (&from)[kVector]) {
   row += span.first;
   if (span.wide) {
     FASTDIFF_UNROLL
     for (int k = 0; k < kVector; k += 4) {
-      *reinterpret_cast<float4*>(row + k) = {from[k].value, from[k + 1].value, from[k + 2].value,
-                                             from[k + 3].value};
+      store_four(row + k, from + k);
     }
   } else {
     FASTDIFF_UNROLL
@@ -72,7 +78,7 @@ __device__ __forceinline__ void store(T* row, Span span, const StrictFloat (&fro
   FASTDIFF_UNROLL
   for (int k = 0; k < 4; ++k) pairs[k] = pack<T>(from[2 * k].value, from[2 * k + 1].value);
   if (span.wide) {
-    *reinterpret_cast<uint4*>(row) = {pairs[0], pairs[1], pairs[2], pairs[3]};
+    store_16(row, {pairs[0], pairs[1], pairs[2], pairs[3]});
   } else {
     FASTDIFF_UNROLL
     for (int k = 0; k < kVector; ++k) {

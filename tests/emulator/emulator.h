@@ -75,11 +75,28 @@ T& shared_variable(const void* key) {
 
 namespace fastdiff::cuda {
 
+/// Refuses an `address` that is not a multiple of 16, which a GPU answers with a fault.
+inline void check_aligned(const void* address, const char* operation) {
+  if (reinterpret_cast<uintptr_t>(address) % 16) {
+    emulator::Block::current().fail(std::string(operation) + " of 16 bytes that are not aligned");
+  }
+}
+
+inline uint4 load_16(const void* from) {
+  check_aligned(from, "load");
+  uint4 words;
+  memcpy(&words, from, sizeof words);
+  return words;
+}
+inline void store_16(void* to, uint4 words) {
+  check_aligned(to, "store");
+  memcpy(to, &words, sizeof words);
+}
+
 inline void cp_async_16(void* shared, const void* global, bool valid = true) {
   emulator::Block& block = emulator::Block::current();
-  const uintptr_t to = reinterpret_cast<uintptr_t>(shared);
-  const uintptr_t from = reinterpret_cast<uintptr_t>(global);
-  if (to % 16 || (valid && from % 16)) block.fail("cp.async of 16 bytes that are not aligned");
+  check_aligned(shared, "cp.async");
+  if (valid) check_aligned(global, "cp.async");
   if (!block.shared.owns(shared)) block.fail("cp.async to memory that is not shared");
   emulator::Block::thread().copies.issue(shared, global, valid ? 16 : 0, block.random());
 }
