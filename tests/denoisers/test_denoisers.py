@@ -15,7 +15,6 @@ from fastdiff.exporting import Conditioning, Network
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
 QUICK = [name for name, engine in ENGINES.items() if not engine.slow_to_build]
 PAIRS = [(name, kind) for name in QUICK for kind in ENGINES[name].precisions]
-PAIRS.append(("eager", "float16"))  # correct, and too slow on a CPU to be offered
 
 
 def build(engine, network, precision):

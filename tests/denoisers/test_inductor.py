@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from fastdiff import errors
+from fastdiff.denoisers import inductor
 from fastdiff.denoisers.inductor import InductorEngine
 from fastdiff.exporting import Network
 
@@ -13,7 +16,9 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
-def test_one_build_serves_every_batch_size(precision, tolerance, network):
+def test_one_build_serves_every_batch_size_and_is_kept(
+    precision, tolerance, network, run, tmp_path, monkeypatch
+):
     denoiser = InductorEngine().build(network, precision)
     assert (denoiser.engine, denoiser.precision) == ("inductor", precision)
     for batch in (1, 2, 7):
@@ -30,6 +35,13 @@ def test_one_build_serves_every_batch_size(precision, tolerance, network):
     assert network.module.training
     assert {p.dtype for p in network.module.parameters()} == {torch.float32}
 
+    denoiser.save(tmp_path, [1, 4])
+    monkeypatch.setattr(inductor, "_compile", lambda *args: pytest.fail("compiled again"))
+    without_module = replace(network, module=None, output_channels=3)
+    kept = InductorEngine().build(without_module, precision, tmp_path)
+    x, t, conditioning = network.example(5)
+    assert torch.equal(run(kept, x, t, conditioning), run(denoiser, x, t, conditioning))
+
 
 class Branching(nn.Module):
     def forward(self, x, t):
@@ -40,6 +52,12 @@ class Branching(nn.Module):
 def test_a_module_that_cannot_be_compiled_is_refused():
     with pytest.raises(errors.Unavailable, match="torch cannot export branching: "):
         InductorEngine().build(Network(Branching(), (1, 2, 2), name="branching"), "float32")
+
+
+def test_a_package_that_is_none_is_refused(network, tmp_path):
+    (tmp_path / "denoiser.pt2").write_bytes(b"not a package")
+    with pytest.raises(errors.Unavailable, match="inductor cannot load conv as compiled: "):
+        InductorEngine().build(network, "float32", tmp_path)
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

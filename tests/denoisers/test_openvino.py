@@ -58,3 +58,34 @@ def test_memory_at_any_address_is_used_in_place(network):
     torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-5)
     assert out[0].isnan()
     assert out[-1].isnan()
+
+
+def test_compiled_models_are_kept_and_read_again(network, run, tmp_path, monkeypatch):
+    built = get_engine("openvino").build(network, "float32")
+    built.save(tmp_path, [1, 3, 4, 5])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.blob", "4.blob", "open.blob"]
+    for method in ("read_model", "compile_model"):
+        refuse = lambda self, *args, method=method: pytest.fail(f"{method} was called")
+        monkeypatch.setattr(openvino.Core, method, refuse)
+    kept = get_engine("openvino").build(network, "float32", tmp_path)
+    for batch in (1, 3, 4, 7):
+        x, t, conditioning = network.example(batch)
+        assert torch.equal(run(kept, x, t, conditioning), run(built, x, t, conditioning))
+    compiled = kept._compiled(4)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert compiled.get_property("NUM_STREAMS") == 1
+
+
+def test_sizes_that_were_not_kept_are_compiled(network, run, tmp_path):
+    built = get_engine("openvino").build(network, "float32")
+    built.save(tmp_path, [2])
+    kept = get_engine("openvino").build(network, "float32", tmp_path)
+    x, t, conditioning = network.example(8)
+    assert torch.equal(run(kept, x, t, conditioning), run(built, x, t, conditioning))
+
+
+def test_a_kept_model_that_is_none_is_refused(network, tmp_path):
+    (tmp_path / "1.blob").write_bytes(b"not a model")
+    with pytest.raises(errors.Unavailable, match="openvino refuses the network"):
+        get_engine("openvino").build(network, "float32", tmp_path)

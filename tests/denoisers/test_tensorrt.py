@@ -10,9 +10,11 @@ import torch
 
 from fastdiff import errors
 from fastdiff.denoisers import ENGINES
+from fastdiff.denoisers.base import EngineStatus
 from fastdiff.denoisers.tensorrt import TensorRtDenoiser
 from fastdiff.denoisers.tensorrt_plan import PROFILES, PlanOptions, read_network
 from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxEngine
+from fastdiff.exporting import Network
 
 SMALL = ((1, 1, 1), (2, 4, 8))
 
@@ -109,6 +111,9 @@ class Recorder:
     def deserialize_cuda_engine(self, plan):
         return self if plan == b"plan" else None
 
+    def serialize(self):
+        return memoryview(b"plan")
+
     def create_execution_context(self):
         return self
 
@@ -152,6 +157,20 @@ def test_denoiser_binds_addresses_on_the_current_stream(monkeypatch):
     trt.works = False
     with pytest.raises(errors.ModelOutputError, match="tensorrt failed on 1 rows"):
         calls[0][0]()
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_plans_are_kept_and_not_built_again(name, monkeypatch, tmp_path):
+    trt, engine = Recorder(monkeypatch), type(ENGINES[name])()
+    network = Network(None, (1, 3, 5), output_channels=1)
+    monkeypatch.setattr(engine, "status", lambda: EngineStatus(True, "pretended"))
+    monkeypatch.setattr(engine, "_library", lambda: trt)
+    monkeypatch.setattr(engine, "serialize", lambda network, precision: b"plan")
+    engine.build(network, "float16", tmp_path).save(tmp_path, [1, 4])
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"plan"]
+    monkeypatch.setattr(engine, "serialize", lambda *args: pytest.fail("built again"))
+    kept = engine.build(network, "float16", tmp_path)
+    assert (kept.precision, kept.output_channels) == ("float16", 1)
 
 
 def test_a_plan_of_another_version_is_refused(monkeypatch):

@@ -12,7 +12,9 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.runtime import artifact, loading
+from fastdiff.denoisers import ENGINES
+from fastdiff.denoisers.onnxruntime import OnnxRuntimeDenoiser
+from fastdiff.runtime import artifact, load_artifact, loading
 
 
 class Blend(nn.Module):
@@ -250,3 +252,105 @@ def test_a_model_that_cannot_be_exported_cannot_be_saved(tmp_path):
     with pytest.raises(errors.InvalidArgument, match="cannot be exported to ONNX"):
         sampler.save(tmp_path / "m.fastdiff")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def compiled_code(sampler, tmp_path, monkeypatch):
+    """Save a sampler whose engine has compiled code; return the file, and what loading runs."""
+    ran = []
+    build = ENGINES["onnxruntime"].build
+
+    def reading(network, precision, blobs=None):
+        ran.append(blobs and [path.read_bytes() for path in blobs.iterdir()])
+        return build(network, precision)
+
+    save = lambda self, folder, batches: (folder / "code.bin").write_bytes(b"code")
+    monkeypatch.setattr(OnnxRuntimeDenoiser, "save", save)
+    monkeypatch.setattr(ENGINES["onnxruntime"], "build", reading, raising=False)
+    monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("measured again"))
+    path = tmp_path / "code.fastdiff"
+    sampler.save(path)
+    return path, ran
+
+
+def load_code(path, **options):
+    return load_artifact(path, lambda stage: None, **options)
+
+
+def test_code_that_this_user_compiled_is_not_compiled_again(sampler, compiled_code):
+    path, ran = compiled_code
+    assert torch.equal(fastdiff.load(path).sample(**OPTIONS), sampler.sample(**OPTIONS))
+    assert ran == [[b"code"]]
+
+
+def test_code_from_elsewhere_never_runs_unless_it_is_trusted(
+    compiled_code, tmp_path_factory, monkeypatch
+):
+    path, ran = compiled_code
+    monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path_factory.mktemp("another-user")))
+    load_code(path)
+    load_code(path, trust_blobs=True)
+    assert ran == [None, [b"code"]]
+
+
+def in_record(**changes):
+    def change(entries):
+        manifest = json.loads(entries["manifest.json"])
+        (record,) = manifest["machines"].values()
+        record.update(changes)
+        entries["manifest.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        add("blob-code.bin", b"evil"),
+        add("blob-more.bin", b"evil"),
+        lambda entries: (entries.pop("blob-code.bin"), add("blob-1.bin", b"code")(entries)),
+        in_model(lambda model: setattr(model, "doc_string", "another network")),
+        in_record(signature=""),
+        in_record(signature="0" * 64),
+    ],
+)
+def test_a_signature_covers_the_code_and_what_it_was_compiled_for(compiled_code, tmp_path, change):
+    path, ran = compiled_code
+    load_code(rewrite(path, tmp_path / "changed.fastdiff", change))
+    assert ran == [None]
+
+
+def test_code_for_another_machine_is_left_alone(compiled_code, monkeypatch):
+    path, ran = compiled_code
+    monkeypatch.setattr(artifact, "fingerprint", lambda: "elsewhere")
+    measured = artifact.Artifact(path).measured_here(trust_blobs=True)
+    assert measured is None
+    assert ran == []
+
+
+def test_code_that_does_not_load_is_compiled_again(compiled_code, sampler, monkeypatch):
+    path, ran = compiled_code
+    reading = ENGINES["onnxruntime"].build
+
+    def refusing(network, precision, blobs=None):
+        denoiser = reading(network, precision, blobs)
+        if blobs is not None:
+            raise errors.Unavailable("of another version")
+        return denoiser
+
+    monkeypatch.setattr(ENGINES["onnxruntime"], "build", refusing, raising=False)
+    assert torch.equal(fastdiff.load(path).sample(**OPTIONS), sampler.sample(**OPTIONS))
+    assert ran == [[b"code"], None]
+
+
+def test_without_a_place_for_a_key_nothing_is_signed_or_trusted(
+    compiled_code, sampler, tmp_path, monkeypatch
+):
+    path, ran = compiled_code
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path / "file"))
+    load_code(path)
+    unsigned = tmp_path / "unsigned.fastdiff"
+    sampler.save(unsigned)
+    load_code(unsigned)
+    assert ran == [None, None]
