@@ -7,7 +7,9 @@ to one: 160 is 128 + 32 and not 256, 72 is 64 + 16, 40 is 32 + 16.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +47,9 @@ def attention_kernel(
     v_batch,
     v_head,
     v_row,
-    heads,
+    out_batch,
+    out_head,
+    out_row,
     queries,
     keys,
     scale_log2,
@@ -57,7 +61,7 @@ def attention_kernel(
     KEYS: tl.constexpr,
     MASK_KEYS: tl.constexpr,
 ):
-    """QUERIES rows of one head of ``out``, contiguous (B, L, H, D).
+    """QUERIES rows of one head of softmax(scale q k^T) v.
 
     Strides count UNIT elements, so that the compiler sees what they are multiples of. `scale_log2`
     is scale / ln 2, for exponentials in base 2. HEAD and TAIL are `split`.
@@ -68,7 +72,7 @@ def attention_kernel(
     q += (batch * q_batch + head * q_head + first * q_row) * UNIT
     k += (batch * k_batch + head * k_head) * UNIT
     v += (batch * v_batch + head * v_head) * UNIT
-    out += ((batch * queries + first) * heads + head) * HEAD_SIZE
+    out += (batch * out_batch + head * out_head + first * out_row) * UNIT
 
     rows = tl.arange(0, QUERIES)
     key_rows = tl.arange(0, KEYS)
@@ -109,7 +113,7 @@ def attention_kernel(
         k += KEYS * UNIT * k_row
         v += KEYS * UNIT * v_row
 
-    pointers = out + rows[:, None] * (heads * HEAD_SIZE)
+    pointers = out + rows[:, None] * (out_row * UNIT)
     inside = (rows < row_count)[:, None]
     result = (result / total[:, None]).to(out.dtype.element_ty)
     tl.store(pointers + columns[None, :], result, mask=inside & (columns < HEAD_SIZE)[None, :])
@@ -154,6 +158,40 @@ def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Ti
     return Tile(128, keys, 8, stages) if queries > 64 else Tile(64, keys, 4, stages)
 
 
+def launch_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    scale: float,
+    capability: tuple[int, int] | None,
+) -> tuple[tuple[int, int, int], tuple[Any, ...], dict[str, Any]]:
+    """Return the grid of `attention_kernel`, its arguments, and its constants and options."""
+    batch, heads, queries, head_size = q.shape
+    keys = k.shape[2]
+    strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()[:3]]
+    unit = 1 if any(stride % _VECTOR for stride in strides) else _VECTOR
+    chosen = tile(head_size, queries, capability)
+    head, tail = split(head_size)
+    strides = [stride // unit for stride in strides]
+    return (
+        (-(-queries // chosen.queries), heads, batch),
+        (q, k, v, out, *strides, queries, keys, scale / math.log(2)),
+        {
+            "HEAD_SIZE": head_size,
+            "HEAD": head,
+            "TAIL": tail,
+            "UNIT": unit,
+            "QUERIES": chosen.queries,
+            "KEYS": chosen.keys,
+            "MASK_KEYS": keys % chosen.keys != 0,
+            "num_warps": chosen.num_warps,
+            "num_stages": chosen.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> None:
     """Write softmax(scale q k^T) v to `out`, in one launch on the current stream.
 
@@ -161,9 +199,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> Non
     ----------
     q : (B, H, L, D) float16 or bfloat16
     k, v : (B, H, S, D)
-        Any strides, but the last, which is 1.
     out : (B, H, L, D)
-        Overwritten; a transposed view of (B, L, H, D) storage.
+        Overwritten. All four have any strides, but the last, which is 1.
     scale : float
         More than 0.
 
@@ -173,34 +210,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> Non
         If `q` is not where Triton kernels run.
     """
     device = triton_module.check_device(q)
-    batch, heads, queries, head_size = q.shape
-    strides = [stride for tensor in (q, k, v) for stride in tensor.stride()[:3]]
-    unit = 1 if any(stride % _VECTOR for stride in strides) else _VECTOR
-    on_nvidia = device.type == "cuda" and torch.version.hip is None
-    chosen = tile(
-        head_size, queries, torch.cuda.get_device_capability(device) if on_nvidia else None
-    )
-    head, tail = split(head_size)
-    grid = (-(-queries // chosen.queries), heads, batch)
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        attention_kernel[grid](
-            q,
-            k,
-            v,
-            out,
-            *(stride // unit for stride in strides),
-            heads,
-            queries,
-            k.shape[2],
-            scale / math.log(2),
-            HEAD_SIZE=head_size,
-            HEAD=head,
-            TAIL=tail,
-            UNIT=unit,
-            QUERIES=chosen.queries,
-            KEYS=chosen.keys,
-            MASK_KEYS=k.shape[2] % chosen.keys != 0,
-            num_warps=chosen.num_warps,
-            num_stages=chosen.num_stages,
-            enable_fp_fusion=True,
-        )
+    on_gpu = device.type == "cuda"
+    on_nvidia = on_gpu and torch.version.hip is None
+    capability = torch.cuda.get_device_capability(device) if on_nvidia else None
+    grid, arguments, meta = launch_arguments(q, k, v, out, scale, capability)
+    with torch.cuda.device(device) if on_gpu else nullcontext():
+        attention_kernel[grid](*arguments, **meta)

@@ -1,0 +1,262 @@
+"""Which implementation computes attention on a GPU: measured once for each class of shapes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from fastdiff.errors import Unavailable
+
+IMPLEMENTATIONS = ("torch", "triton", "cuda")
+"""torch's own operator, and this room's kernels by language."""
+
+MAX_HEAD_SIZE = 160
+"""Of the kernels, which take multiples of 8."""
+
+Run = Callable[[], object]
+Measure = Callable[[Mapping[str, Run]], Mapping[str, float]]
+"""Takes a call by implementation, returns the seconds that each takes."""
+
+_VECTOR = 8  # 16-bit elements of a 128-bit access
+_MAX_GRID = 65535  # in the dimensions that count heads and batches
+_ROUNDS, _CALLS = 9, 20
+
+
+@dataclass(frozen=True)
+class ShapeClass:
+    """What a choice depends on; calls of one class are served alike.
+
+    Attributes
+    ----------
+    device, dtype : str
+    head_size : int
+    heads, queries, keys : int
+        B H, L and S, each rounded up to a power of two.
+    aligned : bool
+        Whether rows are contiguous and start at multiples of 16 bytes.
+    """
+
+    device: str
+    dtype: str
+    head_size: int
+    heads: int
+    queries: int
+    keys: int
+    aligned: bool
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor) -> ShapeClass:
+        """Return the class of a call."""
+        counts = (q.shape[0] * q.shape[1], q.shape[2], k.shape[2])
+        rounded = (1 << (count - 1).bit_length() for count in counts)
+        aligned = all(_aligned(tensor) for tensor in (q, k, v))
+        return cls(str(q.device), str(q.dtype), q.shape[3], *rounded, aligned)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What serves a class of shapes, and why.
+
+    Attributes
+    ----------
+    implementation : str
+        One of `IMPLEMENTATIONS`.
+    seconds : mapping of str to float
+        What each implementation took that could run; empty if there was only one.
+    refused : mapping of str to str
+        Why the others could not.
+    """
+
+    implementation: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The choice in one sentence."""
+        others = [f"{name}: {reason}" for name, reason in self.refused.items()]
+        if self.seconds:
+            best = self.seconds[self.implementation]
+            others += [
+                f"{name}: {time / best:.2f} times as long"
+                for name, time in self.seconds.items()
+                if name != self.implementation
+            ]
+        why = "the fastest" if self.seconds else "the only one that can run"
+        return f"{self.implementation}, {why} ({'; '.join(others)})"
+
+
+_choices: dict[ShapeClass, Choice] = {}
+_measure: ContextVar[Measure | None] = ContextVar("measure", default=None)
+
+
+def choices() -> dict[ShapeClass, Choice]:
+    """Return what has been chosen in this process."""
+    return dict(_choices)
+
+
+def measure(runs: Mapping[str, Run]) -> dict[str, float]:
+    """Median seconds of a call on the current CUDA device; the candidates take turns.
+
+    Calls are replayed from a CUDA graph, as the runtime does, so that what Python costs per launch
+    decides nothing.
+    """
+    graphs = {name: _capture(run) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(_ROUNDS):
+        for name, graph in graphs.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times[name].append(begin.elapsed_time(end) / 1000 / _CALLS)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _capture(run: Run) -> torch.cuda.CUDAGraph:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()  # compiles what must be compiled
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(_CALLS):
+            run()
+    return graph
+
+
+@contextmanager
+def choosing(measure: Measure = measure) -> Iterator[None]:
+    """Measure each class of shapes that attention meets here on a GPU and that is not known yet.
+
+    For one evaluation of the network when it is compiled; not inside the capture of a graph.
+
+    Parameters
+    ----------
+    measure : callable
+        Takes calls by name, returns seconds by name.
+    """
+    token = _measure.set(measure)
+    try:
+        yield
+    finally:
+        _measure.reset(token)
+
+
+def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> str | None:
+    """Say why an implementation cannot serve a call, None if it can."""
+    if implementation == "torch":
+        return None
+    allowed = os.environ.get("FASTDIFF_GPU")
+    if allowed and allowed != implementation:
+        return f"FASTDIFF_GPU={allowed}"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return f"takes float16 and bfloat16, not {q.dtype}"
+    if q.shape[3] % _VECTOR or q.shape[3] > MAX_HEAD_SIZE:
+        return f"head sizes are multiples of 8 up to {MAX_HEAD_SIZE}, not {q.shape[3]}"
+    if q.numel() == 0 or k.numel() == 0:
+        return "there is nothing to attend to"
+    if max(q.shape[:2]) > _MAX_GRID:
+        return f"takes up to {_MAX_GRID} batches and heads, not {tuple(q.shape[:2])}"
+    if scale <= 0:
+        return f"takes a positive scale, not {scale}"
+    if not all(_aligned(tensor) for tensor in (q, k, v)):
+        return "rows must be contiguous and start at multiples of 16 bytes"
+    return _unusable(implementation, q.device)
+
+
+def _unusable(language: str, device: torch.device) -> str | None:
+    from fastdiff.kernels.first_use import verdict
+
+    try:
+        kernel = _kernel(language)
+    except (ImportError, Unavailable) as error:
+        return str(error)
+    return verdict("attention", language, kernel, device).mismatch
+
+
+def choose(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    *,
+    measure: Measure = measure,
+    refusal: Callable[[str, Tensor, Tensor, Tensor, float], str | None] = refusal,
+) -> Choice:
+    """Measure what can compute such a call, and serve its class with the fastest from now on.
+
+    Parameters
+    ----------
+    q, k, v, scale
+        An example of the calls, as for `attention`.
+    measure, refusal : callable
+        How to time calls, and why an implementation cannot serve; given by tests.
+    """
+    scale = float(q.shape[3]) ** -0.5 if scale is None else scale
+    reasons = {name: refusal(name, q, k, v, scale) for name in IMPLEMENTATIONS}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    runs = {
+        name: partial(run, name, q, k, v, scale) for name in IMPLEMENTATIONS if name not in refused
+    }
+    seconds = measure(runs) if len(runs) > 1 else {}
+    fastest = min(runs, key=lambda name: seconds.get(name, 0.0))
+    choice = Choice(fastest, dict(seconds), refused)
+    _choices[ShapeClass.of(q, k, v)] = choice
+    return choice
+
+
+def selected(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str:
+    """Return the implementation that serves a call on a GPU."""
+    if scale <= 0 or q.numel() == 0 or k.numel() == 0:
+        return "torch"
+    choice = _choices.get(ShapeClass.of(q, k, v))
+    if choice is None:
+        how = _measure.get()
+        choice = choose(q, k, v, scale, measure=how) if how else Choice("torch")
+    return choice.implementation
+
+
+def run(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Compute attention one way."""
+    out = empty_output(q)
+    if implementation == "torch":
+        result = scaled_dot_product_attention(q, k, v, scale=scale)
+        return result if result.stride() == out.stride() else out.copy_(result)
+    _kernel(implementation)(q, k, v, out, scale)
+    return out
+
+
+def empty_output(q: Tensor) -> Tensor:
+    """Return room for a result: (B, H, L, D) as a view of contiguous (B, L, H, D)."""
+    return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
+        1, 2
+    )
+
+
+def _kernel(language: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, float], object]:
+    """Import a language's kernel, which writes to its fourth argument."""
+    module = importlib.import_module(f"fastdiff.kernels.attention.{language}")
+    kernel: Callable[[Tensor, Tensor, Tensor, Tensor, float], object] = module.attention
+    return kernel
+
+
+def _aligned(tensor: Tensor) -> bool:
+    strides = tensor.stride()
+    return (
+        strides[-1] == 1
+        and not any(stride % _VECTOR for stride in strides[:3])
+        and tensor.data_ptr() % 16 == 0
+    )

@@ -1,0 +1,75 @@
+"""Attention as the torch operator ``fastdiff::attention``, differentiable by nobody.
+
+``attention(q, k, v, scale=None) -> out``: all (B, H, length, D); `out` is a transposed view of
+contiguous (B, L, H, D), which is how a network goes on with it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
+from fastdiff.kernels.attention.dispatch import empty_output, run, selected
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """softmax(scale q k^T) v for every head, with float32 softmax and sums on a GPU.
+
+    Parameters
+    ----------
+    q : (B, H, L, D)
+    k, v : (B, H, S, D)
+        Of the dtype and on the device of `q`. Any strides do; where the last one is 1 and rows
+        start at multiples of 16 bytes, nothing is copied: views of (B, L, H, D) storage are fine.
+    scale : float, optional
+        1 / sqrt(D) by default.
+
+    Returns
+    -------
+    Tensor, (B, H, L, D)
+        A transposed view of contiguous (B, L, H, D).
+
+    Raises
+    ------
+    InvalidArgument
+        The tensors do not fit together: `InvalidShape` and `InvalidDtype` are kinds of it.
+    """
+    if q.dim() != 4 or k.dim() != 4 or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise InvalidShape(
+            "expected q of shape (B, H, L, D) and k of shape (B, H, S, D), "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if v.shape != k.shape:
+        raise InvalidShape(f"expected v of the shape of k, {tuple(k.shape)}, got {tuple(v.shape)}")
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.device != q.device:
+            raise InvalidArgument(f"expected {name} on q's {q.device}, got {tensor.device}")
+        if tensor.dtype != q.dtype:
+            raise InvalidDtype(f"expected {name} of q's {q.dtype}, got {tensor.dtype}")
+    out: Tensor = torch.ops.fastdiff.attention(q, k, v, scale)
+    return out
+
+
+def _on_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    return run("torch", q, k, v, _scale(q, scale))
+
+
+def _on_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    scale = _scale(q, scale)
+    return run(selected(q, k, v, scale), q, k, v, scale)
+
+
+def _fake(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    return empty_output(q)
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return float(q.shape[-1]) ** -0.5 if scale is None else scale
+
+
+_NAME = "fastdiff::attention"
+torch.library.define(_NAME, "(Tensor q, Tensor k, Tensor v, float? scale=None) -> Tensor")
+torch.library.impl(_NAME, "cpu")(_on_cpu)
+torch.library.impl(_NAME, "cuda")(_on_cuda)
+torch.library.register_fake(_NAME)(_fake)
