@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -143,9 +144,5 @@ def launch(
     """
     if programs == 0:
         return
-    start = kernel[(programs,)]  # type: ignore[index]
-    if device.type == "cpu":
-        start(*arguments, enable_fp_fusion=False, **meta)
-        return
-    with torch.cuda.device(device):
-        start(*arguments, enable_fp_fusion=False, **meta)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[(programs,)](*arguments, enable_fp_fusion=False, **meta)  # type: ignore[index]

@@ -6,8 +6,7 @@ divisibility by 16, the integer 1) exactly as a launch does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -54,23 +53,21 @@ class NamedTarget(DriverBase):
         return ty
 
 
-@contextmanager
-def compiled_for(target: GPUTarget) -> Iterator[list[Any]]:
-    """Compile for ``target`` what host functions launch; their tensors may be anywhere."""
-    kernels: list[Any] = []
+def compiled(call: Callable[[], Any], target: GPUTarget) -> Any:
+    """The one kernel that ``call`` launches, compiled for ``target`` instead."""
+    kernels = []
 
     def compile_only(
         kernel: Any, programs: int, device: torch.device, *arguments: Any, **meta: Any
     ) -> None:
-        kernel.device_caches.clear()
+        kernel.device_caches.clear()  # they do not look at the target again
         kernels.append(kernel.warmup(*arguments, grid=(programs,), enable_fp_fusion=False, **meta))
 
-    triton.runtime.driver.set_active(NamedTarget(target))
-    try:
-        with (
-            patch.object(triton_module, "launch", compile_only),
-            patch.object(triton_module, "check_device", lambda tensor: tensor.device),
-        ):
-            yield kernels
-    finally:
-        triton.runtime.driver.reset_active()
+    with (
+        patch.object(triton.runtime.driver, "_active", NamedTarget(target)),
+        patch.object(triton_module, "launch", compile_only),
+        patch.object(triton_module, "check_device", lambda tensor: tensor.device),
+    ):
+        call()
+    (kernel,) = kernels
+    return kernel
