@@ -13,7 +13,9 @@ from fastdiff.sampling import get_solver, list_solvers
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="`digits`, or a folder in the diffusers layout.")],
+    model: Annotated[
+        str, typer.Argument(help="A name, such as `digits`, or a folder in the diffusers layout.")
+    ],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
     loop: Annotated[
         bool, typer.Option("--loop", help="Write the whole sampler: seeds in, images out.")
@@ -36,6 +38,9 @@ def export(
     eta: Annotated[
         float | None, typer.Option(help="With --loop: noise of DDIM, 0 to 1. (0 if left out)")
     ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Without --loop: leave height and width open.")
+    ] = False,
 ) -> None:
     """Write a model, or with --loop a whole sampler, as one ONNX file for any onnxruntime.
 
@@ -55,6 +60,8 @@ def export(
     given = [name for name, value in options.items() if value is not None]
     if given and not loop:
         raise InvalidArgument(f"{given[0]} has a meaning only with --loop")
+    if dynamic_size and loop:
+        raise InvalidArgument("--dynamic-size has a meaning only without --loop")
     console = Console()
     network, schedule = describe(model)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,22 +72,27 @@ def export(
             scale = 1.0 if guidance is None else guidance
             export_sampler(network, table, out, guidance_scale=scale, schedule=schedule)
         else:
-            export_onnx(network, out, schedule=schedule)
-    typer.echo(_summary(out))
+            export_onnx(network, out, schedule=schedule, dynamic_size=dynamic_size)
+    typer.echo(_summary(out, network.sample_shape))
 
 
-def _summary(path: Path) -> str:
+def _summary(path: Path, sample_shape: tuple[int, int, int]) -> str:
     """Return what was written, the names in it, and three lines that run it."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    lines = [f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB"]
+    data = path.with_name(f"{path.name}.data")
+    files = [path, data] if data.exists() else [path]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    lines = [f"wrote {' and '.join(map(str, files))}, {size:.1f} MB"]
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for tensor in tensors:
             shape = ", ".join(map(str, tensor.shape))
             lines.append(f"  {kind:6}  {tensor.name}  {tensor.type[7:-1]} ({shape})")
-    feed = ", ".join(f'"{tensor.name}": {_example(tensor.type, tensor.shape)}' for tensor in inputs)
+    feed = ", ".join(
+        f'"{tensor.name}": {_example(tensor.type, tensor.shape, sample_shape)}' for tensor in inputs
+    )
     lines += [
         "run it with",
         "  import numpy as np, onnxruntime",
@@ -90,10 +102,11 @@ def _summary(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _example(kind: str, shape: list[int | str]) -> str:
-    """Return an expression for two rows of an input."""
+def _example(kind: str, shape: list[int | str], sample_shape: tuple[int, int, int]) -> str:
+    """Return an expression for two rows of an input; an open size is that of `sample_shape`."""
     dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(kind, kind[7:-1])
     sizes = [2, *shape[1:]]
+    sizes = [sample_shape[i - 1] if isinstance(n, str) else n for i, n in enumerate(sizes)]
     if len(sizes) == 1 and dtype == "int64":
         return 'np.array([0, 1], "int64")'
     return f'np.zeros({tuple(sizes)}, "{dtype}")'

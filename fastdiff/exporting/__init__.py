@@ -3,7 +3,7 @@
 from fastdiff.exporting.loop import export_sampler
 from fastdiff.exporting.metadata import Metadata, read_metadata
 from fastdiff.exporting.network import Conditioning, Network
-from fastdiff.exporting.onnx import export_onnx
+from fastdiff.exporting.onnx import export_onnx, first_line
 
 __all__ = [
     "Conditioning",
@@ -11,5 +11,6 @@ __all__ = [
     "Network",
     "export_onnx",
     "export_sampler",
+    "first_line",
     "read_metadata",
 ]

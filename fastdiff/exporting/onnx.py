@@ -13,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,24 @@ if TYPE_CHECKING:
 OPSET = 23
 """The first with the Attention operator (docs/onnx.md has the measurements behind it)."""
 
+_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+
 MAX_RELATIVE_ERROR = 1e-3
 """Far above what float32 rounding makes of two ways to compute, far below a wrong translation."""
 
 
-def export_onnx(network: Network, path: Path | str, *, schedule: Schedule | None = None) -> Path:
+def export_onnx(
+    network: Network,
+    path: Path | str,
+    *,
+    schedule: Schedule | None = None,
+    dynamic_size: bool = False,
+) -> Path:
     """Write `network` in float32 as an ONNX file with a dynamic batch axis, and check it.
 
     Inputs are ``x`` (B, C, H, W) float32, ``t`` (B,) float32 and the conditioning by name; the
-    output is ``output``. Weights over 2 GB go to a file beside it, as ONNX prescribes. The file is
-    written only if onnxruntime gives the module's output with it.
+    output is ``output``. Weights over 1.5 GB go to a file beside it, ``NAME.onnx.data``. The file
+    is written only if onnxruntime gives the module's output with it.
 
     Parameters
     ----------
@@ -51,6 +60,9 @@ def export_onnx(network: Network, path: Path | str, *, schedule: Schedule | None
         Where; a file that is there is replaced.
     schedule : Schedule, optional
         What the network was trained with, to be kept in the file (`read_metadata`).
+    dynamic_size : bool
+        Leave height and width open as well, for a network that runs at sizes besides its own. What
+        sizes it takes is up to the network; a U-Net takes multiples of its downsampling factor.
 
     Returns
     -------
@@ -60,35 +72,49 @@ def export_onnx(network: Network, path: Path | str, *, schedule: Schedule | None
     Raises
     ------
     InvalidArgument
-        torch cannot export the module, or onnxruntime cannot run the result; the message carries
-        the reason.
+        torch cannot export the module, onnxruntime cannot run the result, or the module itself
+        cannot run at another size that it should be open to; the message carries the reason.
     ModelOutputError
         onnxruntime's output differs from the module's.
     """
     module = _DenoiserForward(
         copy.deepcopy(network.require_module()).cpu().float().eval(), list(network.conditioning)
     )
-    program = _translate(network, module)
+    cases = _cases(network, module, dynamic_size)
+    program = _translate(network, module, dynamic_size)
     metadata = Metadata(
         "denoiser", network.name, OPSET, network.sample_shape, network.conditioning, schedule
     )
     program.model.metadata_props[KEY] = metadata.to_json()
     with replacing(path) as written:
         program.save(written)
+        del program, module  # the weights, which may be gigabytes, are in the file
         onnx.checker.check_model(str(written))
-        _check_output(network, module, written)
+        _check_output(network, cases, written)
     return Path(path)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the reason that `error` goes back to, without the pages that torch appends."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {rest[0].lstrip(' -')}" if rest and first.endswith(":") else first
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a path to write to, and move what is there to `path` if nothing was raised.
 
-    Files beside it, which hold weights over 2 GB, move with it under the names they have.
+    A file beside it that holds large weights, ``NAME.onnx.data``, moves with it, and one of the
+    file that was there goes with that.
     """
     path = Path(path)
+    data = path.with_name(f"{path.name}.data")
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
         yield Path(folder) / path.name
+        if not (Path(folder) / data.name).exists():
+            data.unlink(missing_ok=True)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
             file.replace(path.parent / file.name)
 
@@ -124,10 +150,58 @@ class _DenoiserForward(torch.nn.Module):
         return output
 
 
-def _translate(network: Network, module: _DenoiserForward) -> torch.onnx.ONNXProgram:
+@dataclass(frozen=True)
+class _Case:
+    """What the module answers to some inputs, in NumPy."""
+
+    inputs: dict[str, Any]
+    expected: Any
+    size: str
+
+
+def _cases(network: Network, module: _DenoiserForward, dynamic_size: bool) -> list[_Case]:
+    """Run the module on another batch than the traced one, and if its size is open at others."""
+    channels, height, width = network.sample_shape
+    shapes = [(3, height, width)]  # batch, height, width
+    if dynamic_size:
+        shapes += [(1, 2 * height, width), (1, height, 2 * width)]
+    cases = []
+    for batch, tall, wide in shapes:
+        resized = replace(network, sample_shape=(channels, tall, wide))
+        x, t, conditioning = resized.example(batch, seed=1)
+        label = f"{tall} x {wide}"
+        output = _run(network.name, module, (x, t, *conditioning.values()), label)
+        if tuple(output.shape[2:]) != (tall, wide):
+            raise InvalidArgument(
+                f"{network.name} returns {output.shape[2]} x {output.shape[3]} for {label}"
+            )
+        inputs = {"x": x, "t": t, **conditioning}
+        cases.append(_Case({k: v.numpy() for k, v in inputs.items()}, output.numpy(), label))
+    return cases
+
+
+def _run(
+    name: str, module: _DenoiserForward, inputs: tuple[torch.Tensor, ...], size: str
+) -> torch.Tensor:
+    try:
+        with torch.inference_mode():
+            output: torch.Tensor = module(*inputs)
+    except Exception as error:  # whatever the module raises
+        raise InvalidArgument(
+            f"{name} cannot be exported, since it does not run at {size}: {first_line(error)}"
+        ) from error
+    return output
+
+
+def _translate(
+    network: Network, module: _DenoiserForward, dynamic_size: bool
+) -> torch.onnx.ONNXProgram:
     x, t, conditioning = network.example(2)
     arguments = (x, t, *conditioning.values())
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    # Named axes, unlike torch.export.Dim, do not insist on a range: diffusers compares the batch
+    # with 64 to lay memory out, which would have the whole graph traced again for up to 63 rows.
+    rows = {0: "batch"}
+    sample = {**rows, 2: "height", 3: "width"} if dynamic_size else rows
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -135,16 +209,15 @@ def _translate(network: Network, module: _DenoiserForward) -> torch.onnx.ONNXPro
                 arguments,
                 input_names=["x", "t", *conditioning],
                 output_names=["output"],
-                dynamic_shapes={"inputs": tuple({0: batch} for _ in arguments)},
+                dynamic_shapes={"inputs": (sample, *[rows] * (len(arguments) - 1))},
                 opset_version=OPSET,
                 custom_translation_table={torch.ops.aten.group_norm.default: _group_norm},
                 dynamo=True,
                 verbose=False,
             )
         except Exception as error:  # torch raises many types here; all mean the same to a caller
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InvalidArgument(
-                f"{network.name} cannot be exported to ONNX: {reason[0]}; "
+                f"{network.name} cannot be exported to ONNX: {first_line(error)}; "
                 "backend='eager' runs it without export"
             ) from error
     if program is None:
@@ -194,34 +267,35 @@ def _strip(model: onnx_ir.Model) -> None:
             value.metadata_props.clear()
 
 
-def _check_output(network: Network, module: _DenoiserForward, path: Path) -> None:
-    """Compare onnxruntime with the module, on another batch size than the one that was traced."""
-    x, t, conditioning = network.example(3, seed=1)
-    inputs = {"x": x, "t": t, **conditioning}
-    with torch.inference_mode():
-        expected = module(*inputs.values()).numpy()
+def _check_output(network: Network, cases: list[_Case], path: Path) -> None:
+    """Compare onnxruntime with the module."""
     session = open_session(path, network.name)
+    for case in cases:
+        got = _run_session(network.name, session, case)
+        scale = float(np.linalg.norm(case.expected)) or 1.0
+        same_shape = got.shape == case.expected.shape
+        difference = float(np.linalg.norm(got - case.expected)) / scale if same_shape else np.inf
+        if not difference <= MAX_RELATIVE_ERROR:  # NaN is refused too
+            raise ModelOutputError(
+                f"{network.name} gives another output as exported: relative error "
+                f"{difference:.2g} in onnxruntime at {case.size}, expected at most "
+                f"{MAX_RELATIVE_ERROR:g}; backend='eager' runs it without export"
+            )
+
+
+def _run_session(name: str, session: onnxruntime.InferenceSession, case: _Case) -> Any:
     try:
-        (got,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        return session.run(None, case.inputs)[0]
     except Exception as error:  # onnxruntime's exceptions share no other root
         raise InvalidArgument(
-            f"onnxruntime cannot run {network.name} as exported: {error}"
+            f"onnxruntime cannot run {name} as exported at {case.size}: {first_line(error)}"
         ) from error
-    scale = float(np.linalg.norm(expected)) or 1.0
-    same_shape = got.shape == expected.shape
-    difference = float(np.linalg.norm(got - expected)) / scale if same_shape else np.inf
-    if not difference <= MAX_RELATIVE_ERROR:  # NaN is refused too
-        raise ModelOutputError(
-            f"{network.name} gives another output as exported: relative error {difference:.2g} in "
-            f"onnxruntime, expected at most {MAX_RELATIVE_ERROR:g}; backend='eager' runs it "
-            "without export"
-        )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's progress prints, warnings and logging; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

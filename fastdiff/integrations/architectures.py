@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -199,14 +199,14 @@ def cached_weights(name: str) -> Path | None:
     except ImportError:
         return None
     for repository in architecture.repositories:
-        for file in ("diffusion_pytorch_model.safetensors", "config.json"):
-            path = try_to_load_from_cache(
-                repository, (Path(architecture.subfolder) / file).as_posix()
+        found = [
+            try_to_load_from_cache(
+                repository, (PurePosixPath(architecture.subfolder) / file).as_posix()
             )
-            if not isinstance(path, str):
-                break
-        else:
-            return Path(path).parent
+            for file in ("diffusion_pytorch_model.safetensors", "config.json")
+        ]
+        if all(isinstance(path, str) for path in found):
+            return Path(str(found[0])).parent
     return None
 
 

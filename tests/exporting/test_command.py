@@ -7,7 +7,7 @@ import typer
 
 from fastdiff import errors
 from fastdiff.cli.export import export
-from fastdiff.exporting import read_metadata
+from fastdiff.exporting import Network, read_metadata
 from fastdiff.sampling import Schedule
 
 
@@ -62,11 +62,35 @@ def test_command_writes_a_network_and_the_lines_that_run_it(
     assert read_metadata(path).schedule == Schedule()
 
 
+class Convolution(torch.nn.Conv2d):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(2, 2, 3, padding=1)
+
+    def forward(self, x, t):
+        return super().forward(x) + t[:, None, None, None]
+
+
+def test_command_leaves_the_size_open(tmp_path, capsys, monkeypatch):
+    network = Network(Convolution(), (2, 3, 5), name="convolution")
+    monkeypatch.setattr("fastdiff.compiler.describe", lambda *_: (network, Schedule()))
+    path = tmp_path / "open.onnx"
+    fastdiff_export("any", str(path), "--dynamic-size")
+    out = capsys.readouterr().out
+    assert "input   x  float (batch, 2, height, width)" in out
+    names: dict[str, object] = {}
+    exec("\n".join(snippet(out)), names)  # noqa: S102 - what a reader of the output would do
+    expected = network.module(torch.zeros(2, 2, 3, 5), torch.zeros(2)).detach()
+    np.testing.assert_allclose(names["output"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_command_refuses_before_it_works(tmp_path):
     with pytest.raises(errors.InvalidArgument, match=r"ending in \.onnx, got 'm\.pt'"):
         fastdiff_export("digits", str(tmp_path / "m.pt"))
     with pytest.raises(errors.InvalidArgument, match="--steps has a meaning only with --loop"):
         fastdiff_export("digits", str(tmp_path / "m.onnx"), "--steps", "3")
+    with pytest.raises(errors.InvalidArgument, match="--dynamic-size has a meaning only without"):
+        fastdiff_export("digits", str(tmp_path / "m.onnx"), "--loop", "--dynamic-size")
     with pytest.raises(errors.UnknownName, match="known: ddim"):
         fastdiff_export("digits", str(tmp_path / "m.onnx"), "--loop", "--solver", "magic")
     assert list(tmp_path.iterdir()) == []

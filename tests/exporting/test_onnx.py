@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from fastdiff import errors
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network, export_onnx, first_line, read_metadata
 from fastdiff.exporting.onnx import OPSET, replacing
 
 
@@ -57,6 +57,104 @@ def test_small_weights_stay_in_the_file_without_notes_on_this_machine(exported):
     assert b".py" not in content
 
 
+class Pyramid(nn.Module):
+    """Halves the size and doubles it again, as U-Nets do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.up = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x, t):
+        h = self.norm(self.down(x) + torch.sin(t)[:, None, None, None])
+        return x + self.up(interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+def test_open_size_runs_at_sizes_that_the_export_never_saw(tmp_path):
+    network = Network(Pyramid(), (1, 8, 4), name="pyramid")
+    path = export_onnx(network, tmp_path / "m.onnx", dynamic_size=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 1, "height", "width"]
+    for size in ((6, 10), (22, 2)):
+        x, t = torch.randn(3, 1, *size), torch.tensor([0.0, 7.5, 999.0])
+        got = session.run(None, {"x": x.numpy(), "t": t.numpy()})[0]
+        np.testing.assert_allclose(got, network.module(x, t).detach(), rtol=1e-4, atol=1e-5)
+    session = onnxruntime.InferenceSession(export_onnx(network, tmp_path / "fixed.onnx"))
+    assert session.get_inputs()[0].shape == ["batch", 1, 8, 4]
+
+
+class OneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.ones(4, 6))
+
+    def forward(self, x, t):
+        return x + self.position
+
+
+class OwnSizeIsSpecial(nn.Module):
+    def forward(self, x, t):
+        return x if tuple(x.shape[2:]) == (4, 6) else 2 * x
+
+
+def test_open_size_is_refused_with_the_reason(tmp_path):
+    for module, reason in (
+        (OneSize(), "since it does not run at 8 x 6: The size of tensor a .8. must match"),
+        (OwnSizeIsSpecial(), "tracing inferred a static shape of 4 for dimension"),
+    ):
+        network = Network(module, (1, 4, 6), name="one-size")
+        with pytest.raises(errors.InvalidArgument, match=f"one-size cannot be exported.*{reason}"):
+            export_onnx(network, tmp_path / "m.onnx", dynamic_size=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+class DecidesByData(nn.Module):
+    def forward(self, x, t):
+        return x if x.sum() > 0 else -x
+
+
+def test_torch_reason_is_told_and_not_its_headline(tmp_path):
+    with pytest.raises(errors.InvalidArgument, match="ONNX: Could not guard on data-dependent"):
+        export_onnx(Network(DecidesByData(), (1, 2, 2), name="data"), tmp_path / "m.onnx")
+
+
+def test_first_line_goes_back_to_the_reason():
+    headline = RuntimeError("pages\nof help")
+    headline.__cause__ = ValueError("conflicts:\n  - at 4\n  - at 5")
+    assert first_line(headline) == "conflicts: at 4"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(OSError("one\ntwo")) == "one"
+
+
+def test_large_weights_lie_beside_the_file_and_go_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1)
+    network, path = Network(Wide(), (1, 8, 8), name="wide"), tmp_path / "m.onnx"
+    export_onnx(network, path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert path.stat().st_size < 4 * 4096 <= (tmp_path / "m.onnx.data").stat().st_size
+    moved = tmp_path.rename(tmp_path.with_name("moved")) / "m.onnx"
+    assert read_metadata(moved).sample_shape == (1, 8, 8)
+    session = onnxruntime.InferenceSession(moved, providers=["CPUExecutionProvider"])
+    x, t, _ = network.example(2)
+    got = session.run(None, {"x": x.numpy(), "t": t.numpy()})[0]
+    np.testing.assert_allclose(got, network.module(x, t).detach(), rtol=1e-4, atol=1e-5)
+    monkeypatch.undo()
+    export_onnx(network, moved)
+    assert [p.name for p in moved.parent.iterdir()] == ["m.onnx"]
+
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = nn.Linear(64, 64)
+
+    def forward(self, x, t):
+        return self.mix(x.flatten(1)).view(x.shape) + t[:, None, None, None]
+
+
 class OtherWhenExported(nn.Module):
     def forward(self, x, t):
         return x * (1.01 if torch.compiler.is_exporting() else 1.0)
@@ -65,7 +163,9 @@ class OtherWhenExported(nn.Module):
 def test_wrong_translation_is_refused_with_its_error(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_text("what was there")
-    with pytest.raises(errors.ModelOutputError, match=r"relative error 0\.01 .* at most 0\.001"):
+    with pytest.raises(
+        errors.ModelOutputError, match=r"relative error 0\.01 .* 2 x 2.* at most 0\.001"
+    ):
         export_onnx(Network(OtherWhenExported(), (1, 2, 2), name="other"), path)
     assert path.read_text() == "what was there"
     assert list(tmp_path.iterdir()) == [path]
