@@ -2,113 +2,32 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
+from graph_engines import (
+    BAD_LABEL,
+    DENOISER,
+    NETWORK,
+    SCHEDULES,
+    SHAPE,
+    SOLVERS,
+    Planted,
+    Rational,
+    graph_engine,
+    make_request,
+    plain,
+    run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_graph import RecordedDevice
-from torch import nn
 
-from fastdiff.denoisers import ENGINES
 from fastdiff.errors import Cancelled, NonFiniteOutput
-from fastdiff.exporting import Conditioning, Network
 from fastdiff.records import BATCH_ROW
+from fastdiff.runtime import graphs
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.graphs import bucket_of, buckets_up_to
-from fastdiff.runtime.requests import Request
-from fastdiff.sampling import Schedule, get_solver
-
-SHAPE = (1, 3, 5)
-NULL_LABEL = 4
-BAD_LABEL = 3
-SOLVERS = {
-    "ddim": get_solver("ddim"),
-    "ddpm, learned": get_solver("ddpm", variance_type="learned_range"),
-    "euler_ancestral": get_solver("euler_ancestral"),
-    "dpmpp_2m_sde": get_solver("dpmpp_2m_sde"),
-}
-TABLES = {
-    (name, steps): solver.table(Schedule(), steps=steps).pack()
-    for name, solver in SOLVERS.items()
-    for steps in (1, 2, 5)
-}
-SCHEDULES = ["early", "late", 0, 1, 2]
-
-
-class Rational(nn.Module):
-    """A nonlinear model of exactly rounded elementwise operators: its bits know no batch.
-
-    Label 3 brings NaN below t = 500.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.scale = nn.Parameter(torch.randn(5, *SHAPE, generator=generator))
-        self.shift = nn.Parameter(torch.randn(5, *SHAPE, generator=generator))
-
-    def forward(self, x, t, class_labels):
-        hidden = self.scale[class_labels] * x + self.shift[class_labels] * x.flip(-1)
-        hidden = hidden + 0.001 * t[:, None, None, None]
-        bad = (class_labels == BAD_LABEL) & (t < 500)
-        out = hidden / (1 + hidden * hidden) / ~bad[:, None, None, None]
-        return torch.cat([out, 0.5 - out], dim=1)
-
-
-LABELS = {"class_labels": Conditioning(num_classes=NULL_LABEL, null=NULL_LABEL)}
-NETWORK = Network(Rational(), SHAPE, LABELS, "rational")
-DENOISER = ENGINES["eager"].build(NETWORK, "float32")
-
-
-class Planted:
-    """The denoiser above, with `plant` called on x in each evaluation."""
-
-    engine, precision = "planted", "float32"
-    input_dtype = output_dtype = torch.float32
-    output_channels = 2
-
-    def __init__(self, plant=lambda x: None, weight=1.0):
-        self.plant, self.weight = plant, torch.tensor(weight)
-
-    def bind(self, x, t, conditioning, out):
-        weight, run = self.weight, DENOISER.bind(x, t, conditioning, out)
-
-        def planted():
-            run()
-            extra = self.plant(x)
-            out.mul_(weight if extra is None else extra)
-
-        return planted
-
-
-def make_request(solver="ddim", steps=5, rows=1, seed=0, guidance=1.0, label=1, callback=None):
-    return Request(
-        table=TABLES[solver, steps],
-        seeds=np.full(rows, seed, np.uint64),
-        images=np.arange(rows, dtype=np.uint64),
-        guidance=np.full(rows, guidance, np.float32),
-        conditioning={"class_labels": torch.full((rows,), label)},
-        callback=callback,
-    )
-
-
-def graph_engine(device, denoiser=DENOISER, batch=4, rows=8):
-    return Engine(NETWORK, denoiser, {batch: 1.0}, rows, device)
-
-
-def run(engine, *requests):
-    """Sample requests together."""
-    tickets = [engine.submit(request) for request in requests]
-    for ticket in tickets:
-        while not ticket.done:
-            engine.advance(ticket)
-    return [ticket.result() for ticket in tickets]
-
-
-def plain(*requests, denoiser=DENOISER):
-    return run(Engine(NETWORK, denoiser, {4: 1.0}, 8), *requests)
 
 
 def play(engine, events):
@@ -185,6 +104,16 @@ def test_padding_and_unused_slots_are_not_touched(schedule):
         assert memory[:9].isfinite().all()
 
 
+def test_a_row_that_left_is_padding_from_then_on():
+    engine = graph_engine(RecordedDevice("late"), rows=10)
+    longer = engine.submit(make_request(rows=9, seed=1))
+    short = engine.submit(make_request(steps=2, seed=2))  # both share a bucket of 10
+    while not longer.done:
+        engine.advance(longer)
+    assert torch.equal(engine.executor._buffers.state[9].view(1, *SHAPE), short.result())
+    assert [status.evaluations for status in engine.executor.status()] == [10]
+
+
 @given(evaluations=st.integers(1, 5000))
 def test_buckets_hold_their_batches_with_less_than_a_fifth_of_padding(evaluations):
     bucket = bucket_of(evaluations)
@@ -214,19 +143,6 @@ def test_a_tick_is_one_small_copy_and_one_replay():
         "fastdiff.gather.default",
         "fastdiff.step.default",
     ]
-
-
-def test_the_host_is_one_step_ahead_and_the_last_step_sends_the_images():
-    device = RecordedDevice("late")
-    engine = graph_engine(device)
-    ticket = engine.submit(make_request(steps=2, rows=2))
-    engine.advance(ticket)
-    assert (device.counts["replay"], ticket.completed) == (1, 0)
-    engine.advance(ticket)
-    assert (device.counts["replay"], ticket.completed) == (2, 2)
-    device.counts.clear()
-    engine.advance(ticket)
-    assert (device.counts["replay"], ticket.completed, ticket.done) == (0, 4, True)
 
 
 def test_prepare_captures_the_largest_first_and_leaves_nothing_to_capture():
@@ -320,6 +236,7 @@ def test_new_weights_are_captured_anew():
 
 
 def test_memory_that_moves_is_captured_anew(monkeypatch):
+    monkeypatch.setattr(graphs, "_HISTORY_SLOTS", 0)
     device = RecordedDevice("late")
     engine = graph_engine(device)
     executor = engine.executor
@@ -329,15 +246,15 @@ def test_memory_that_moves_is_captured_anew(monkeypatch):
     ticket = engine.submit(first)
     engine.advance(ticket)
     got = run(engine, second)[0]
-    assert executor._tables.generation == 1
+    assert (executor._tables.generation, executor._buffers.generation) == (1, 1)
     assert torch.equal(got, plain(second)[0])
     assert torch.equal(ticket.result(), plain(first)[0])
 
-    graphs = len(device.graphs)
+    captured = len(device.graphs)
     seen = []
     observed = make_request(rows=2, seed=3, callback=lambda info: seen.append(info.denoised))
     assert torch.equal(run(engine, observed)[0], plain(observed)[0])
-    assert len(device.graphs) == graphs + 1
+    assert len(device.graphs) == captured + 1
     for got, expected in zip(seen[:5], seen[5:], strict=True):
         assert torch.equal(got, expected)
 
@@ -367,128 +284,6 @@ def test_a_graph_that_no_eviction_makes_room_for_runs_eagerly():
     request = make_request(rows=2)
     assert torch.equal(run(engine, request)[0], plain(request)[0])
     assert "graphs may hold 100" in engine.executor.status()[0].eager_because
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_images_arrive_whole_while_the_next_steps_run(schedule):
-    """Rows end at different steps, so that others overwrite their slots while they travel."""
-    requests = [
-        make_request("euler_ancestral", steps=steps, rows=rows, seed=10 * steps + rows)
-        for rows in (1, 2, 3)
-        for steps in (1, 2, 5)
-    ]
-    got = run(graph_engine(RecordedDevice(schedule), rows=4), *requests)
-    for request, images in zip(requests, got, strict=True):
-        assert torch.equal(images, plain(request)[0])
-
-
-def one_frame(executor):
-    """Every step shares the same pinned memory."""
-    executor._frames = [executor._frames[0]] * 2
-
-
-def one_stage(executor):
-    """Both frames stage their images in the same device memory."""
-    first, second = executor._frames
-    second._staged = first._staged = torch.empty(8, 15)
-    for frame in executor._frames:
-        frame._samples = executor._device.pinned(8, 15, dtype=torch.float32)
-
-
-def no_stage(executor):
-    """Images travel straight from their slots, which others may have by then."""
-
-    def send(frame, slots):
-        samples, _ = frame.room_for(len(slots), 15)
-        executor._copies.wait(executor._compute.record())
-        executor._copies.copy(samples, executor._buffers.state[: len(slots)])
-        return samples.view(-1, *SHAPE), executor._copies.record()
-
-    executor._send = send
-
-
-def no_order(executor):
-    """The second stream does not wait for the step."""
-    executor._copies.wait = lambda event: None
-
-
-def no_mistake(executor):
-    """What the others are compared with."""
-
-
-@pytest.mark.parametrize("mistake", [one_frame, one_stage, no_stage, no_order, no_mistake])
-def test_a_mistake_in_the_double_buffering_is_caught(mistake):
-    """By wrong images, or by the device that sees pinned memory change under a copy."""
-    caught = 0
-    for schedule in SCHEDULES:
-        engine = graph_engine(RecordedDevice(schedule), rows=2)
-        mistake(engine.executor)
-        requests = [make_request("ddim", steps=1, rows=2, seed=seed) for seed in range(6)]
-        try:
-            got = run(engine, *requests)
-        except (AssertionError, NonFiniteOutput):
-            caught += 1
-            continue
-        expected = plain(*requests)
-        caught += any(not torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    assert (caught > 0) == (mistake is not no_mistake)
-
-
-def test_bad_output_fails_its_own_request_and_names_the_step():
-    engine = graph_engine(RecordedDevice("late"), rows=3)
-    good, bad = make_request(rows=1, seed=1), make_request(rows=2, seed=2, label=BAD_LABEL)
-    tickets = [engine.submit(request) for request in (bad, good)]
-    while not tickets[1].done:
-        engine.advance(tickets[1])
-    assert torch.equal(tickets[1].result(), plain(good)[0])
-    times = TABLES["ddim", 5].rows["t"]
-    first = int(np.argmax(times < 500))
-    with pytest.raises(NonFiniteOutput, match=f"step {first + 1} of 5") as caught:
-        tickets[0].result()
-    assert 0 < first == caught.value.step
-    assert (caught.value.image, caught.value.timestep) == (0, times[first])
-
-
-def test_a_callback_sees_each_step_before_the_next_and_may_cancel():
-    device, seen = RecordedDevice("late"), []
-
-    def callback(info):
-        seen.append((info.step, device.counts["replay"]))
-        if info.step == 3:
-            info.cancel()
-
-    engine = graph_engine(device)
-    ticket = engine.submit(make_request(rows=2, callback=callback))
-    while not ticket.done:
-        engine.advance(ticket)
-    assert seen == [(1, 1), (2, 2), (3, 3)]
-    with pytest.raises(Cancelled, match="step 3 of 5"):
-        ticket.result()
-
-
-def test_a_raising_model_spares_what_was_finished_and_the_engine_goes_on():
-    armed = []
-
-    def fail(x):
-        if armed:
-            raise RuntimeError("planted failure")
-
-    denoiser = Planted(fail)
-    denoiser.eager_because = "planted"
-    engine = graph_engine(RecordedDevice("late"), denoiser)
-    requests = [make_request(steps=steps, rows=2, seed=steps) for steps in (2, 5)]
-    short, long = (engine.submit(request) for request in requests)
-    for _ in range(2):
-        engine.advance(short)
-    assert not short.done  # its last step has been launched
-    armed.append(True)
-    engine.advance(short)
-    armed.clear()
-    with pytest.raises(RuntimeError, match="planted failure"):
-        long.result()
-    engine.advance(short)
-    assert torch.equal(short.result(), plain(requests[0])[0])
-    assert torch.equal(run(engine, requests[1])[0], plain(requests[1])[0])
 
 
 @pytest.mark.gpu
