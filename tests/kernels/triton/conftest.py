@@ -1,7 +1,8 @@
 """Triton's interpreter and its compiler do not share a process.
 
-``interpreted/`` is collected only where ``TRITON_INTERPRET=1`` was set from the start; otherwise
-``test_interpreted.py`` runs it in a process of its own. The other files compile.
+``numerics/`` is collected where its kernels can run: in a process that has ``TRITON_INTERPRET=1``
+from the start, or on a GPU. ``test_interpreter.py`` starts such a process, so that a plain
+``pytest`` runs everything everywhere. The other files compile.
 """
 
 import pytest
@@ -11,4 +12,8 @@ from fastdiff.kernels import triton_module
 if reason := triton_module.missing():
     pytest.skip(reason, allow_module_level=True)
 
-collect_ignore = ["test_binaries.py"] if triton_module.interpreting() else ["interpreted"]
+collect_ignore = []
+if triton_module.interpreting():
+    collect_ignore += ["test_binaries.py", "test_interpreter.py"]
+elif triton_module.status():
+    collect_ignore += ["numerics"]

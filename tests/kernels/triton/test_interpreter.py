@@ -5,15 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
-from fastdiff.kernels import triton_module
-
-
-@pytest.mark.skipif(triton_module.interpreting(), reason="interpreted/ is collected directly here")
 def test_kernels_in_the_interpreter() -> None:
-    """The tests of interpreted/ pass; run them alone with TRITON_INTERPRET=1 pytest PATH."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted"]
+    """The tests of numerics/ pass; run them alone with TRITON_INTERPRET=1 pytest PATH."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "numerics"]
     result = subprocess.run(
         command,
         cwd=Path(__file__).parent,

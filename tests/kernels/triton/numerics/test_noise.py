@@ -11,14 +11,16 @@ from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
 from fastdiff.kernels.noise import TAG_STEP, reference
 from fastdiff.kernels.noise.triton import fill_normal
 
+from .device import DEVICE, on_device
+
 LARGEST = {"draw": 2**32 - 1, "tag": 2**8 - 1}
 
 
 def filled(seeds: list[int], images: list[int], n: int, **arguments: Any) -> NDArray[np.float32]:
-    out = torch.full((len(seeds), n), torch.nan)
-    words = (torch.from_numpy(np.array(values, np.uint64)) for values in (seeds, images))
+    out = torch.full((len(seeds), n), torch.nan, device=DEVICE)
+    words = (on_device(np.array(values, np.uint64)) for values in (seeds, images))
     fill_normal(out, *words, **arguments)
-    return out.numpy()
+    return out.cpu().numpy()
 
 
 def assert_same_bits(got: Any, want: Any) -> None:
@@ -53,7 +55,8 @@ def test_rows_are_independent_and_scaled() -> None:
 
 
 def test_arguments_that_do_not_fit_raise() -> None:
-    out, words = torch.empty(2, 5), torch.zeros(2, dtype=torch.int64)
+    out = torch.empty(2, 5, device=DEVICE)
+    words = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     with pytest.raises(InvalidArgument, match=r"draw must be in \[0, 2\^32\)"):
         fill_normal(out, words, words, 2**32, 0)
     with pytest.raises(InvalidArgument, match="tag must be"):
@@ -67,10 +70,10 @@ def test_arguments_that_do_not_fit_raise() -> None:
     with pytest.raises(InvalidDtype, match=r"out: expected torch\.float32"):
         fill_normal(out.double(), words, words, 0, 0)
     with pytest.raises(InvalidArgument, match="out: expected a contiguous tensor"):
-        fill_normal(torch.empty(5, 2).t(), words, words, 0, 0)
+        fill_normal(torch.empty(5, 2, device=DEVICE).t(), words, words, 0, 0)
 
 
 def test_nothing_is_drawn_for_no_elements() -> None:
-    words = torch.zeros(2, dtype=torch.int64)
-    fill_normal(torch.empty(2, 0), words, words, 0, 0)
-    fill_normal(torch.empty(0, 4), words[:0], words[:0], 0, 0)
+    words = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    fill_normal(torch.empty(2, 0, device=DEVICE), words, words, 0, 0)
+    fill_normal(torch.empty(0, 4, device=DEVICE), words[:0], words[:0], 0, 0)

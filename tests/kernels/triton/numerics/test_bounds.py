@@ -13,8 +13,8 @@ from fastdiff.kernels.norm.triton import group_norm, modulated_layer_norm
 from fastdiff.kernels.step.triton import gather, step
 
 from ...batches import random_batch  # noqa: TID252
+from .device import record_bytes
 from .guarded import call_guarded
-from .records import as_bytes
 
 both_ends = pytest.mark.parametrize("at_end", [True, False])
 
@@ -30,7 +30,7 @@ def test_step_and_gather_stay_inside(at_end: bool) -> None:
     batch = random_batch(1, rows=2, n=63, output_dtype="float16")
     batch.rows["slot"] = [0, len(batch.state) - 1]
     batch.rows["cond"], batch.rows["uncond"] = [len(batch.output) - 1, 1], [0, 2]
-    table, rows = as_bytes(batch.table), as_bytes(batch.rows)
+    table, rows = record_bytes(batch.table), record_bytes(batch.rows)
     state = torch.from_numpy(batch.state)
     output = torch.from_numpy(batch.output).half()
     flags = torch.zeros(2, dtype=torch.uint8)
