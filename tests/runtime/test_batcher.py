@@ -60,5 +60,5 @@ def test_no_slot_is_shared_and_no_row_is_lost(capacity, actions):
         assert slots == sorted(set(slots))
         assert all(0 <= slot < capacity for slot in slots)
         assert {(row.request, row.index) for row in running} <= set(expected)
-        assert len(running) == min(capacity, len(expected))
+        assert len(batcher) == len(running) == min(capacity, len(expected))
         assert batcher.waiting == len(expected) - len(running)
