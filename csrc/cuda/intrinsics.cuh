@@ -134,6 +134,16 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return result;
 }
 
+constexpr const char* kDevice = "cuda";
+
+inline const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }
+inline int status() {
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  cudaGetLastError();  // so that the next launch does not report this one
+  return error != cudaSuccess ? error : devices == 0 ? cudaErrorNoDevice : cudaSuccess;
+}
+
 /// Queues the kernel on `stream`, a cudaStream_t; 0 or a cudaError_t. More than 48 KiB of dynamic
 /// shared memory is asked for here.
 template <class... Parameters, class... Arguments>

@@ -59,4 +59,11 @@ extern "C" {
 int fastdiff_cuda_step(const fastdiff::cuda::StepArguments* arguments, void* stream);
 int fastdiff_cuda_gather(const fastdiff::cuda::GatherArguments* arguments, void* stream);
 int fastdiff_cuda_fill_normal(const fastdiff::cuda::FillArguments* arguments, void* stream);
+
+/// What an error of a launcher means.
+const char* fastdiff_cuda_error_text(int error);
+/// 0 if there is a device to launch on, else an error such as cudaErrorInsufficientDriver.
+int fastdiff_cuda_status();
+/// The kind of torch device whose memory the kernels take: "cuda".
+const char* fastdiff_cuda_device();
 }

@@ -109,6 +109,11 @@ inline void cp_async_wait() {
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float reciprocal_approx(float x) { return 1.0f / x; }
 
+constexpr const char* kDevice = "cpu";
+
+inline const char* error_text(int) { return emulator::last_error().c_str(); }
+inline int status() { return 0; }
+
 /// Runs the kernel on the whole grid; 0, or 1 with the reason in emulator_error().
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void*,

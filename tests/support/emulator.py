@@ -95,32 +95,51 @@ def build(
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         raise RuntimeError("the emulator needs a C++17 compiler: apt install g++, or set CXX")
-    flags = [*FLAGS, *(SANITIZERS if sanitize else ()), *flags]
-    digest = hashlib.sha256(repr((compiler, flags, mutation, list(map(str, sources)))).encode())
-    for folder in INCLUDES:
-        for path in sorted(folder.rglob("*.[chp]*")):
-            digest.update(path.read_bytes())
-    for path in sources:
-        digest.update(path.read_bytes())
-    library = BUILD / f"{sources[0].stem}-{digest.hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        folder = Path(scratch)
-        includes = [f"-I{path}" for path in INCLUDES]
-        if mutation is not None:
-            edited = folder / mutation.path.name
-            edited.write_text(mutation.apply())
-            sources = [edited if path == mutation.path else path for path in sources]
-            includes.insert(0, f"-I{folder}")
-        inputs = [part for path in sources for part in ("-xc++", str(path))]
-        command = [compiler, *flags, *includes, *inputs, "-shared", "-o", str(folder / "out.so")]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
-        (folder / "out.so").replace(library)
+    command = [compiler, *FLAGS, *(SANITIZERS if sanitize else ()), *flags]
+    objects = [_compile(command, path, mutation) for path in sources]
+    library = _cached("".join([*command, *(path.name for path in objects)]), sources[0].stem, ".so")
+    if not library.exists():
+        _run([*command, "-shared", *map(str, objects)], library)
     return library
+
+
+def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) -> Path:
+    """Return the object file of one source, compiled unless it was before."""
+    if source.suffix == ".cpp":
+        mutation = None  # bindings see no device header
+    headers = [path for folder in INCLUDES for path in sorted(folder.glob("**/*.*h"))]
+    content = "".join([*command, repr(mutation), *(p.read_text() for p in [source, *headers])])
+    compiled = _cached(content, source.stem, ".o")
+    if compiled.exists():
+        return compiled
+    with tempfile.TemporaryDirectory() as scratch:
+        root = ROOT
+        if mutation is not None:  # an edited copy of the tree: quoted includes stay inside of it
+            root = Path(scratch)
+            for path in [source, *headers, mutation.path]:
+                copy = root / path.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
+            (root / mutation.path.relative_to(ROOT)).write_text(mutation.apply())
+        includes = [f"-I{root / path.relative_to(ROOT)}" for path in INCLUDES]
+        source = root / source.relative_to(ROOT)
+        _run([*command, *includes, "-c", "-xc++", str(source)], compiled)
+    return compiled
+
+
+def _cached(content: str, stem: str, suffix: str) -> Path:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return BUILD / f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:16]}{suffix}"
+
+
+def _run(command: Sequence[str], output: Path) -> None:
+    """Run a compiler; its output appears complete or not at all."""
+    partial = output.with_suffix(f".{os.getpid()}.partial")
+    command = [*command, "-o", str(partial)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
+    partial.replace(output)
 
 
 class Library:

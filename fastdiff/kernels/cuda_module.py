@@ -1,0 +1,88 @@
+"""What the CUDA kernels share: their extension module, the state of the driver, the launch.
+
+``fastdiff._cuda`` is built where nvcc is (``FASTDIFF_CUDA=ON``) and links the CUDA runtime
+statically, so it imports on a machine without a driver; there :func:`status` says what is missing
+and a launch raises Unavailable.
+
+No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has been verified instead.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import Unavailable
+
+ELEMENT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""How csrc/cuda/launch.h numbers the types of elements."""
+MAX_ROWS = 65_535
+"""Rows of one launch: the second dimension of its grid."""
+
+
+def module() -> ModuleType:
+    """Return ``fastdiff._cuda``.
+
+    Raises
+    ------
+    Unavailable
+        If this installation of fastdiff was built without it.
+    """
+    try:
+        return import_module("fastdiff._cuda")
+    except ImportError as error:
+        raise Unavailable(
+            "this build of fastdiff has no CUDA kernels; build one with nvcc: 'pip install "
+            "nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl' where there is no CUDA "
+            "toolkit, then 'FASTDIFF_CUDA=ON pip install .' in the source tree; Triton's kernels "
+            f"do the same ({error})"
+        ) from error
+
+
+def status() -> str | None:
+    """Say why the CUDA kernels cannot run in this process; None if they can."""
+    try:
+        reason: str | None = module().status()
+    except Unavailable as error:
+        return str(error)
+    return reason and f"no CUDA driver or device: {reason}"
+
+
+def check_device(tensor: Tensor) -> torch.device:
+    """Return the device of a kernel's first tensor, on which all its others must be.
+
+    Raises
+    ------
+    Unavailable
+        If the kernel cannot run there.
+    """
+    expected = module().device
+    if tensor.device.type != expected:
+        raise Unavailable(
+            f"the CUDA kernels take tensors on a {expected} device, got one on {tensor.device}"
+        )
+    return tensor.device
+
+
+def address(tensor: Tensor | None) -> int:
+    """Return where a tensor's elements are; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def launch(kernel: str, device: torch.device, *arguments: Any) -> None:
+    """Queue a kernel on the device's current stream, and return at once.
+
+    Raises
+    ------
+    Unavailable
+        If the CUDA runtime refuses, in its words.
+    """
+    on_gpu = device.type == "cuda"
+    stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
+    with torch.cuda.device(device) if on_gpu else nullcontext():
+        getattr(module(), kernel)(*arguments, stream)
