@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from fastdiff.errors import ArtifactError, InvalidArgument, UnknownName
@@ -25,6 +24,7 @@ from fastdiff.integrations import (
 from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
 from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact
 from fastdiff.runtime import tune as measure_engines
+from fastdiff.runtime.progress import Say, compile_progress
 from fastdiff.sampling import Schedule
 
 
@@ -104,7 +104,7 @@ def compile(
     network, chosen = describe(model, schedule, sample_shape, num_classes, null_class, conditioning)
     network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
-    with _saying(progress) as say:
+    with compile_progress(enabled=progress) as say:
         key = cache_key(network, chosen, choices) if cache else None
         if key is None:
             return Sampler(measure_engines(network, chosen, choices, say))
@@ -120,9 +120,7 @@ def compile(
             return sampler
 
 
-def _from_cache(
-    store: Cache, key: str, network: Network, say: Callable[[str], None]
-) -> Sampler | None:
+def _from_cache(store: Cache, key: str, network: Network, say: Say) -> Sampler | None:
     """Return the sampler that was kept for `key`; remove an entry that is no good."""
     path = store.path(key)
     if not path.exists():
@@ -159,15 +157,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = False, progress: bool =
     Unavailable
         No engine of this machine can run the model.
     """
-    with _saying(progress) as say:
+    with compile_progress(enabled=progress) as say:
         return Sampler(load_artifact(Path(path), say, verify=verify))
-
-
-@contextlib.contextmanager
-def _saying(progress: bool) -> Iterator[Callable[[str], None]]:
-    """Show what is being done on the terminal, or nothing."""
-    with Console(stderr=True, quiet=not progress).status("compiling") as status:
-        yield lambda text: status.update(f"compiling: {text}")
 
 
 def describe(

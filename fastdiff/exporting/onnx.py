@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import torch
 
-from fastdiff.errors import InvalidArgument, ModelOutputError
+from fastdiff.errors import FastdiffError, InvalidArgument, ModelOutputError
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.network import Network
 from fastdiff.sampling import Schedule
@@ -95,8 +95,8 @@ def export_onnx(
 
 
 def first_line(error: BaseException) -> str:
-    """Return the reason that `error` goes back to, without the pages that torch appends."""
-    while error.__cause__ is not None:
+    """Return what an error of fastdiff says, or the reason that another's pages go back to."""
+    while error.__cause__ is not None and not isinstance(error, FastdiffError):
         error = error.__cause__
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     return f"{first} {rest[0].lstrip(' -')}" if rest and first.endswith(":") else first

@@ -124,6 +124,9 @@ def test_first_line_goes_back_to_the_reason():
     headline = RuntimeError("pages\nof help")
     headline.__cause__ = ValueError("conflicts:\n  - at 4\n  - at 5")
     assert first_line(headline) == "conflicts: at 4"
+    ours = errors.Unavailable("not here: because\nof that")
+    ours.__cause__ = headline
+    assert first_line(ours) == "not here: because"
     assert first_line(KeyError()) == "KeyError"
     assert first_line(OSError("one\ntwo")) == "one"
 
