@@ -97,7 +97,7 @@ class _WithAttention(nn.Module):
 
 
 class _Intercept(TorchFunctionMode):
-    """Replaces the function where it is called, in this thread, and tells `listener` of each call."""
+    """Replaces the function where this thread calls it, and tells `listener` of each call."""
 
     def __init__(self, listener: Callable[[str | None], object] | None = None) -> None:
         super().__init__()

@@ -57,10 +57,12 @@ class ShapeClass:
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor) -> ShapeClass:
         """Return the class of a call."""
-        counts = (q.shape[0] * q.shape[1], q.shape[2], k.shape[2])
-        rounded = (1 << (count - 1).bit_length() for count in counts)
+        heads, queries, keys = (
+            1 << (count - 1).bit_length()
+            for count in (q.shape[0] * q.shape[1], q.shape[2], k.shape[2])
+        )
         aligned = all(_aligned(tensor) for tensor in (q, k, v))
-        return cls(str(q.device), str(q.dtype), q.shape[3], *rounded, aligned)
+        return cls(str(q.device), str(q.dtype), q.shape[3], heads, queries, keys, aligned)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def measure(runs: Mapping[str, Run]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(_ROUNDS):
         for name, graph in graphs.items():
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin, end = _event(), _event()
             begin.record()
             graph.replay()
             end.record()
@@ -124,8 +126,13 @@ def measure(runs: Mapping[str, Run]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def _event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event
+
+
 def _capture(run: Run) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
+    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()  # compiles what must be compiled

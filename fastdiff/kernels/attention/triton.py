@@ -25,7 +25,7 @@ _VECTOR = 8  # 16-bit elements of a 128-bit access
 def load_tile(
     base, rows, columns, row_stride, row_count, HEAD_SIZE: tl.constexpr, MASK: tl.constexpr
 ):
-    """Rows and columns of a head, zeros past its last column and, with MASK, past its last row."""
+    """Load part of a head, with zeros past its last column and, with MASK, past its last row."""
     inside = (columns < HEAD_SIZE)[None, :]
     if MASK:
         inside = inside & (rows < row_count)[:, None]
@@ -61,7 +61,7 @@ def attention_kernel(
     KEYS: tl.constexpr,
     MASK_KEYS: tl.constexpr,
 ):
-    """QUERIES rows of one head of softmax(scale q k^T) v.
+    """Compute QUERIES rows of one head of softmax(scale q k^T) v.
 
     Strides count UNIT elements, so that the compiler sees what they are multiples of. `scale_log2`
     is scale / ln 2, for exponentials in base 2. HEAD and TAIL are `split`.

@@ -1,0 +1,65 @@
+"""Inputs of attention, in memory that betrays an access out of bounds, and what is accurate."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from fastdiff.kernels.attention import reference
+
+ATOL = 1e-6
+"""Beside twice the error of torch in the same dtype, which can be 0."""
+
+
+class Shape(NamedTuple):
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    size: int
+
+
+class Inputs(NamedTuple):
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+def random_inputs(
+    shape: Shape, dtype: torch.dtype, layout: str = "BLHD", magnitude: float = 1.0
+) -> Inputs:
+    """q, k and v as views of storage whose other elements are NaN.
+
+    ``BHLD`` is contiguous, ``BLHD`` a transposed view; ``padded`` rows are 8 elements longer than
+    the heads together, and in ``fused`` q, k and v of a row lie beside each other.
+    """
+    batch, heads, queries, keys, size = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+    beside = 3 if layout == "fused" else 1
+    views = []
+    for part, length in enumerate((queries, keys, keys)):
+        row = heads * size * beside + (8 if layout == "padded" else 0)
+        storage = torch.full(((batch * length + 2) * row,), torch.nan, dtype=dtype)
+        if layout == "BHLD":
+            strides = (heads * length * size, length * size, size, 1)
+        else:
+            strides = (length * row, size, row, 1)
+        start = row + (part * heads * size if layout == "fused" else 0)
+        view = storage.as_strided((batch, heads, length, size), strides, start)
+        values = magnitude * torch.randn(view.shape, generator=generator)
+        views.append(view.copy_(values))
+    return Inputs(*views)
+
+
+def assert_as_accurate_as_torch(
+    got: torch.Tensor, inputs: Inputs, scale: float | None = None
+) -> None:
+    """Within twice the error of torch's operator in the same dtype."""
+    exact = torch.from_numpy(
+        reference.attention(*(tensor.double().numpy() for tensor in inputs), scale=scale)
+    )
+    plain = scaled_dot_product_attention(*inputs, scale=scale)
+    error, allowed = ((x.double() - exact).abs().max() for x in (got, plain))
+    assert error <= 2 * allowed + ATOL, f"error {error:.2g}, torch's {allowed:.2g}"  # False for NaN
