@@ -53,7 +53,7 @@ class NamedTarget(DriverBase):
         return ty
 
 
-def compiled(call: Callable[[], Any], target: GPUTarget) -> Any:
+def compiled(call: Callable[[], Any], target: GPUTarget, enable_fp_fusion: bool = False) -> Any:
     """The one kernel that ``call`` launches, compiled for ``target`` instead."""
     kernels = []
 
@@ -61,7 +61,8 @@ def compiled(call: Callable[[], Any], target: GPUTarget) -> Any:
         kernel: Any, programs: int, device: torch.device, *arguments: Any, **meta: Any
     ) -> None:
         kernel.device_caches.clear()  # they do not look at the target again
-        kernels.append(kernel.warmup(*arguments, grid=(programs,), enable_fp_fusion=False, **meta))
+        meta["enable_fp_fusion"] = enable_fp_fusion
+        kernels.append(kernel.warmup(*arguments, grid=(programs,), **meta))
 
     with (
         patch.object(triton.runtime.driver, "_active", NamedTarget(target)),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from gpu_contracts import check, find_tool
+from gpu_contracts import ContractError, check, find_tool
 from triton import knobs
 
 from fastdiff.kernels.noise.triton import fill_normal
@@ -68,18 +68,18 @@ f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
 contiguous, channels_last = torch.contiguous_format, torch.channels_last
 
 CALLS: dict[str, Callable[[], None]] = {
-    "step, fp16, 4 history slots": lambda: call_step(4096, 4, f16, f16, True),
-    "step, fp32": lambda: call_step(4096, 0, f32, f32, False),
-    "step, bf16, odd size": lambda: call_step(123, 2, bf16, bf16, False),
-    "step, one element": lambda: call_step(1, 1, bf16, f32, False),
-    "fill_normal": lambda: call_fill_normal(4096, 0),
-    "fill_normal, odd size": lambda: call_fill_normal(123, 2**34 - 1),
-    "gather, fp16": lambda: call_gather(4096),
-    "group_norm, fp16": lambda: call_group_norm(256, 16, contiguous),
-    "group_norm, fp16, channels_last, chunks": lambda: call_group_norm(256, 64, channels_last),
-    "group_norm, odd size": lambda: call_group_norm(24, 7, contiguous),
-    "modulated_layer_norm, fp16": lambda: call_modulated_layer_norm(1152),
-    "modulated_layer_norm, odd size": lambda: call_modulated_layer_norm(123),
+    "triton step": lambda: call_step(4096, 4, f16, f16, True),
+    "triton step, fp32": lambda: call_step(4096, 0, f32, f32, False),
+    "triton step, bf16, odd size": lambda: call_step(123, 2, bf16, bf16, False),
+    "triton step, one element": lambda: call_step(1, 1, bf16, f32, False),
+    "triton gather": lambda: call_gather(4096),
+    "triton fill_normal": lambda: call_fill_normal(4096, 0),
+    "triton fill_normal, odd size": lambda: call_fill_normal(123, 2**34 - 1),
+    "triton group_norm": lambda: call_group_norm(256, 16, contiguous),
+    "triton group_norm, channels last": lambda: call_group_norm(256, 64, channels_last),
+    "triton group_norm, odd size": lambda: call_group_norm(24, 7, contiguous),
+    "triton modulated_layer_norm": lambda: call_modulated_layer_norm(1152),
+    "triton modulated_layer_norm, odd size": lambda: call_modulated_layer_norm(123),
 }
 
 
@@ -150,9 +150,20 @@ def test_promised_bits_survive_the_compiler(
     assert len(re.findall(r"\bFFMA", sass)) == (2 * square_roots + 3 if square_roots else 0)
 
 
+def test_contraction_would_be_caught(tmp_path: Path) -> None:
+    """The contract of the noise fails once multiplications and additions may be fused."""
+    kernel = compiled(CALLS["triton fill_normal"], NVIDIA["sm_80"], enable_fp_fusion=True)
+    path = tmp_path / "fused.cubin"
+    path.write_bytes(kernel.asm["cubin"])
+    with pytest.raises(ContractError, match="fused multiply-adds in its PTX"):
+        check(path, kernel.asm["ptx"], "kernel", "sm_80", CONTRACTS["triton fill_normal"])
+
+
 def test_bfloat16_is_rounded_to_nearest_even(binary_of: Callable[[str, str], Binary]) -> None:
     """Which the interpreter does not do."""
-    assert re.search(r"cvt\.rn\.bf16\S*\.f32", binary_of("step, bf16, odd size", "sm_90").ptx)
+    assert re.search(
+        r"cvt\.rn\.bf16\S*\.f32", binary_of("triton step, bf16, odd size", "sm_90").ptx
+    )
 
 
 @pytest.mark.parametrize("arch", AMD)
