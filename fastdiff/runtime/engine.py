@@ -229,8 +229,6 @@ class Engine:
         for share in plan.shares:
             ticket = share.ticket
             ticket.completed += len(share.positions)
-            if ticket.done:
-                continue
             if bad is not None and bad[share.positions].any():
                 self._fail(ticket, _non_finite(step, share, share.positions[bad[share.positions]]))
             elif ticket.request.callback is not None:
