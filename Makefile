@@ -3,6 +3,7 @@
 # make check   format, lint, types, import contracts
 # make bench   measured figures of README.md, beside the peers in the same run
 # make performance   the tables of docs/performance.md
+# make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
 # make build   a wheel in dist/
 PYTHON ?= python3
 VENV   := .venv
@@ -11,7 +12,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp,$(NATIVE))
 
-.PHONY: demo test check format bench performance build clean
+.PHONY: demo test check format bench performance gpu-check build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -37,6 +38,9 @@ bench: $(VENV)/.dev
 
 performance: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.performance --write docs/performance.md
+
+gpu-check: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .

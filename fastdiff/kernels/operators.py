@@ -46,7 +46,7 @@ _SCHEMAS = {
     "fill_normal": "(Tensor(a!) out, Tensor seeds, Tensor images, int draw, int tag, "
     "float scale=1.0, int first=0) -> ()",
 }
-_ROOMS = {
+ROOMS = {
     "step": "step",
     "gather": "step",
     "fill_normal": "noise",
@@ -80,13 +80,13 @@ def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
         raise UnknownName("FASTDIFF_GPU language", chosen, LANGUAGES)
     reasons = []
     for language in [chosen] if chosen else LANGUAGES:
-        name = f"fastdiff.kernels.{_ROOMS[operator]}.{language}"
+        name = f"fastdiff.kernels.{ROOMS[operator]}.{language}"
         try:
             kernel: Callable[..., Any] = getattr(importlib.import_module(name), operator)
-        except (ImportError, Unavailable) as error:
+            mismatch = verdict(operator, language, kernel, device).mismatch
+        except (ImportError, AttributeError, Unavailable) as error:
             reasons.append(f"{language}: {error}")
             continue
-        mismatch = verdict(operator, language, kernel, device).mismatch
         if mismatch is None:
             return kernel
         reasons.append(f"{language}: {mismatch}")
