@@ -68,7 +68,7 @@ class SlotBuffers:
     conditioning : dict of str to Tensor
         (S + 1, ...) each; index S holds the null value.
     generation : int
-        How often memory has moved.
+        How often any of these has moved.
     """
 
     def __init__(
@@ -133,7 +133,6 @@ class SlotBuffers:
             self.generation += 1
         if observed and self.denoised is None:
             self.denoised = self._empty(self.capacity)
-            self.generation += 1
 
     def read_state(self, slots: Slots) -> Tensor:
         """Return a copy of x of `slots` on the host, (k, C, H, W)."""
@@ -159,7 +158,7 @@ class TableStore:
     records : Tensor
         (R, 96) uint8: TABLE_ROW records, in `device`'s memory.
     generation : int
-        How often memory has moved.
+        How often `records` has moved.
     """
 
     _TRIM_ROWS = 1 << 16

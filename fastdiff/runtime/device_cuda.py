@@ -105,8 +105,8 @@ class CudaDevice:
 
         Raises
         ------
-        RuntimeError
-            torch's or CUDA's reason.
+        Exception
+            What `work` raises; RuntimeError with CUDA's reason if the device refuses it.
         """
         side = self.stream()
         side.wait(stream.record())
@@ -117,10 +117,18 @@ class CudaDevice:
         torch.cuda.empty_cache()  # so that the difference below is the graph's alone
         before = torch.cuda.memory_reserved(self.memory)
         graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may use the device meanwhile.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream.raw, capture_error_mode="thread_local"
-        ):
-            work()
+
+        def record() -> None:
+            # Other threads of the process may use the device meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream.raw, capture_error_mode="thread_local"
+            ):
+                work()
+
+        try:
+            stream.run(record)  # which puts the caller's stream back: torch may fail to
+        except RuntimeError as error:
+            # Ending a broken capture raises as well; what broke it is the reason.
+            raise error.__context__ or error from None
         taken = torch.cuda.memory_reserved(self.memory) - before
         return CudaGraph(max(0, taken), graph, stream)

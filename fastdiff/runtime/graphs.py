@@ -84,8 +84,8 @@ class GraphExecutor:
     """Replays one captured graph per step.
 
     Graphs are captured when a bucket is first needed, or by `prepare`. They are captured anew when
-    memory has moved, or when the denoiser's ``version`` (any value that changes with its weights,
-    if it has one) is another. A denoiser that says ``eager_because`` is never captured.
+    state or tables have moved, or when the denoiser's ``version`` has changed: any value that
+    tells its weights apart, if it has one. A denoiser that says ``eager_because`` is never captured.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ class GraphExecutor:
         ]
 
     def prepare(self, evaluations: int) -> None:
-        """Capture all graphs of up to `evaluations` evaluations.
+        """Capture all graphs of up to `evaluations` evaluations, as far as the slots allow.
 
         The largest comes first: the memory pool then holds what the smaller ones need.
         """
         self._drop_stale()
-        for bucket in reversed(buckets_up_to(evaluations)):
+        for bucket in reversed(buckets_up_to(min(evaluations, 2 * self._buffers.capacity))):
             self._step_of(bucket, observed=False)
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:

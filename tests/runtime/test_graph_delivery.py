@@ -171,6 +171,30 @@ def test_a_replay_that_fails_leaves_the_frames_usable():
     assert torch.equal(run(engine, request)[0], plain(request)[0])
 
 
+def test_a_failure_that_shows_late_fails_the_requests_of_its_step():
+    """Those whose rows had left with it, and those that still run on what it left behind."""
+    device = RecordedDevice("late")
+    engine = graph_engine(device)
+    ended, running = (
+        engine.submit(make_request(steps=steps, rows=2, seed=steps)) for steps in (2, 5)
+    )
+    engine.advance(ended)
+
+    def fail():
+        raise RuntimeError("planted failure")
+
+    (graph,) = device.graphs
+    replay, graph._run = graph._run, fail
+    engine.advance(ended)
+    graph._run = replay
+    engine.advance(ended)
+    for ticket in (ended, running):
+        with pytest.raises(RuntimeError, match="planted failure"):
+            ticket.result()
+    request = make_request(rows=2)
+    assert torch.equal(run(engine, request)[0], plain(request)[0])
+
+
 def test_a_cancelled_request_takes_nothing_from_a_step_in_flight():
     engine = graph_engine(RecordedDevice("late"), rows=3)
     short = engine.submit(make_request(steps=1, seed=1))
