@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.kernels import triton_module
-from fastdiff.kernels.triton_module import FLOATS, check, tl, triton
+from fastdiff.kernels.triton_module import FLOATS, MAX_ELEMENTS, check, tl, triton
 
 __all__ = ["group_norm", "modulated_layer_norm"]
 
@@ -19,6 +19,14 @@ _ELEMENTS_PER_WARP = 512  # 16 for each thread
 _RESIDENT = 8192  # elements of a group that stay in registers, on 16 warps
 _CHUNK = 4096  # elements at a time of a larger group
 _MAX_FEATURES = 16384
+
+
+@triton.jit
+def statistics(values, live, size):
+    """Mean and variance of the live elements; the others are 0."""
+    mean = tl.sum(values, 0) / size
+    centred = tl.where(live, values - mean, 0.0)
+    return mean, tl.sum(centred * centred, 0) / size
 
 
 @triton.jit
@@ -48,6 +56,37 @@ def place(i, channels, PIXELS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS_LAST:
 
 
 @triton.jit
+def chunked_statistics(
+    x,
+    channels,
+    PIXELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Mean and variance of a group that is read in chunks.
+
+    Each lane keeps a running mean and sum of squares about it (Welford 1962), which do not cancel
+    where the mean is large; the lanes are then combined as by Chan, Golub and LeVeque (1983).
+    """
+    SIZE: tl.constexpr = PIXELS * WIDTH
+    lane = tl.arange(0, BLOCK)
+    means = tl.zeros((BLOCK,), tl.float32)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, SIZE, BLOCK):
+        i = start + lane
+        offset, _ = place(i, channels, PIXELS, WIDTH, CHANNELS_LAST)
+        values = tl.load(x + offset, i < SIZE, 0.0).to(tl.float32)
+        delta = tl.where(i < SIZE, values - means, 0.0)
+        means += delta / (start // BLOCK + 1)
+        squares += delta * (values - means)
+    counts = ((SIZE - 1 - lane) // BLOCK + 1).to(tl.float32)
+    mean = tl.sum(counts * means, 0) / SIZE
+    delta = means - mean
+    return mean, tl.sum(squares + counts * delta * delta, 0) / SIZE
+
+
+@triton.jit
 def group_norm_kernel(
     x,
     weight,
@@ -64,36 +103,20 @@ def group_norm_kernel(
     """One group of ``WIDTH`` channels of one image of ``PIXELS`` pixels."""
     SIZE: tl.constexpr = PIXELS * WIDTH
     groups = channels // WIDTH
-    first_channel = tl.program_id(0) % groups * WIDTH
     image = (tl.program_id(0) // groups).to(tl.int64) * channels * PIXELS
+    first_channel = tl.program_id(0) % groups * WIDTH
     base = image + first_channel.to(tl.int64) * (1 if CHANNELS_LAST else PIXELS)
     lane = tl.arange(0, BLOCK)
 
     if SIZE <= BLOCK:
         offset, channel = place(lane, channels, PIXELS, WIDTH, CHANNELS_LAST)
-        live = lane < SIZE
-        values = tl.load(x + base + offset, live, 0.0).to(tl.float32)
-        mean = tl.sum(values, 0) / SIZE
-        centred = tl.where(live, values - mean, 0.0)
-        y = standardize(values, mean, tl.sum(centred * centred, 0) / SIZE, eps)
-        y = affine_silu(y, weight, bias, first_channel + channel, live, SILU)
-        tl.store(out + base + offset, y.to(out.dtype.element_ty), live)
+        values = tl.load(x + base + offset, lane < SIZE, 0.0).to(tl.float32)
+        mean, variance = statistics(values, lane < SIZE, SIZE)
+        y = standardize(values, mean, variance, eps)
+        y = affine_silu(y, weight, bias, first_channel + channel, lane < SIZE, SILU)
+        tl.store(out + base + offset, y.to(out.dtype.element_ty), lane < SIZE)
     else:
-        # Each lane keeps a running mean and sum of squares about it (Welford 1962), which do not
-        # cancel where the mean is large; the lanes are combined as Chan et al. (1983) do.
-        means = tl.zeros((BLOCK,), tl.float32)
-        squares = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, SIZE, BLOCK):
-            i = start + lane
-            offset, channel = place(i, channels, PIXELS, WIDTH, CHANNELS_LAST)
-            values = tl.load(x + base + offset, i < SIZE, 0.0).to(tl.float32)
-            delta = tl.where(i < SIZE, values - means, 0.0)
-            means += delta / (start // BLOCK + 1)
-            squares += delta * (values - means)
-        counts = ((SIZE - 1 - lane) // BLOCK + 1).to(tl.float32)
-        mean = tl.sum(counts * means, 0) / SIZE
-        delta = means - mean
-        variance = tl.sum(squares + counts * delta * delta, 0) / SIZE
+        mean, variance = chunked_statistics(x + base, channels, PIXELS, WIDTH, CHANNELS_LAST, BLOCK)
         for start in range(0, SIZE, BLOCK):
             i = start + lane
             offset, channel = place(i, channels, PIXELS, WIDTH, CHANNELS_LAST)
@@ -122,9 +145,8 @@ def modulated_layer_norm_kernel(
     i = tl.arange(0, BLOCK)
     live = i < features
     values = tl.load(x + base + i, live, 0.0).to(tl.float32)
-    mean = tl.sum(values, 0) / features
-    centred = tl.where(live, values - mean, 0.0)
-    y = standardize(values, mean, tl.sum(centred * centred, 0) / features, eps)
+    mean, variance = statistics(values, live, features)
+    y = standardize(values, mean, variance, eps)
     factor = 1.0 + tl.load(scale + image * scale_stride + i, live, 0.0).to(tl.float32)
     y = y * factor + tl.load(shift + image * shift_stride + i, live, 0.0).to(tl.float32)
     tl.store(out + base + i, y.to(out.dtype.element_ty), live)
@@ -176,10 +198,12 @@ def group_norm(
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None:
             check(name, parameter, FLOATS, (channels,), device)
+    if channels * height * width > MAX_ELEMENTS:
+        raise InvalidShape(f"x: expected at most {MAX_ELEMENTS} elements in an image")
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
-    size = x[0].numel() // groups
+    size = channels // groups * height * width
     block = triton.next_power_of_2(size) if size <= _RESIDENT else _CHUNK
     triton_module.launch(
         group_norm_kernel,

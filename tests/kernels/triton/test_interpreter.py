@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+from fastdiff.kernels import triton_module
+
+
+@pytest.mark.skipif(triton_module.missing() is not None, reason=str(triton_module.missing()))
 def test_kernels_in_the_interpreter() -> None:
     """The tests of numerics/ pass; run them alone with TRITON_INTERPRET=1 pytest PATH."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "numerics"]
