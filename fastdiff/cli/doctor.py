@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Also check every GPU kernel on the GPU, as first uses do."),
+    ] = False,
+) -> None:
     """Show which kernels and engines are usable here, and for the others why not."""
     import torch
 
     import fastdiff
     from fastdiff.denoisers import engine_status
-    from fastdiff.kernels import active_level, cpu_levels
+    from fastdiff.kernels import active_level, cpu_levels, cuda_module, triton_module
 
     console = Console()
     console.print(
@@ -37,5 +44,40 @@ def doctor() -> None:
     table.add_row(
         "models, diffusers", "yes" if found else "no", "UNet2DModel" if found else escape(hint)
     )
-    table.add_row("CUDA kernels", "no", "not part of this version")
+    for name, reason in (
+        ("CUDA kernels", cuda_module.status()),
+        ("Triton kernels", triton_module.status()),
+    ):
+        table.add_row(
+            name, "yes" if reason is None else "no", escape(reason or "checked at first use")
+        )
     console.print(table)
+    if gpu:
+        _check_gpu_kernels(console)
+
+
+def _check_gpu_kernels(console: Console) -> None:
+    """Run the first-use check of every kernel; exit with 1 unless each operator has a right one."""
+    import torch
+
+    from fastdiff.errors import Unavailable
+    from fastdiff.kernels.first_use import CHECKS, describe_device
+    from fastdiff.kernels.operators import gpu_kernel
+
+    if not torch.cuda.is_available():
+        raise Unavailable(
+            f"--gpu needs an NVIDIA GPU with its driver and a CUDA build of torch; this is torch "
+            f"{torch.__version__} and it finds none"
+        )
+    device = torch.device("cuda", torch.cuda.current_device())
+    console.print(describe_device(device))
+    failed = False
+    for operator in CHECKS:
+        try:
+            kernel = gpu_kernel(operator, device)
+            console.print(f"{operator}: right, {kernel.__module__}")
+        except Unavailable as error:  # noqa: PERF203
+            failed = True
+            console.print(f"{operator}: {error}", markup=False)
+    if failed:
+        raise typer.Exit(1)

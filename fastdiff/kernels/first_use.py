@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,7 +101,7 @@ def describe_device(device: torch.device) -> str:
     if device.type != "cuda":
         return f"{device.type}, torch {torch.__version__}"
     properties = torch.cuda.get_device_properties(device)
-    driver = torch._C._cuda_getDriverVersion()
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "of unknown version")()
     return (
         f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
         f"CUDA driver {driver}, torch {torch.__version__}"
@@ -182,7 +183,7 @@ def _check_attention(kernel: Kernel, device: torch.device) -> str | None:
         for queries, keys, size in ((1, 77, 40), (257, 257, 64), (130, 64, 160)):
             q = torch.randn(2, 3, queries, size, generator=generator).to(dtype)
             k, v = torch.randn(2, 2, 3, keys, size, generator=generator).to(dtype)
-            expected = attention_reference.attention(*(a.double().numpy() for a in (q, k, v)))
+            expected = attention_reference.attention(_exact(q), _exact(k), _exact(v))
             plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
             got = torch.full_like(q, torch.nan, device=device)
             kernel(q.to(device), k.to(device), v.to(device), got, size**-0.5)
@@ -197,8 +198,7 @@ def _check_group_norm(kernel: Kernel, device: torch.device) -> str | None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x = torch.randn(2, 96, 9, 7, generator=generator).to(dtype)
         weight, bias = torch.randn(2, 96, generator=generator).to(dtype)
-        arrays = [a.double().numpy() for a in (x, weight, bias)]
-        expected = norm_reference.group_norm(arrays[0], 32, *arrays[1:], silu=True)
+        expected = norm_reference.group_norm(_exact(x), 32, _exact(weight), _exact(bias), silu=True)
         plain = torch.nn.functional.group_norm(x, 32, weight, bias)
         got = kernel(x.to(device), 32, weight.to(device), bias.to(device), silu=True)
         if difference := _close(f"{dtype}", got, torch.nn.functional.silu(plain), expected):
@@ -211,8 +211,7 @@ def _check_modulated_layer_norm(kernel: Kernel, device: torch.device) -> str | N
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x = torch.randn(2, 19, 384, generator=generator).to(dtype)
         shift, scale = torch.randn(2, 2, 384, generator=generator).to(dtype)
-        arrays = [a.double().numpy() for a in (x, shift, scale)]
-        expected = norm_reference.modulated_layer_norm(*arrays)
+        expected = norm_reference.modulated_layer_norm(_exact(x), _exact(shift), _exact(scale))
         plain = torch.nn.functional.layer_norm(x, (384,), eps=1e-6)
         plain = plain * (1 + scale[:, None]) + shift[:, None]
         got = kernel(x.to(device), shift.to(device), scale.to(device))
@@ -289,7 +288,11 @@ def _bits(what: str, got: Tensor, expected: Tensor) -> str | None:
     )
 
 
-def _close(what: str, got: object, plain: Tensor, expected: np.ndarray) -> str | None:  # type: ignore[type-arg]
+def _exact(tensor: Tensor) -> npt.NDArray[np.float64]:
+    return np.asarray(tensor.double())
+
+
+def _close(what: str, got: object, plain: Tensor, expected: npt.NDArray[np.float64]) -> str | None:
     """Say by how much `got` exceeds twice the error of torch's own operator on a CPU."""
     if not isinstance(got, Tensor):
         return f"{what}: expected a tensor, got {type(got).__name__}"
