@@ -91,7 +91,7 @@ def check(
     name: str,
     tensor: Tensor,
     dtypes: Sequence[torch.dtype],
-    shape: Sequence[int | None],
+    shape: tuple[int | None, ...],
     device: torch.device,
 ) -> None:
     """Raise unless a tensor is contiguous on ``device``, of one of ``dtypes`` and of ``shape``.
@@ -103,11 +103,13 @@ def check(
     if tensor.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise InvalidDtype(f"{name}: expected {expected}, got {tensor.dtype}")
-    if tensor.dim() != len(shape) or any(
-        size not in (None, got) for size, got in zip(shape, tensor.shape, strict=True)
+    got = tensor.shape
+    if got != shape and not (
+        len(got) == len(shape)
+        and all(size in (None, n) for size, n in zip(shape, got, strict=True))
     ):
         expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InvalidShape(f"{name}: expected shape ({expected}), got {tuple(tensor.shape)}")
+        raise InvalidShape(f"{name}: expected shape ({expected}), got {tuple(got)}")
     if not tensor.is_contiguous():
         raise InvalidArgument(f"{name}: expected a contiguous tensor; pass .contiguous()")
 
