@@ -13,6 +13,13 @@
 #include "attention.h"
 #include "intrinsics.cuh"
 
+// Fragments are registers only if every loop over them is unrolled; a CPU just compiles for longer.
+#if defined(__CUDACC__)
+#define FASTDIFF_UNROLL_ON_GPU FASTDIFF_UNROLL
+#else
+#define FASTDIFF_UNROLL_ON_GPU
+#endif
+
 namespace fastdiff::cuda {
 
 /// How the work is cut for heads padded to kHead elements, a multiple of 16.
@@ -46,7 +53,7 @@ __device__ __forceinline__ void load_rows(T* shared, const T* global, int64_t st
   if (column >= kHead) return;
   shared += row * Tile::kPitch + column;
   global += row * stride + column;
-  FASTDIFF_UNROLL
+  FASTDIFF_UNROLL_ON_GPU
   for (int i = 0; i < kRows / kStep; ++i) {
     cp_async_16(shared + i * kStep * Tile::kPitch, global, row < left && column < head_size);
     row += kStep;
@@ -69,11 +76,11 @@ struct WarpRows {
   const int first = int(threadIdx.x) / 32 * 16 * kFragments;  // row of the block
 
   __device__ __forceinline__ void load_queries(const T* shared) {
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
       top[f][0] = top[f][1] = -INFINITY;
       const T* row = shared + (first + f * 16 + lane % 16) * Tile::kPitch + lane / 16 * 8;
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int d = 0; d < kHead / 16; ++d) ldmatrix<4, false>(q[f][d], row + d * 16);
     }
   }
@@ -81,13 +88,13 @@ struct WarpRows {
   /// scores = q k^T
   __device__ __forceinline__ void score(const T* k, Scores& scores) const {
     const T* row = k + (lane % 8 + lane / 16 * 8) * Tile::kPitch + lane / 8 % 2 * 8;
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int d = 0; d < kHead / 16; ++d) {
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int j = 0; j < Tile::kKeys / 16; ++j) {
         uint32_t keys[4];
         ldmatrix<4, false>(keys, row + j * 16 * Tile::kPitch + d * 16);
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int f = 0; f < kFragments; ++f) {
           mma_m16n8k16<T>(scores[f][2 * j], q[f][d], {keys[0], keys[1]});
           mma_m16n8k16<T>(scores[f][2 * j + 1], q[f][d], {keys[2], keys[3]});
@@ -98,11 +105,11 @@ struct WarpRows {
 
   /// Takes the keys from `left` on out of the softmax.
   __device__ __forceinline__ void mask(Scores& scores, int left) const {
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int j = 0; j < Tile::kKeys / 8; ++j) {
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int i = 0; i < 4; ++i) {
           if (j * 8 + lane % 4 * 2 + i % 2 >= left) scores[f][j][i] = -INFINITY;
         }
@@ -113,12 +120,12 @@ struct WarpRows {
   /// Online softmax (arXiv 1805.02867): scores become weights relative to the largest score so
   /// far, and what earlier tiles have given is rescaled to it.
   __device__ __forceinline__ void weigh(Scores& scores, float scale_log2) {
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int half = 0; half < 2; ++half) {
         float highest = top[f][half];
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int j = 0; j < Tile::kKeys / 8; ++j) {
           highest = fmaxf(highest, fmaxf(scores[f][j][2 * half], scores[f][j][2 * half + 1]));
         }
@@ -127,15 +134,15 @@ struct WarpRows {
         const float rescale = exp2_approx((top[f][half] - highest) * scale_log2);
         const float shift = -highest * scale_log2;
         float sum = total[f][half] * rescale;
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int j = 0; j < Tile::kKeys / 8; ++j) {
-          FASTDIFF_UNROLL
+          FASTDIFF_UNROLL_ON_GPU
           for (int i = 2 * half; i < 2 * half + 2; ++i) {
             scores[f][j][i] = exp2_approx(fmaf(scores[f][j][i], scale_log2, shift));
             sum += scores[f][j][i];
           }
         }
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int d = 0; d < kHead / 8; ++d) {
           result[f][d][2 * half] *= rescale;
           result[f][d][2 * half + 1] *= rescale;
@@ -149,22 +156,22 @@ struct WarpRows {
   /// result += weights v
   __device__ __forceinline__ void accumulate(const T* v, const Scores& weights) {
     const T* row = v + lane % 16 * Tile::kPitch + lane / 16 * 8;
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int j = 0; j < Tile::kKeys / 16; ++j) {
       uint32_t rounded[kFragments][4];
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int f = 0; f < kFragments; ++f) {
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int i = 0; i < 4; ++i) {
           const float* pair = &weights[f][2 * j + i / 2][i % 2 * 2];
           rounded[f][i] = pack<T>(pair[0], pair[1]);
         }
       }
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int d = 0; d < kHead / 16; ++d) {
         uint32_t values[4];
         ldmatrix<4, true>(values, row + j * 16 * Tile::kPitch + d * 16);
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int f = 0; f < kFragments; ++f) {
           mma_m16n8k16<T>(result[f][2 * d], rounded[f], {values[0], values[1]});
           mma_m16n8k16<T>(result[f][2 * d + 1], rounded[f], {values[2], values[3]});
@@ -177,16 +184,16 @@ struct WarpRows {
   __device__ __forceinline__ void store(T* shared, T* out, int64_t stride, int left,
                                         int head_size) const {
     T* const own = shared + first * Tile::kPitch;
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
-      FASTDIFF_UNROLL
+      FASTDIFF_UNROLL_ON_GPU
       for (int half = 0; half < 2; ++half) {
         float sum = total[f][half];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
         const float inverse = 1.0f / sum;
         T* const row = own + (f * 16 + half * 8 + lane / 4) * Tile::kPitch + lane % 4 * 2;
-        FASTDIFF_UNROLL
+        FASTDIFF_UNROLL_ON_GPU
         for (int d = 0; d < kHead / 8; ++d) {
           const float* pair = &result[f][d][2 * half];
           *reinterpret_cast<uint32_t*>(row + d * 8) = pack<T>(pair[0] * inverse, pair[1] * inverse);
@@ -195,7 +202,7 @@ struct WarpRows {
     }
     __syncwarp();
     constexpr int kPieces = kHead / 8;
-    FASTDIFF_UNROLL
+    FASTDIFF_UNROLL_ON_GPU
     for (int i = 0; i < 16 * kFragments * kPieces / 32; ++i) {
       const int piece = i * 32 + lane;
       const int row = piece / kPieces, column = piece % kPieces * 8;

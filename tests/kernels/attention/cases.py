@@ -13,6 +13,13 @@ ATOL = 1e-6
 """Beside twice the error of torch in the same dtype, which can be 0."""
 
 
+LAYOUTS = ("BHLD", "BLHD", "padded", "fused")
+"""Of `random_inputs`."""
+
+RANGES = ((1.0, 0.7), (30.0, None), (100.0, 0.001))
+"""Magnitudes and scales; with some, scores are thousands, whose exponentials no float holds."""
+
+
 class Shape(NamedTuple):
     batch: int
     heads: int
@@ -51,6 +58,14 @@ def random_inputs(
         values = magnitude * torch.randn(view.shape, generator=generator)
         views.append(view.copy_(values))
     return Inputs(*views)
+
+
+def padded_output(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A result of NaN in (B, L, H, D) storage, and the 8 elements after each row of it."""
+    batch, heads, queries, size = q.shape
+    row = heads * size
+    storage = torch.full((batch, queries, row + 8), torch.nan, dtype=q.dtype)
+    return storage[..., :row].unflatten(2, (heads, size)).transpose(1, 2), storage[..., row:]
 
 
 def assert_as_accurate_as_torch(
