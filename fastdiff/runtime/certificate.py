@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,19 +155,11 @@ class Trajectory:
         return (self.states[:-1] * c_in).float()
 
 
-def bind_rows(
-    denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]
-) -> tuple[Tensor, Callable[[], object]]:
-    """Return an output for (R, C, H, W) at time `t`, and the call that fills it."""
-    out = torch.empty(len(x), denoiser.output_channels, *x.shape[2:], dtype=denoiser.output_dtype)
-    times = torch.full((len(x),), float(t))
-    return out, denoiser.bind(x.to(denoiser.input_dtype).contiguous(), times, conditioning, out)
-
-
 def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]) -> Tensor:
     """Run `denoiser` once on (R, C, H, W) at time `t` and return its output in float32."""
-    out, call = bind_rows(denoiser, x, t, conditioning)
-    call()
+    out = torch.empty(len(x), denoiser.output_channels, *x.shape[2:], dtype=denoiser.output_dtype)
+    times = torch.full((len(x),), float(t))
+    denoiser.bind(x.to(denoiser.input_dtype).contiguous(), times, conditioning, out)()
     return out.float()
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastdiff.denoisers import ENGINES, Denoiser, get_engine
 from fastdiff.denoisers.base import DTYPES
-from fastdiff.denoisers.precision import first_line
+from fastdiff.denoisers.precision import cpu_computes, first_line
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
 from fastdiff.exporting import Network, export_onnx
-from fastdiff.runtime.certificate import Trajectory, bind_rows, certify, reference_trajectory
+from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.layout import best_batch
@@ -25,8 +24,7 @@ from fastdiff.sampling import Schedule
 
 _LOW_PRECISION_GAIN = 1.1
 _MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
-_HOPELESS = 5.0  # times the fastest candidate's time
-_WORTH_DROPPING_SECONDS = 0.2  # an evaluation below this is certified soon enough
+_QUICK_SECONDS = 0.01  # of an evaluation; one in software takes up to 100 times as long
 
 
 def tune(
@@ -53,12 +51,17 @@ def tune(
         An explicit choice cannot run or does not pass here, or nothing does.
     """
     pairs = _pairs(choices)
+    software = choices.precision != "auto"
     if reference is None:
         say(Stage("reference trajectory in float32"))
         eager = ENGINES["eager"].build(network, "float32")
+        begin = time.perf_counter()
         reference = reference_trajectory(network, eager, schedule)
+        seconds_each = (time.perf_counter() - begin) / len(reference.outputs)
+        software = software or seconds_each < _QUICK_SECONDS
     workspace = Workspace()
-    preparation = _Preparation(network, reference, workspace.path / "denoiser.onnx", choices.verify)
+    path = workspace.path / "denoiser.onnx"
+    preparation = _Preparation(network, reference, path, choices.verify, software)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
     for done, (engine, precision) in enumerate(pairs):
@@ -130,12 +133,6 @@ def _place(candidate: Candidate) -> tuple[int, int, int]:
     return engine, list(DTYPES).index(candidate.precision), candidate.batch
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
 @dataclass
 class _Preparation:
     """Builds and certifies candidates, one after the other.
@@ -148,13 +145,15 @@ class _Preparation:
     path : Path
         Where that file goes.
     verify : str
+    software : bool
+        Whether to try precisions that this CPU computes in software only.
     """
 
     network: Network
     reference: Trajectory
     path: Path
     verify: str
-    _fastest: tuple[float, str] | None = None  # seconds and name
+    software: bool
     _export_error: FastdiffError | None = None
 
     def prepare(self, engine: str, precision: str) -> tuple[Denoiser | None, Candidate]:
@@ -163,11 +162,11 @@ class _Preparation:
         try:
             if ENGINES[engine].reads_onnx:
                 self._require_file()
+            else:
+                self._require_module(precision)
             denoiser = get_engine(engine).build(self.network, precision)
             if self.verify != "off":
-                candidate.refusal = self._hopeless(denoiser, candidate.name)
-                if candidate.refusal is None:
-                    self._certify(denoiser, candidate)
+                self._certify(denoiser, candidate)
         except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
             candidate.refusal = first_line(error)
         return (None if candidate.refusal else denoiser), candidate
@@ -183,25 +182,13 @@ class _Preparation:
                 self._export_error = error
                 raise
 
-    def _hopeless(self, denoiser: Denoiser, name: str) -> str | None:
-        """Return why `denoiser` is so slow that certifying it would waste time; None if it is not.
-
-        A large network in float16 on a CPU without it would take minutes to certify.
-        """
-        x, t = self.reference.inputs[0], float(self.reference.table.t[0])
-        out, call = bind_rows(denoiser, x, t, self.reference.conditioning)
-        call()
-        if not out.isfinite().all():
-            return None  # the certificate says so
-        seconds = _seconds(call)
-        if seconds > _WORTH_DROPPING_SECONDS:
-            seconds = min(seconds, _seconds(call))  # the machine may have been busy
-        if self._fastest is None or seconds < self._fastest[0]:
-            self._fastest = seconds, name
-        ratio = seconds / self._fastest[0]
-        if seconds < _WORTH_DROPPING_SECONDS or ratio < _HOPELESS:
-            return None
-        return f"not certified: it takes {ratio:.0f} times as long as {self._fastest[1]}"
+    def _require_module(self, precision: str) -> None:
+        self.network.require_module()
+        if not self.software and not cpu_computes(precision):
+            raise Unavailable(
+                f"this CPU computes {precision} in software only, which is slow; "
+                f"precision={precision!r} tries it"
+            )
 
     def _certify(self, denoiser: Denoiser, candidate: Candidate) -> None:
         certificate = candidate.certificate = certify(denoiser, self.reference)
