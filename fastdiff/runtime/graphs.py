@@ -85,7 +85,7 @@ class GraphExecutor:
 
     Graphs are captured when a bucket is first needed, or by `prepare`. They are captured anew when
     state or tables have moved, or when the denoiser's ``version`` has changed: any value that
-    tells its weights apart, if it has one. A denoiser that says ``eager_because`` is never captured.
+    tells its weights apart, if it has one. One that says ``eager_because`` is never captured.
 
     Parameters
     ----------

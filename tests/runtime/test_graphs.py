@@ -16,44 +16,21 @@ from graph_engines import (
     graph_engine,
     make_request,
     plain,
+    play,
     run,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_graph import RecordedDevice
 
-from fastdiff.errors import Cancelled, NonFiniteOutput
+from fastdiff.denoisers import ENGINES
+from fastdiff.exporting import Conditioning, Network
+from fastdiff.models import NULL_CLASS, load_digits
 from fastdiff.records import BATCH_ROW
 from fastdiff.runtime import graphs
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.graphs import bucket_of, buckets_up_to
-
-
-def play(engine, events):
-    """Submit, cancel and advance as `events` say; return every ticket's result or error."""
-    tickets = []
-    for tick in range(8):
-        for event in events:
-            if event["arrives"] == tick:
-                ticket = engine.submit(make_request(*event["request"]))
-                tickets.append((ticket, event))
-            elif event["leaves"] == tick and event["arrives"] < tick:
-                engine.cancel(next(t for t, e in tickets if e is event))
-        for ticket, _ in [pair for pair in tickets if not pair[0].done][:1]:
-            engine.advance(ticket)
-    for ticket, _ in tickets:
-        while not ticket.done:
-            engine.advance(ticket)
-    return [outcome(ticket) for ticket, _ in tickets]
-
-
-def outcome(ticket):
-    try:
-        return ticket.result()
-    except (Cancelled, NonFiniteOutput) as error:
-        return str(error)
-
 
 EVENTS = st.fixed_dictionaries(
     {
@@ -156,6 +133,32 @@ def test_prepare_captures_the_largest_first_and_leaves_nothing_to_capture():
     for request in requests:
         assert torch.equal(run(engine, request)[0], plain(request)[0])
     assert len(device.graphs) == prepared
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_denoiser_in_half_precision_leaves_the_state_in_float32(precision):
+    denoiser = ENGINES["eager"].build(NETWORK, precision)
+    engine = graph_engine(RecordedDevice(), denoiser)
+    request = make_request("dpmpp_2m_sde", rows=3, seed=4, guidance=2.5)
+    got = run(engine, request)[0]
+    assert torch.equal(got, plain(request, denoiser=denoiser)[0])
+    assert not torch.equal(got, got.to(denoiser.input_dtype).float())
+    assert engine.executor.status()[0].eager_because is None
+
+
+def test_a_unet_with_attention_is_captured():
+    """The digits model: its replays have the bits of the same operators launched one by one."""
+    labels = {"class_labels": Conditioning(num_classes=10, null=NULL_CLASS)}
+    network = Network(load_digits(), (1, 8, 8), labels, "digits")
+    images = []
+    for eager_because in (None, "for comparison"):
+        denoiser = ENGINES["eager"].build(network, "float32")
+        denoiser.eager_because = eager_because
+        engine = Engine(network, denoiser, {16: 1.0}, 4, RecordedDevice())
+        images += run(engine, make_request(rows=3, seed=7, guidance=2.0))
+        assert [status.eager_because for status in engine.executor.status()] == [eager_because]
+    assert torch.equal(*images)
+    assert 0.5 < images[0].std() < 1
 
 
 def test_a_baked_step_index_is_caught():

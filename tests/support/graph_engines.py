@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastdiff.denoisers import ENGINES
+from fastdiff.errors import Cancelled, NonFiniteOutput
 from fastdiff.exporting import Conditioning, Network
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.requests import Request
@@ -99,3 +100,28 @@ def run(engine, *requests):
 
 def plain(*requests, denoiser=DENOISER):
     return run(Engine(NETWORK, denoiser, {4: 1.0}, 8), *requests)
+
+
+def play(engine, events):
+    """Submit, cancel and advance as `events` say; return every ticket's result or error."""
+    tickets = []
+    for tick in range(8):
+        for event in events:
+            if event["arrives"] == tick:
+                ticket = engine.submit(make_request(*event["request"]))
+                tickets.append((ticket, event))
+            elif event["leaves"] == tick and event["arrives"] < tick:
+                engine.cancel(next(t for t, e in tickets if e is event))
+        for ticket, _ in [pair for pair in tickets if not pair[0].done][:1]:
+            engine.advance(ticket)
+    for ticket, _ in tickets:
+        while not ticket.done:
+            engine.advance(ticket)
+    return [outcome(ticket) for ticket, _ in tickets]
+
+
+def outcome(ticket):
+    try:
+        return ticket.result()
+    except (Cancelled, NonFiniteOutput) as error:
+        return str(error)
