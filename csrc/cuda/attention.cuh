@@ -36,6 +36,7 @@ struct AttentionTile {
   static constexpr size_t kSharedBytes = 2 * kBuffer * sizeof(uint16_t);
   static_assert(kQueries == 16 * kFragments * kWarps);
   static_assert(kQueries <= 2 * kKeys, "q and the result pass through one buffer");
+  static_assert(kSharedBytes <= 99 * 1024, "what each GPU since sm_80 has for a block");
 };
 
 /// Starts the copy of `kRows` rows, of which `left` are there, to shared memory. What lies past

@@ -28,6 +28,21 @@ class Shape(NamedTuple):
     size: int
 
 
+SHAPES = [
+    Shape(1, 1, 1, 1, 64),
+    Shape(1, 2, 77, 63, 40),
+    Shape(2, 1, 1, 77, 64),
+    Shape(1, 1, 257, 257, 80),
+    Shape(1, 1, 64, 1024, 128),
+    Shape(1, 1, 63, 64, 160),
+    Shape(1, 1, 1024, 77, 32),
+    Shape(1, 3, 5, 7, 72),
+    Shape(2, 2, 130, 65, 8),
+    Shape(1, 1, 3, 130, 152),
+]
+"""Self and cross attention, every head size and some between, lengths around those of tiles."""
+
+
 class Inputs(NamedTuple):
     q: torch.Tensor
     k: torch.Tensor
@@ -35,7 +50,11 @@ class Inputs(NamedTuple):
 
 
 def random_inputs(
-    shape: Shape, dtype: torch.dtype, layout: str = "BLHD", magnitude: float = 1.0
+    shape: Shape,
+    dtype: torch.dtype,
+    layout: str = "BLHD",
+    magnitude: float = 1.0,
+    device: str = "cpu",
 ) -> Inputs:
     """q, k and v as views of storage whose other elements are NaN.
 
@@ -48,7 +67,7 @@ def random_inputs(
     views = []
     for part, length in enumerate((queries, keys, keys)):
         row = heads * size * beside + (8 if layout == "padded" else 0)
-        storage = torch.full(((batch * length + 2) * row,), torch.nan, dtype=dtype)
+        storage = torch.full(((batch * length + 2) * row,), torch.nan, dtype=dtype, device=device)
         if layout == "BHLD":
             strides = (heads * length * size, length * size, size, 1)
         else:
@@ -64,7 +83,7 @@ def padded_output(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A result of NaN in (B, L, H, D) storage, and the 8 elements after each row of it."""
     batch, heads, queries, size = q.shape
     row = heads * size
-    storage = torch.full((batch, queries, row + 8), torch.nan, dtype=q.dtype)
+    storage = q.new_full((batch, queries, row + 8), torch.nan)
     return storage[..., :row].unflatten(2, (heads, size)).transpose(1, 2), storage[..., row:]
 
 
@@ -72,9 +91,10 @@ def assert_as_accurate_as_torch(
     got: torch.Tensor, inputs: Inputs, scale: float | None = None
 ) -> None:
     """Within twice the error of torch's operator in the same dtype."""
+    inputs = Inputs(*(tensor.cpu() for tensor in inputs))
     exact = torch.from_numpy(
         reference.attention(*(tensor.double().numpy() for tensor in inputs), scale=scale)
     )
     plain = scaled_dot_product_attention(*inputs, scale=scale)
-    error, allowed = ((x.double() - exact).abs().max() for x in (got, plain))
+    error, allowed = ((x.cpu().double() - exact).abs().max() for x in (got, plain))
     assert error <= 2 * allowed + ATOL, f"error {error:.2g}, torch's {allowed:.2g}"  # False for NaN

@@ -27,6 +27,7 @@ from fastdiff.kernels.attention.cuda import attention
 from .cases import (
     LAYOUTS,
     RANGES,
+    SHAPES,
     Inputs,
     Shape,
     assert_as_accurate_as_torch,
@@ -35,18 +36,6 @@ from .cases import (
 )
 from .emulated import FAST_BUILD, KERNEL, ONE_SIZE, attend
 
-SHAPES = [
-    Shape(1, 1, 1, 1, 64),
-    Shape(1, 2, 77, 63, 40),
-    Shape(2, 1, 1, 77, 64),
-    Shape(1, 1, 257, 257, 80),
-    Shape(1, 1, 64, 1024, 128),
-    Shape(1, 1, 63, 64, 160),
-    Shape(1, 1, 1024, 77, 32),
-    Shape(1, 3, 5, 7, 72),
-    Shape(2, 2, 130, 65, 8),
-    Shape(1, 1, 3, 130, 152),
-]
 SMALL = Shape(1, 1, 100, 150, 24)
 """More than one tile of keys, the last one partial, and a padded head."""
 
