@@ -130,18 +130,11 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
         for name, spec in network.conditioning.items():
             _add(digest, [name, spec.shape, spec.dtype, spec.null, spec.num_classes])
         _add(digest, [json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])
-        _add(digest, [torch.__version__, _package_version()])
         for name, module in network.require_module().named_modules():
             _add_module(digest, name, module)
     except (_Unknown, RecursionError):
         return None
     return digest.hexdigest()[:40]
-
-
-def _package_version() -> str:
-    import fastdiff
-
-    return fastdiff.__version__
 
 
 def _add_module(digest: Any, name: str, module: nn.Module) -> None:
