@@ -23,11 +23,23 @@ def guarded(tensor: torch.Tensor, at_end: bool) -> torch.Tensor:
     buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
     start = ctypes.addressof(buffer)
     for guard in (start, start + page + body):
-        if _libc.mprotect(guard, page, _NO_ACCESS):
-            raise OSError(ctypes.get_errno(), "mprotect failed")
+        _protect(guard, page)
     offset = page + (body - size if at_end else 0)
     copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
     return copy.view(tensor.shape).copy_(tensor)
+
+
+def forbid(tensor: torch.Tensor) -> None:
+    """End the process at the next access of a tensor that fills whole pages."""
+    start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+    if start % mmap.PAGESIZE or size % mmap.PAGESIZE:
+        raise ValueError("a tensor of whole pages is needed")
+    _protect(start, size)
+
+
+def _protect(start: int, size: int) -> None:
+    if _libc.mprotect(start, size, _NO_ACCESS):
+        raise OSError(ctypes.get_errno(), "mprotect failed")
 
 
 def call_guarded(function: Callable[..., Any], *arguments: Any, at_end: bool) -> list[Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from fastdiff.kernels.step.triton import gather, step
 
 from ...batches import random_batch  # noqa: TID252
 from .device import record_bytes
-from .guarded import call_guarded
+from .guarded import call_guarded, forbid, guarded
 
 both_ends = pytest.mark.parametrize("at_end", [True, False])
 
@@ -40,6 +41,20 @@ def test_step_and_gather_stay_inside(at_end: bool) -> None:
     )
     x = output[:, :63].contiguous()
     call_guarded(gather, table, rows, state.half(), x, x[:, 0].float(), at_end=at_end)
+
+
+def test_history_that_does_not_count_is_not_touched() -> None:
+    batch = random_batch(1, rows=2, n=mmap.PAGESIZE // 4)
+    batch.table["dst"] = 3
+    for name in ("x", "h"):
+        batch.table[name][:, [1, 4]] = 0
+    history = guarded(torch.from_numpy(batch.history), at_end=True)
+    forbid(history[0])
+    forbid(history[3])
+    state, flags = torch.from_numpy(batch.state), torch.zeros(2, dtype=torch.uint8)
+    table, rows = record_bytes(batch.table), record_bytes(batch.rows)
+    step(table, rows, state, torch.from_numpy(batch.output), flags, history)
+    assert flags.tolist() == [0, 0]
 
 
 @both_ends

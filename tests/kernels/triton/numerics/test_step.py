@@ -46,7 +46,8 @@ def run_triton(batch: Batch, flags: torch.Tensor | None = None) -> Result:
         flags = torch.full((2 * len(batch.rows),), UNTOUCHED, dtype=torch.uint8, device=DEVICE)
     output = on_device(batch.output).to(batch.output_dtype)
     table, rows = record_bytes(batch.table), record_bytes(padded(batch.rows))
-    step(table, rows, state, output, flags, history, next_input, denoised)
+    with np.errstate(all="ignore"):  # the interpreter computes in NumPy
+        step(table, rows, state, output, flags, history, next_input, denoised)
     assert (flags[::2] == UNTOUCHED).all()
     arrays = (flags[1::2], state, history, denoised, next_input.float())
     return Result(*(array.cpu().numpy().copy() for array in arrays))
@@ -113,17 +114,34 @@ def test_chunks_agree_on_one_flag_each_time() -> None:
     batch = random_batch(3, rows=4, n=129)
     batch.table["clip"] = 1
     batch.table["x"][:, [6, 7]] = 0, 0.1
+    batch.table["h"][:, 6] = 0
     batch.table["w"] = 0.5
     batch.rows["cond"], batch.rows["uncond"] = [0, 1, 2, 3], [4, -1, 4, -1]
     bad = replace(batch, output=batch.output.copy(), state=batch.state.copy())
-    bad.output[1, 128] = np.nan  # m, where clipping hides it
+    bad.output[1, 128] = np.inf  # m, where clipping hides it
     bad.state[bad.rows["slot"][2], 0] = np.inf
     bad.output[3, 129 + 64] = -np.inf  # v
     flags = torch.full((8,), UNTOUCHED, dtype=torch.uint8, device=DEVICE)
-    assert run_triton(bad, flags).flags.tolist() == [0, 1, 1, 1]
+    got = run_triton(bad, flags)
+    assert got.flags.tolist() == [0, 1, 1, 1]
+    assert_same_bits(got, run_native(bad))
     got = run_triton(batch, flags)
     assert got.flags.tolist() == [0, 0, 0, 0]
     assert_same_bits(got, run_native(batch))
+
+
+@pytest.mark.parametrize("h_m", [0, 0.3])
+def test_a_term_counts_in_both_sums_or_in_none(h_m: float) -> None:
+    """An infinite m that clipping tames: 0 times it is NaN, and x' has that only if h' counts m."""
+    batch = random_batch(7, rows=1, n=16)
+    batch.table["clip"] = 1
+    for name, coefficient in (("x", 0), ("h", h_m)):
+        batch.table[name][:, 6] = coefficient
+    batch.output[batch.rows["cond"][0], 3] = np.inf
+    batch.rows["uncond"] = -1
+    got = run_triton(batch)
+    assert_same_bits(got, run_native(batch))
+    assert np.isnan(got.state[batch.rows["slot"][0], 3]) == (h_m != 0)
 
 
 def test_what_is_not_used_is_not_read() -> None:
