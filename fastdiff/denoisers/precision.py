@@ -24,7 +24,7 @@ _MAX_BATCH = 65536
 def cpu_computes(precision: str) -> bool:
     """Whether this CPU has instructions that torch computes `precision` with.
 
-    Without them a convolution takes up to 100 times as long as in float32.
+    Without them a large network takes tens of times as long as in float32.
     """
     probes = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
     if precision not in probes:

@@ -24,7 +24,7 @@ from fastdiff.sampling import Schedule
 
 _LOW_PRECISION_GAIN = 1.1
 _MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
-_QUICK_SECONDS = 0.01  # of an evaluation; one in software takes up to 100 times as long
+_QUICK_SECONDS = 0.01  # of an evaluation; one in software may take 100 times as long
 
 
 def tune(
