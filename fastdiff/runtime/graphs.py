@@ -158,8 +158,8 @@ class GraphExecutor:
     def arrange(self, rows: Records, observed: bool) -> None:
         """Choose the bucket of `rows`, which gets its cond and uncond."""
         source = lay_out(rows)
-        # Padding is conditioned like the first row: whatever it is, the network can take it.
-        labels = np.full(bucket_of(len(source)), rows["slot"][0], np.int64)
+        # Padding is conditioned like slot 0, the first to be used: the network can take that.
+        labels = np.zeros(bucket_of(len(source)), np.int64)
         labels[: len(source)] = rows["slot"][source]
         labels[len(rows) : len(source)] = self._buffers.capacity
         self._labels, self._observed, self._step = labels, observed, None

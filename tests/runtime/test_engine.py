@@ -13,6 +13,7 @@ from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
 from fastdiff.kernels.noise import normal
 from fastdiff.kernels.step.reference import step as reference_step
+from fastdiff.runtime.buffers import TableStore
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import Schedule, get_solver, run_table
 
@@ -245,6 +246,21 @@ def test_engine_module_uses_the_one_step_kernel():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "step", numpy_step)
         assert torch.equal(run_alone(spec), expected)
+
+
+def test_tables_are_forgotten_only_while_no_row_runs(monkeypatch):
+    monkeypatch.setattr(TableStore, "_TRIM_ROWS", 10)
+    engine = make_engine(batch=3, rows=4)
+    specs = [{**spec_for(1), "solver": (name, 7)} for name in sorted(SOLVERS)]
+    tickets = [engine.submit(make_request(spec)) for spec in specs[:2]]
+    engine.advance(tickets[0])
+    tickets.append(engine.submit(make_request({**specs[2], "rows": 4})))  # waits for a slot
+    for spec, ticket in zip(specs, tickets, strict=False):
+        while not ticket.done:
+            engine.advance(ticket)
+        rows = {**spec, "rows": ticket.request.rows}
+        assert torch.equal(ticket.result(), run_alone(rows))
+    assert engine.executor._tables._used == 7  # the third table came when the others had left
 
 
 def test_engine_without_rows_to_run_is_idle():
