@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import pybind11
 import pytest
+from gpu_contracts import find_tool
+from nvcc import missing_compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -12,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 def configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
     if not (cmake := shutil.which("cmake")):
         pytest.skip("cmake is not installed")
-    command = [cmake, "-S", str(ROOT), "-B", str(build), *options]
+    python = [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    command = [cmake, "-S", str(ROOT), "-B", str(build), *python, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -42,13 +48,51 @@ def test_flags_that_break_rounding_are_refused(tmp_path: Path, flag: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [("ON", "CUDA kernels are not part of this version"), ("MAYBE", "must be AUTO, ON or OFF")],
+    ("options", "message"),
+    [
+        (["-DFASTDIFF_CUDA=MAYBE"], "FASTDIFF_CUDA must be AUTO, ON or OFF, got MAYBE"),
+        (["-DFASTDIFF_CUDA=ON", "-DFASTDIFF_NVCC=/nowhere/nvcc"], "pip install nvidia-cuda-nvcc"),
+    ],
 )
-def test_cuda_that_cannot_be_built_is_refused(tmp_path: Path, value: str, message: str) -> None:
-    result = configure(tmp_path, f"-DFASTDIFF_CUDA={value}")
+def test_cuda_that_cannot_be_built_is_refused(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = configure(tmp_path, *options)
     assert result.returncode != 0
-    assert message in result.stderr
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.skipif(bool(reason := missing_compiler()), reason=str(reason))
+def test_cuda_module_imports_without_a_driver_and_says_so(tmp_path: Path) -> None:
+    """The build of a wheel, for one architecture; all are compiled by tests/kernels/cuda."""
+    options = ["-DFASTDIFF_CUDA=ON", "-DFASTDIFF_CUDA_ARCHITECTURES=90a-real"]
+    result = configure(tmp_path, *options, f"-DFASTDIFF_NVCC={find_tool('nvcc')}")
+    assert result.returncode == 0, result.stderr
+    command = ["cmake", "--build", str(tmp_path), "--target", "_cuda", "--parallel", "2"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+
+    code = """
+from fastdiff.kernels import cuda_module
+assert cuda_module.module().device == "cuda"
+print(cuda_module.status())
+try:
+    cuda_module.module().fill_normal(0, 0, 0, 1, 4, 0, 0, 0, 1.0, 0)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    (module,) = (tmp_path / "csrc" / "cuda").glob("_cuda*")
+    start = f"import fastdiff; fastdiff.__path__.append({str(module.parent)!r})\n"
+    got = subprocess.run(
+        [sys.executable, "-c", start + code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    status, launch = got.stdout.splitlines() or [got.stderr, ""]
+    assert status.startswith("no CUDA driver or device: ")
+    assert launch.startswith("Unavailable the CUDA kernel fill_normal: ")
 
 
 def test_missing_compiler_is_one_clear_line(

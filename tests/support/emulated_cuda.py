@@ -8,12 +8,11 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
 from types import ModuleType
 
 import pybind11
 from emulator import ROOT, Library, Mutation, build
-
-import fastdiff
 
 SOURCES = [
     ROOT / "csrc" / "cuda" / name
@@ -27,25 +26,20 @@ def emulated_cuda(mutation: Mutation | None = None) -> Iterator[Library]:
     includes = [pybind11.get_include(), sysconfig.get_paths()["include"]]
     flags = ["-fvisibility=hidden", *(f"-isystem{path}" for path in includes)]
     path = build(SOURCES, mutation=mutation, flags=flags)
-    before = sys.modules.get("fastdiff._cuda"), getattr(fastdiff, "_cuda", None)
-    sys.modules["fastdiff._cuda"] = _load(str(path))
+    before = sys.modules.get("fastdiff._cuda")
+    sys.modules["fastdiff._cuda"] = _load(path)
     try:
         yield Library(path)
     finally:
-        _restore(*before)
+        del sys.modules["fastdiff._cuda"]
+        if before is not None:
+            sys.modules["fastdiff._cuda"] = before
 
 
-def _load(path: str) -> ModuleType:
-    loader = ExtensionFileLoader("fastdiff._cuda", path)
-    spec = importlib.util.spec_from_loader("fastdiff._cuda", loader)
+def _load(path: Path) -> ModuleType:
+    name = f"{path.stem}._cuda"  # pybind11 gives the same module again for the same name
+    loader = ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
-
-
-def _restore(module: ModuleType | None, attribute: ModuleType | None) -> None:
-    del sys.modules["fastdiff._cuda"]
-    if module is not None:
-        sys.modules["fastdiff._cuda"] = module
-    if attribute is not None:
-        fastdiff._cuda = attribute

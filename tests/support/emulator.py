@@ -105,8 +105,8 @@ def build(
 
 def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) -> Path:
     """Return the object file of one source, compiled unless it was before."""
-    if source.suffix == ".cpp":
-        mutation = None  # bindings see no device header
+    if mutation and not _reaches(mutation, source):
+        mutation = None
     headers = [path for folder in INCLUDES for path in sorted(folder.glob("**/*.*h"))]
     content = "".join([*command, repr(mutation), *(p.read_text() for p in [source, *headers])])
     compiled = _cached(content, source.stem, ".o")
@@ -125,6 +125,13 @@ def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) ->
         source = root / source.relative_to(ROOT)
         _run([*command, *includes, "-c", "-xc++", str(source)], compiled)
     return compiled
+
+
+def _reaches(mutation: Mutation, source: Path) -> bool:
+    """Whether a source may see the edit: no .cu includes another, and bindings no device header."""
+    if mutation.path.suffix == ".cu":
+        return mutation.path == source
+    return source.suffix == ".cu"
 
 
 def _cached(content: str, stem: str, suffix: str) -> Path:
