@@ -20,7 +20,7 @@ from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
 from fastdiff.records import BATCH_ROW
 from fastdiff.runtime.batcher import Assignment, Batcher
-from fastdiff.runtime.device import Device, Executor, Launched, Records, Slots
+from fastdiff.runtime.device import Device, Executor, Launched, Records, Slots, StepResult
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.device_host import HostExecutor
 from fastdiff.runtime.graphs import GraphExecutor
@@ -217,14 +217,17 @@ class Engine:
         return step
 
     def _settle(self, step: _Step) -> None:
-        """Look at the result of a step: fail, notify and deliver."""
-        plan = step.plan
+        """Wait for the result of a step, and act on it."""
         try:
-            result = step.launched.wait()
+            self._finish(step, step.launched.wait())
         except BaseException as error:
+            # Nobody may wait for a result that was lost: whoever took this step or runs on fails.
             running = [row.request for row in self._batcher.running]
-            self._fail_all([*running, *(share.ticket for share in plan.shares)], error)
-            return
+            self._fail_all([*running, *(share.ticket for share in step.plan.shares)], error)
+
+    def _finish(self, step: _Step, result: StepResult) -> None:
+        """Fail, notify and deliver."""
+        plan = step.plan
         bad = result.flags.astype(bool) if result.flags.any() else None
         for share in plan.shares:
             ticket = share.ticket

@@ -248,6 +248,26 @@ def test_engine_module_uses_the_one_step_kernel():
         assert torch.equal(run_alone(spec), expected)
 
 
+def test_an_interrupted_callback_leaves_nobody_waiting():
+    def interrupt(info):
+        raise KeyboardInterrupt
+
+    engine = make_engine(batch=4, rows=4)
+    spec = {**spec_for(1), "solver": ("ddim", 1)}
+    first, second = make_request(spec), make_request(spec)
+    first.callback = interrupt
+    tickets = [engine.submit(first), engine.submit(second)]
+    with pytest.raises(KeyboardInterrupt):
+        engine.advance(tickets[0])
+    for ticket in tickets:
+        assert ticket.done
+        with pytest.raises(KeyboardInterrupt):
+            ticket.result()
+    third = engine.submit(make_request(spec))
+    engine.advance(third)
+    assert torch.equal(third.result(), run_alone(spec))
+
+
 def test_tables_are_forgotten_only_while_no_row_runs(monkeypatch):
     monkeypatch.setattr(TableStore, "_TRIM_ROWS", 10)
     engine = make_engine(batch=3, rows=4)
