@@ -42,8 +42,9 @@ class ShapeClass:
     head_size : int
     heads, queries, keys : int
         B H, L and S, each rounded up to a power of two.
-    aligned : bool
-        Whether rows are contiguous and start at multiples of 16 bytes.
+    rows : str
+        ``"aligned"`` if they are contiguous and start at multiples of 16 bytes, ``"contiguous"`` if
+        they are just that, ``"strided"`` if not even that.
     """
 
     device: str
@@ -52,7 +53,7 @@ class ShapeClass:
     heads: int
     queries: int
     keys: int
-    aligned: bool
+    rows: str
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor) -> ShapeClass:
@@ -61,8 +62,8 @@ class ShapeClass:
             1 << (count - 1).bit_length()
             for count in (q.shape[0] * q.shape[1], q.shape[2], k.shape[2])
         )
-        aligned = all(_aligned(tensor) for tensor in (q, k, v))
-        return cls(str(q.device), str(q.dtype), q.shape[3], heads, queries, keys, aligned)
+        rows = _rows(q, k, v)
+        return cls(str(q.device), str(q.dtype), q.shape[3], heads, queries, keys, rows)
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,11 @@ def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) 
         return f"takes up to {_MAX_GRID} batches and heads, not {tuple(q.shape[:2])}"
     if scale <= 0:
         return f"takes a positive scale, not {scale}"
-    if not all(_aligned(tensor) for tensor in (q, k, v)):
-        return "rows must be contiguous and start at multiples of 16 bytes"
+    rows = _rows(q, k, v)
+    if rows == "strided":
+        return "takes contiguous rows"
+    if rows != "aligned" and implementation == "cuda":
+        return "takes rows that start at multiples of 16 bytes"
     return _unusable(implementation, q.device)
 
 
@@ -260,10 +264,12 @@ def _kernel(language: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, float], 
     return kernel
 
 
-def _aligned(tensor: Tensor) -> bool:
-    strides = tensor.stride()
-    return (
-        strides[-1] == 1
-        and not any(stride % _VECTOR for stride in strides[:3])
-        and tensor.data_ptr() % 16 == 0
+def _rows(*tensors: Tensor) -> str:
+    """Describe the rows of all tensors, as in `ShapeClass`."""
+    if any(tensor.stride(3) != 1 for tensor in tensors):
+        return "strided"
+    aligned = all(
+        tensor.data_ptr() % 16 == 0 and not any(n % _VECTOR for n in tensor.stride()[:3])
+        for tensor in tensors
     )
+    return "aligned" if aligned else "contiguous"

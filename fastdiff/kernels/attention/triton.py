@@ -152,9 +152,12 @@ def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Ti
     capability : (int, int), optional
         Compute capability of an NVIDIA GPU; None for AMD.
     """
-    wide = capability is not None and capability[0] in (9, 10)  # wgmma and tcgen05 spare registers
-    keys = 64 if wide or sum(split(head_size)) <= 80 else 32
-    stages = 2 if capability is None else 3  # AMD GPUs have 64 KiB of shared memory
+    if capability is None:
+        keys, stages = 32, 2  # 64 KiB of shared memory
+    elif capability[0] in (9, 10):
+        keys, stages = 64, 3  # wgmma and tcgen05 keep operands out of registers
+    else:
+        keys, stages = 64 if sum(split(head_size)) <= 80 else 32, 3
     return Tile(128, keys, 8, stages) if queries > 64 else Tile(64, keys, 4, stages)
 
 
