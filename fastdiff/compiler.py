@@ -134,7 +134,13 @@ def _from_cache(store: Cache, key: str, network: Network, say: Say) -> Sampler |
     return Sampler(compiled)
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = False, progress: bool = False) -> Sampler:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    trust_blobs: bool = False,
+    progress: bool = False,
+) -> Sampler:
     """Read a sampler that `Sampler.save` wrote.
 
     On a machine like the one that saved it, nothing is compiled or measured; on another, the
@@ -145,6 +151,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = False, progress: bool =
     path : path-like
     verify : bool
         Make the chosen engine's certificate again.
+    trust_blobs : bool
+        Run the engine's compiled code in the file although somebody else's fastdiff compiled it:
+        native code, which can do anything. Without it, it is compiled again from the network.
     progress : bool
         Say on the terminal what is being done.
 
@@ -158,7 +167,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = False, progress: bool =
         No engine of this machine can run the model.
     """
     with compile_progress(enabled=progress) as say:
-        return Sampler(load_artifact(Path(path), say, verify=verify))
+        return Sampler(load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs))
 
 
 def describe(

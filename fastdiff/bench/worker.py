@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fastdiff.bench.contenders import Contender, Load, Runner, Turn
 from fastdiff.errors import FastdiffError, Unavailable
+from fastdiff.exporting import first_line
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _serve(pipe: Connection, model: str, contender: Contender, onnx: Path | None
                 _, turn = runner.sample(load, latents)
                 pipe.send((turn, _peak_memory()))
         except Exception as error:  # whatever a library raises, it is that contender's result
-            pipe.send(Refusal(_first_line(error)))
+            pipe.send(Refusal(_reason(error)))
 
 
 def _receive(pipe: Connection) -> Any:
@@ -152,10 +153,9 @@ def _silence() -> None:
     os.close(null)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    shown = text[0] if text else type(error).__name__
-    return shown if isinstance(error, FastdiffError) else f"{type(error).__name__}: {shown}"
+def _reason(error: Exception) -> str:
+    name = "" if isinstance(error, FastdiffError) else f"{type(error).__name__}: "
+    return name + first_line(error)
 
 
 def _forget_peak_memory() -> None:

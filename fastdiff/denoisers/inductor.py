@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.denoisers.base import DTYPES, EngineStatus, temporary_folder
-from fastdiff.denoisers.precision import AtPrecision, first_line, trace
+from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.errors import Unavailable
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, first_line
 
 _PACKAGE = "denoiser.pt2"
 

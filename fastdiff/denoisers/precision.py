@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.errors import Unavailable
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, first_line
 
 _OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
-_MAX_BATCH = 65536
 
 
 def cpu_computes(precision: str) -> bool:
@@ -73,7 +72,9 @@ def trace(
         torch cannot export the module; the message carries its reason.
     """
     x, t, conditioning = network.example(2)
-    rows = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
+    rows = {
+        0: torch.export.Dim.DYNAMIC
+    }  # diffusers compares the batch with 64, so no range is said
     shapes = (rows, rows, dict.fromkeys(conditioning, rows))
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -116,8 +117,3 @@ def export_half(network: Network, precision: str, path: Path) -> Path:
     finally:
         log.setLevel(level)
     return path
-
-
-def first_line(error: Exception) -> str:
-    """Return what `error` says, without the pages that torch appends."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

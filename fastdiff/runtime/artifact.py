@@ -35,6 +35,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from fastdiff.denoisers import parts_of
 from fastdiff.errors import ArtifactError, InvalidShape
 from fastdiff.exporting import Network, export_onnx
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
@@ -106,14 +107,16 @@ class Measured:
 
     Attributes
     ----------
-    engine, precision : str
+    engines : mapping of int to str
+        By rows per call.
+    precision : str
     batch_seconds : mapping of int to float
     report : Report
     blobs : Path or None
         Folder of compiled code that may run.
     """
 
-    engine: str
+    engines: Mapping[int, str]
     precision: str
     batch_seconds: Mapping[int, float]
     report: Report
@@ -176,10 +179,10 @@ class Artifact:
         if record is None:
             return None
         try:
-            engine, precision = str(record["engine"]), str(record["precision"])
-            own = is_own(_signed(engine, precision, self._hashes), str(record["signature"]))
+            engines, precision = dict(record["engines"]), str(record["precision"])
+            own = is_own(_signed(engines, precision, self._hashes), str(record["signature"]))
             return Measured(
-                engine,
+                {int(b): str(engine) for b, engine in engines.items()},
                 precision,
                 {int(b): float(s) for b, s in record["batch_seconds"].items()},
                 Report.from_json(record["report"]),
@@ -268,17 +271,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _signed(engine: str, precision: str, hashes: Mapping[str, str]) -> list[object]:
+def _signed(engines: Mapping[str, str], precision: str, hashes: Mapping[str, str]) -> list[object]:
     """Return what the signature of compiled code covers: all that decides what it does where."""
-    return [fingerprint(), engine, precision, dict(hashes)]
+    return [fingerprint(), dict(engines), precision, dict(hashes)]
 
 
 def _measured_to_json(compiled: Compiled, hashes: Mapping[str, str]) -> dict[str, Any]:
-    engine, precision = compiled.denoiser.engine, compiled.denoiser.precision
+    parts = parts_of(compiled.denoiser, compiled.batch_seconds)
+    engines = {str(size): denoiser.engine for size, denoiser in parts.items()}
+    precision = compiled.denoiser.precision
     return {
-        "engine": engine,
+        "engines": engines,
         "precision": precision,
-        "signature": sign(_signed(engine, precision, hashes)),
+        "signature": sign(_signed(engines, precision, hashes)),
         "batch_seconds": dict(compiled.batch_seconds),
         "report": compiled.report.to_json(),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fastdiff.denoisers import Denoiser, get_engine
+from fastdiff.denoisers import Denoiser, by_size, get_engine, parts_of
 from fastdiff.errors import ArtifactError, FastdiffError
 from fastdiff.exporting import Network
 from fastdiff.runtime.artifact import Artifact, Measured
@@ -55,17 +55,17 @@ def load_artifact(
     measured = artifact.measured_here(trust_blobs)
     denoiser = None
     if measured is not None:
-        say(Stage(f"preparing {measured.engine} {measured.precision}"))
+        say(Stage(f"preparing {measured.report.chosen.name}"))
         denoiser = _build(network, measured)
     if measured is None or denoiser is None:
         tuned = tune(network, artifact.schedule, Choices(), say, artifact.reference)
         return replace(tuned, workspace=artifact.workspace)
     if verify:
         say(Stage("certifying again"))
-        refusal = certify(denoiser, artifact.reference).refusal
-        if refusal is not None:
-            name = measured.report.chosen.name
-            raise ArtifactError(f"{path.name}: {name} is not what it was: {refusal}")
+        for part in set(parts_of(denoiser, measured.batch_seconds).values()):
+            refusal = certify(part, artifact.reference).refusal
+            if refusal is not None:
+                raise ArtifactError(f"{path.name}: {part.engine} is not what it was: {refusal}")
     return Compiled(
         network,
         artifact.schedule,
@@ -78,8 +78,12 @@ def load_artifact(
 
 
 def _build(network: Network, measured: Measured) -> Denoiser | None:
-    """Build the engine that was chosen; None if it cannot run any more, so others are measured."""
+    """Build what was chosen; None if it cannot run any more, so that others are measured."""
     for blobs in (measured.blobs, None):
         with contextlib.suppress(FastdiffError, RuntimeError):
-            return get_engine(measured.engine).build(network, measured.precision, blobs)
+            built = {
+                engine: get_engine(engine).build(network, measured.precision, blobs)
+                for engine in set(measured.engines.values())
+            }
+            return by_size({size: built[engine] for size, engine in measured.engines.items()})
     return None

@@ -178,8 +178,9 @@ class Sampler:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled model to one file, which `fastdiff.load` reads without compiling.
 
-        The file holds the ONNX network, the schedule, the reference of the certificate and what
-        was measured on this machine; on another machine `fastdiff.load` measures again.
+        The file holds the ONNX network, the schedule, the reference of the certificate, and what
+        was measured and compiled here. On another machine `fastdiff.load` measures and compiles
+        again; it never runs somebody else's compiled code unasked.
 
         Parameters
         ----------

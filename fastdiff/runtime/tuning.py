@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastdiff.denoisers import ENGINES, Denoiser, get_engine
+from fastdiff.denoisers import ENGINES, Denoiser, by_size, get_engine
 from fastdiff.denoisers.base import DTYPES
-from fastdiff.denoisers.precision import cpu_computes, first_line
+from fastdiff.denoisers.precision import cpu_computes
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network, export_onnx, first_line
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, Workspace
@@ -23,6 +23,7 @@ from fastdiff.runtime.report import Candidate, Report
 from fastdiff.sampling import Schedule
 
 _LOW_PRECISION_GAIN = 1.1
+_SECOND_ENGINE_GAIN = 1.1  # what another engine must gain to earn the memory of its weights
 _MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
 _QUICK_SECONDS = 0.01  # of an evaluation; one in software may take 100 times as long
 
@@ -85,14 +86,28 @@ def tune(
 
 
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
-    """Take the denoiser with the best rate, and its best batch size for each number of rows."""
-    best = max(trials, key=lambda trial: _merit(trial.candidate))
-    sizes = {t.candidate.batch: t.candidate for t in trials if t.denoiser is best.denoiser}
-    seconds = {batch: candidate.seconds for batch, candidate in sizes.items()}
+    """Take the denoiser with the best rate, and for each number of rows the best batch size.
+
+    At batch sizes where another engine of the same precision is clearly faster, that one serves.
+    """
+    best = max(trials, key=lambda trial: _merit(trial.candidate)).denoiser
+    kind = (best.precision, best.input_dtype, best.output_dtype)
+    fastest: dict[int, tuple[float, Trial]] = {}
+    for trial in trials:
+        own = trial.denoiser
+        cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_ENGINE_GAIN)
+        fits = (own.precision, own.input_dtype, own.output_dtype) == kind
+        size = trial.candidate.batch
+        if fits and (size not in fastest or cost < fastest[size][0]):
+            fastest[size] = cost, trial
+    sizes = {size: trial for size, (_, trial) in fastest.items()}
+    seconds = {size: trial.candidate.seconds for size, trial in sizes.items()}
     for rows in range(1, _MOST_ROWS + 1):
-        candidate = sizes[best_batch(seconds, rows)]
+        candidate = sizes[best_batch(seconds, rows)].candidate
         candidate.chosen_from = candidate.chosen_from or rows
-    return best.denoiser, {b: s for b, s in seconds.items() if sizes[b].chosen_from}
+    used = {size: trial for size, trial in sizes.items() if trial.candidate.chosen_from}
+    denoiser = by_size({size: trial.denoiser for size, trial in used.items()})
+    return denoiser, {size: seconds[size] for size in used}
 
 
 def _merit(candidate: Candidate) -> float:

@@ -6,6 +6,8 @@ import fastdiff
 from fastdiff import errors
 from fastdiff.exporting import Network
 from fastdiff.runtime import Choices, tuning
+from fastdiff.runtime.measuring import Trial
+from fastdiff.runtime.report import Candidate
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
 
@@ -52,7 +54,7 @@ def test_the_chosen_one_has_the_best_measured_rate():
     denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     measured = [c for c in report.candidates if c.seconds == c.seconds]
     assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
-    assert denoiser.engine == report.chosen.engine
+    assert report.chosen.engine in denoiser.engine.split(", ")
     used = {c.batch: c.seconds for c in measured if c.chosen_from}
     assert seconds == used
     assert min(c.chosen_from for c in measured if c.chosen_from) == 1
@@ -176,3 +178,50 @@ def test_a_network_that_cannot_be_exported_is_tried_once(monkeypatch):
 def test_choices_that_do_not_exist_are_refused(choices, message):
     with pytest.raises(errors.InvalidArgument, match=message):
         Choices(**choices)
+
+
+class _Named:
+    """What a choice looks at in a denoiser."""
+
+    input_dtype = output_dtype = torch.float32
+    output_channels = 1
+
+    def __init__(self, engine, precision="float32"):
+        self.engine, self.precision = engine, precision
+
+
+def _trials(seconds):
+    """Trials of denoisers by (engine, precision), from their milliseconds by batch size."""
+    trials = []
+    for (engine, precision), by_batch in seconds.items():
+        denoiser = _Named(engine, precision)
+        for batch, ms in by_batch.items():
+            candidate = Candidate(engine, precision, batch, seconds=ms / 1e3)
+            trials.append(Trial(candidate, denoiser, lambda: None))
+    return trials
+
+
+def test_another_engine_serves_the_sizes_at_which_it_is_clearly_faster():
+    seconds = {
+        ("wide", "float32"): {1: 3.0, 2: 4.0, 4: 5.0, 8: 9.0},
+        ("quick", "float32"): {1: 1.5, 2: 3.9, 4: 7.0},
+        ("rough", "bfloat16"): {1: 1.0, 8: 8.5},  # not enough faster to earn its error
+    }
+    trials = _trials(seconds)
+    denoiser, batch_seconds = tuning._choose(trials)
+    assert denoiser.engine == "quick, wide"
+    assert {size: part.engine for size, part in denoiser.by_rows.items()} == {
+        1: "quick",
+        4: "wide",
+        8: "wide",
+    }
+    assert batch_seconds == {1: 0.0015, 4: 0.005, 8: 0.009}  # two rows: twice one, 3 ms
+    chosen = {(t.candidate.engine, t.candidate.batch) for t in trials if t.candidate.chosen_from}
+    assert chosen == {("quick", 1), ("wide", 4), ("wide", 8)}
+
+
+def test_one_engine_stays_alone_where_another_gains_little():
+    trials = _trials({("a", "float32"): {1: 1.0, 4: 2.0}, ("b", "float32"): {1: 0.95, 4: 3.0}})
+    denoiser, batch_seconds = tuning._choose(trials)
+    assert denoiser.engine == "a"
+    assert batch_seconds == {1: 0.001, 4: 0.002}

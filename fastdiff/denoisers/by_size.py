@@ -1,0 +1,74 @@
+"""Several engines for one network, each where it is the fastest.
+
+One engine is rarely the best for one row and for sixteen (docs/engines.md has figures). All compute
+in one precision, and each passed a certificate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastdiff.denoisers.base import Denoiser
+from fastdiff.errors import InvalidArgument
+
+
+class BySize:
+    """Chooses among denoisers by the number of rows.
+
+    Parameters
+    ----------
+    denoisers : mapping of int to Denoiser
+        By rows per call, as measured. A call of a size between is made as the next larger one is.
+
+    Raises
+    ------
+    InvalidArgument
+        They differ in precision, in the types of their tensors, or in their device.
+    """
+
+    def __init__(self, denoisers: Mapping[int, Denoiser]) -> None:
+        self.by_rows = dict(sorted(denoisers.items()))
+        kinds = {
+            (d.precision, d.input_dtype, d.output_dtype, d.output_channels, _device(d))
+            for d in self.by_rows.values()
+        }
+        if len(kinds) != 1:
+            raise InvalidArgument(f"expected denoisers of one kind, got {sorted(map(str, kinds))}")
+        first = next(iter(self.by_rows.values()))
+        self.engine = ", ".join(dict.fromkeys(d.engine for d in self.by_rows.values()))
+        self.precision = first.precision
+        self.input_dtype, self.output_dtype = first.input_dtype, first.output_dtype
+        self.output_channels = first.output_channels
+        self.device = _device(first)
+
+    def bind(
+        self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
+    ) -> Callable[[], object]:
+        sizes = list(self.by_rows)
+        size = next((size for size in sizes if size >= len(x)), sizes[-1])
+        return self.by_rows[size].bind(x, t, conditioning, out)
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:
+        """Let each engine write what it compiled for the sizes that are its own."""
+        for denoiser in dict.fromkeys(self.by_rows.values()):
+            own = [size for size, other in self.by_rows.items() if other is denoiser]
+            denoiser.save(folder, [size for size in own if size in batches])
+
+
+def by_size(denoisers: Mapping[int, Denoiser]) -> Denoiser:
+    """Return one denoiser for all: itself where only one is named."""
+    different = list(dict.fromkeys(denoisers.values()))
+    return different[0] if len(different) == 1 else BySize(denoisers)
+
+
+def parts_of(denoiser: Denoiser, sizes: Collection[int]) -> dict[int, Denoiser]:
+    """Return which engine's denoiser serves each of `sizes`."""
+    return denoiser.by_rows if isinstance(denoiser, BySize) else dict.fromkeys(sizes, denoiser)
+
+
+def _device(denoiser: Denoiser) -> torch.device:
+    return getattr(denoiser, "device", torch.device("cpu"))
