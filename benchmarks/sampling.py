@@ -14,7 +14,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from torch import nn
 
 import fastdiff
-import fastdiff.runtime.engine as engine_module
+import fastdiff.runtime.device_host as host_module
 from fastdiff.bench.timing import Spread, interleave, ratio
 from fastdiff.exporting import Conditioning, Network
 from fastdiff.models import NULL_CLASS, digits_schedule_config, load_digits
@@ -131,8 +131,8 @@ def overhead(batch: int = 8, steps: int = 200, rounds: int = 9) -> list[dict[str
             )
             spent = []
             for _ in range(rounds):
-                watch = _Stopwatch(engine_module.step)
-                with mock.patch.object(engine_module, "step", watch):
+                watch = _Stopwatch(host_module.step)
+                with mock.patch.object(host_module, "step", watch):
                     ticket = engine.submit(request)
                     engine.advance(ticket)  # admission and layout, once per request
                     watch.seconds = 0.0
