@@ -143,7 +143,7 @@ def split(head_size: int) -> tuple[int, int]:
 
 
 def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Tile:
-    """Return the largest tile that compiles without spills.
+    """Return a large tile that compiles without spills for heads of 32, 40, 64, 72, 80, 128, 160.
 
     Parameters
     ----------
@@ -158,7 +158,9 @@ def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Ti
         keys, stages = 64, 3  # wgmma and tcgen05 keep operands out of registers
     else:
         keys, stages = 64 if sum(split(head_size)) <= 80 else 32, 3
-    return Tile(128, keys, 8, stages) if queries > 64 else Tile(64, keys, 4, stages)
+    if queries <= 64 and (capability is None or capability[0] != 10):  # tcgen05 takes 128 rows
+        return Tile(64, keys, 4, stages)
+    return Tile(128, keys, 8, stages)
 
 
 def launch_arguments(
