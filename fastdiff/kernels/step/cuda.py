@@ -127,7 +127,7 @@ def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:
 
 
 def _tickets_of(flags: Tensor) -> Tensor:
-    tickets: Tensor | None = _tickets.get(flags)
+    tickets: Tensor | None = _tickets.get(flags)  # type: ignore[no-untyped-call]
     if tickets is None:
         tickets = torch.zeros(flags.shape, dtype=torch.int32, device=flags.device)
         _tickets[flags] = tickets

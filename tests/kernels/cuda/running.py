@@ -18,11 +18,24 @@ def records(array: NDArray[np.void]) -> Tensor:
 
 
 def shifted(tensor: Tensor, elements: int) -> Tensor:
-    """A copy that starts `elements` elements after an address that is a multiple of 64 bytes."""
-    spacious = torch.empty(tensor.numel() + elements + 64, dtype=tensor.dtype)
-    start = -(spacious.data_ptr() // tensor.element_size()) % (64 // tensor.element_size())
-    copy = spacious[start + elements :][: tensor.numel()].view(tensor.shape)
-    return copy.copy_(tensor)
+    """A copy that starts `elements` elements after a multiple of 64 bytes, with NaN around it.
+
+    The margins are as large as the tensor: what a wrong index writes stays in them.
+    """
+    unit = 64 // tensor.element_size()
+    margin = tensor.numel() + unit
+    spacious = torch.full((3 * margin + elements,), torch.nan, dtype=tensor.dtype)
+    address = spacious.data_ptr() // tensor.element_size() + margin
+    start = margin - address % unit + elements
+    return spacious[start : start + tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+def assert_margins_intact(tensor: Tensor) -> None:
+    """Nothing was written beside a tensor that `shifted` made."""
+    around = tensor._base
+    assert around is not None
+    outside = around.isnan().sum() - tensor.isnan().sum()
+    assert outside == around.numel() - tensor.numel(), "written outside of the array"
 
 
 def run_cuda(batch: Batch, *, shift: int = 0, flags: Tensor | None = None) -> Result:
@@ -42,5 +55,7 @@ def run_cuda(batch: Batch, *, shift: int = 0, flags: Tensor | None = None) -> Re
         next_input,
         denoised,
     )
+    for array in (state, history, denoised, next_input):
+        assert_margins_intact(array)
     arrays = (state, history, denoised, next_input.float())
     return Result(flags.numpy().copy(), *(array.numpy() for array in arrays))
