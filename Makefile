@@ -4,6 +4,7 @@
 # make bench   measured figures of README.md, beside the peers in the same run
 # make performance   the tables of docs/performance.md
 # make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
+# make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
 # make build   a wheel in dist/
 PYTHON ?= python3
 VENV   := .venv
@@ -12,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp,$(NATIVE))
 
-.PHONY: demo test check format bench performance gpu-check build clean
+.PHONY: demo test check format bench performance gpu-check gpu-evidence build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -41,6 +42,10 @@ performance: $(VENV)/.dev
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gpu
+
+gpu-evidence: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.traffic --write docs/gpu-evidence.md
+	$(BIN)/python -m benchmarks.evidence --write docs/gpu-evidence.md
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .
