@@ -1,5 +1,5 @@
 // The denoiser's input: one read of each row's next input, one write for each of its branches.
-#include "grid.h"
+#include "grid.cuh"
 #include "launch.h"
 
 namespace fastdiff::cuda {

@@ -1,6 +1,6 @@
 // Standard normals by counter: docs/noise.md.
 #include "fastdiff/noise.h"
-#include "grid.h"
+#include "grid.cuh"
 #include "launch.h"
 
 namespace fastdiff::cuda {

@@ -3,7 +3,7 @@
 // is a branch that all their threads take alike.
 #include "fastdiff/noise.h"
 #include "fastdiff/step.h"
-#include "grid.h"
+#include "grid.cuh"
 #include "launch.h"
 
 namespace fastdiff::cuda {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -105,11 +106,11 @@ def build(
 
 def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) -> Path:
     """Return the object file of one source, compiled unless it was before."""
-    if mutation and not _reaches(mutation, source):
+    headers = _included(source)
+    if mutation and mutation.path not in (source, *headers):
         mutation = None
     if mutation:
         command = [*command, "-Wno-error"]  # an edit may leave a name unused
-    headers = [path for folder in INCLUDES for path in sorted(folder.glob("**/*.*h"))]
     content = "".join([*command, repr(mutation), *(p.read_text() for p in [source, *headers])])
     compiled = _cached(content, source.stem, ".o")
     if compiled.exists():
@@ -129,11 +130,17 @@ def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) ->
     return compiled
 
 
-def _reaches(mutation: Mutation, source: Path) -> bool:
-    """Whether a source may see the edit: no .cu includes another, and bindings no device header."""
-    if mutation.path.suffix == ".cu":
-        return mutation.path == source
-    return source.suffix == ".cu"
+def _included(source: Path) -> list[Path]:
+    """The headers of this repository that a source includes, in quotes, whoever includes them."""
+    found: dict[Path, None] = {}
+    open_files = [source]
+    while open_files:
+        for name in re.findall(r'^#include "([^"]+)"', open_files.pop().read_text(), re.M):
+            for path in (folder / name for folder in INCLUDES):
+                if path.exists() and path not in found:
+                    found[path] = None
+                    open_files.append(path)
+    return sorted(found)
 
 
 def _cached(content: str, stem: str, suffix: str) -> Path:

@@ -86,7 +86,7 @@ MUTANTS = {
     "padding is worked on": Mutant(
         "step.cu", "if (row.slot < 0) return;", "if (row.slot < -1) return;", step_is_right
     ),
-    "history written before it is read": Mutant(
+    "state and history swapped": Mutant(
         "step.cu",
         "  store(rows.state, span, next);\n",
         "  store(rows.state, span, kept);\n",
@@ -112,13 +112,13 @@ MUTANTS = {
         step_is_right,
     ),
     "alignment not looked at": Mutant(
-        "grid.h", "is_aligned && live == kVector", "live == kVector", step_is_right
+        "grid.cuh", "is_aligned && live == kVector", "live == kVector", step_is_right
     ),
     "tail taken for whole": Mutant(
-        "grid.h", "is_aligned && live == kVector", "is_aligned", step_is_right
+        "grid.cuh", "is_aligned && live == kVector", "is_aligned", step_is_right
     ),
     "tail mask off by one": Mutant(
-        "grid.h", "rest < kVector ? int(rest)", "rest < kVector ? int(rest) - 1", step_is_right
+        "grid.cuh", "rest < kVector ? int(rest)", "rest < kVector ? int(rest) - 1", step_is_right
     ),
     "gather of the row, not of its slot": Mutant(
         "gather.cu", "row.slot * a.elements", "blockIdx.y * a.elements", gather_is_right
