@@ -17,7 +17,7 @@ from rich.console import Console
 from fastdiff.bench import BASELINE, Plan, Result, describe_run, run
 from fastdiff.bench.results import HEADINGS, cells, ordered
 from fastdiff.bench.timing import ratio
-from fastdiff.runtime.certificate import THRESHOLDS
+from fastdiff.runtime.certificate import LIMITS
 
 #: Steps of a sample: few where a step takes long, since every step costs the same.
 STEPS = {"digits": 20, "ddpm-cifar10": 4, "dit-s2": 4}
@@ -61,7 +61,7 @@ def section(results: list[Result]) -> Iterator[str]:
 def verdict(results: list[Result]) -> str:
     """Compare the automatic choice with the fastest peer whose error is of its class or better."""
     ours = next(r for r in results if not r.peer and r.contender == "fastdiff auto")
-    allowed = max(THRESHOLDS[ours.precision][1], ours.error or 0.0)
+    allowed = max(LIMITS[ours.precision].state, ours.error or 0.0)
     peers = [r for r in results if r.peer and r.error is not None and r.error <= allowed]
     best = max(peers, key=lambda r: r.steps_per_second or 0.0)
     baseline = next(r for r in results if r.contender == BASELINE.name)
