@@ -155,12 +155,10 @@ def tile(head_size: int, queries: int, capability: tuple[int, int] | None) -> Ti
     if capability is None:
         keys, stages = 32, 2  # 64 KiB of shared memory
     elif capability[0] in (9, 10):
-        keys, stages = 64, 3  # wgmma and tcgen05 keep operands out of registers
+        keys, stages = 64 if head_size > 32 else 128, 3  # wgmma and tcgen05 spare registers
     else:
         keys, stages = 64 if sum(split(head_size)) <= 80 else 32, 3
-    if queries <= 64 and (capability is None or capability[0] != 10):  # tcgen05 takes 128 rows
-        return Tile(64, keys, 4, stages)
-    return Tile(128, keys, 8, stages)
+    return Tile(128, keys, 8, stages) if queries > 64 else Tile(64, keys, 4, stages)
 
 
 def launch_arguments(

@@ -46,6 +46,7 @@ TRITON = {
 """On every architecture."""
 
 TRITON_VARIANTS = {
+    ("sm_100", 32, 4096): Contract(registers=160, wide_loads=6, wide_stores=2, fma=True),
     ("sm_80", 32, 4096): Contract(registers=128, wide_loads=6, wide_stores=2, fma=True),
     ("sm_120", 40, 77): Contract(registers=200, wide_loads=6, wide_stores=3, fma=True),
     ("sm_120", 80, 1000): Contract(registers=255, wide_loads=12, wide_stores=5, fma=True),
