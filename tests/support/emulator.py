@@ -133,13 +133,14 @@ def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) ->
 def _included(source: Path) -> list[Path]:
     """The headers of this repository that a source includes, in quotes, whoever includes them."""
     found: dict[Path, None] = {}
-    open_files = [source]
-    while open_files:
-        for name in re.findall(r'^#include "([^"]+)"', open_files.pop().read_text(), re.M):
-            for path in (folder / name for folder in INCLUDES):
+    unread = [source]
+    while unread:
+        file = unread.pop()
+        for name in re.findall(r'^#include "([^"]+)"', file.read_text(), re.M):
+            for path in (folder / name for folder in (file.parent, *INCLUDES)):
                 if path.exists() and path not in found:
                     found[path] = None
-                    open_files.append(path)
+                    unread.append(path)
     return sorted(found)
 
 
