@@ -108,13 +108,17 @@ class FastdiffRunner:
         self._sampler = fastdiff.compile(
             model, backend=contender.backend, precision=contender.precision
         )
-        chosen = self._sampler.report.chosen
-        self.engine, self.precision = chosen.engine, chosen.precision
-        self.error = chosen.certificate.sample_error if chosen.certificate else None
         self.network = self._sampler.network
+        self._use(1)
 
     def prepare(self, load: Load) -> None:
-        """Nothing: what was compiled serves every load."""
+        """Note which engine serves this batch; what was compiled serves every load."""
+        self._use(load.batch)
+
+    def _use(self, rows: int) -> None:
+        serving = self._sampler.report.serving(rows)
+        self.engine, self.precision = serving.engine, serving.precision
+        self.error = serving.certificate.sample_error if serving.certificate else None
 
     def sample(self, load: Load, latents: Tensor) -> tuple[Tensor, Turn]:
         """Run the engine step by step and time it."""

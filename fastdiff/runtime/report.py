@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastdiff.runtime.certificate import Certificate
+from fastdiff.runtime.layout import best_batch
 
 
 @dataclass
@@ -68,6 +69,11 @@ class Report:
         """The candidate with the best rate among those that sample."""
         used = (c for c in self.candidates if c.chosen_from is not None)
         return max(used, key=lambda c: c.rows_per_second)
+
+    def serving(self, rows: int) -> Candidate:
+        """Return the candidate whose calls evaluate `rows` rows."""
+        used = {c.batch: c for c in self.candidates if c.chosen_from is not None}
+        return used[best_batch({size: c.seconds for size, c in used.items()}, rows)]
 
     def table(self) -> Table:
         """Return the figures as a rich table, with the refused candidates below it."""
