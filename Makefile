@@ -11,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
-CXX_SOURCES := $(filter %.h %.cpp,$(NATIVE))
+CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
 
 .PHONY: demo test check format bench performance gpu-check gpu-evidence build clean
 .DELETE_ON_ERROR:

@@ -21,6 +21,7 @@ replays them with the semantics of CUDA graphs.
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -222,6 +223,8 @@ class GraphExecutor:
             )
         )
         reason: str | None = getattr(self._denoiser, "eager_because", None)
+        if os.environ.get("FASTDIFF_GRAPHS") == "0":
+            reason = "FASTDIFF_GRAPHS=0 asks for it"
         if reason is None:
             try:
                 step.graph = self._device.capture(step.run, self._compute)

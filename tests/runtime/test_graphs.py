@@ -219,6 +219,16 @@ def test_a_denoiser_that_declares_it_runs_eagerly_between_the_kernels():
     assert device.graphs == []
 
 
+def test_graphs_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("FASTDIFF_GRAPHS", "0")
+    device = RecordedDevice("late")
+    engine = graph_engine(device, Planted())
+    request = make_request(rows=3, guidance=2.5)
+    assert torch.equal(run(engine, request)[0], plain(request)[0])
+    assert engine.executor.status()[0].eager_because == "FASTDIFF_GRAPHS=0 asks for it"
+    assert device.graphs == []
+
+
 def test_new_weights_are_captured_anew():
     device = RecordedDevice()
     denoiser = Planted()

@@ -20,20 +20,20 @@ from triton.backends.compiler import GPUTarget
 
 from fastdiff.kernels.attention.triton import attention_kernel, launch_arguments
 
-from ..triton.compiling import AMD, NVIDIA, NamedTarget  # noqa: TID252
-from .contracts import (
-    CUDA,
-    SHARED_BYTES,
-    STATIC_SHARED_BYTES,
+from ..contracts import (  # noqa: TID252
+    BLOCK_SHARED_BYTES,
+    CUDA_ATTENTION,
+    RESERVED_SHARED_BYTES,
     TENSOR_CORES,
-    TRITON,
-    TRITON_VARIANTS,
+    TRITON_ATTENTION,
+    TRITON_ATTENTION_VARIANTS,
 )
+from ..triton.compiling import AMD, NVIDIA, NamedTarget  # noqa: TID252
 
 SOURCE = ROOT / "csrc" / "cuda" / "attention.cu"
 TRITON_CASES = [
-    *((arch, *case, contract) for arch in NVIDIA for case, contract in TRITON.items()),
-    *((*case, contract) for case, contract in TRITON_VARIANTS.items()),
+    *((arch, *case, contract) for arch in NVIDIA for case, contract in TRITON_ATTENTION.items()),
+    *((*case, contract) for case, contract in TRITON_ATTENTION_VARIANTS.items()),
 ]
 
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
@@ -67,10 +67,10 @@ def test_triton_keeps_its_contract(
     cubin = tmp_path / "kernel.cubin"
     cubin.write_bytes(kernel.asm["cubin"])
     opcode, instruction = TENSOR_CORES[arch]
-    contract = replace(contract, tensor_core=opcode, shared_bytes=STATIC_SHARED_BYTES[arch])
+    contract = replace(contract, tensor_core=opcode, shared_bytes=RESERVED_SHARED_BYTES[arch])
     check(cubin, kernel.asm["ptx"], "attention_kernel", arch, contract)
     assert instruction in kernel.asm["ptx"]
-    assert kernel.metadata.shared <= SHARED_BYTES[arch]
+    assert kernel.metadata.shared <= BLOCK_SHARED_BYTES[arch]
 
 
 @pytest.mark.parametrize(("arch", "size"), [("gfx90a", 40), ("gfx90a", 160), ("gfx942", 160)])
@@ -84,7 +84,7 @@ def test_amd_binaries_spill_nothing(arch: str, size: int) -> None:
         ("vgpr_spill_count", "0"),
     ]
     assert "v_mfma_f32" in code
-    assert kernel.metadata.shared <= SHARED_BYTES["amd"]
+    assert kernel.metadata.shared <= BLOCK_SHARED_BYTES["amd"]
 
 
 @needs_tools
@@ -92,8 +92,8 @@ def test_amd_binaries_spill_nothing(arch: str, size: int) -> None:
 @pytest.mark.parametrize("arch", NVIDIA)
 def test_cuda_keeps_its_contracts(arch: str) -> None:
     binary = compile_cuda(SOURCE, arch)
-    for size, contract in CUDA.items():
-        contract = replace(contract, shared_bytes=STATIC_SHARED_BYTES[arch])
+    for size, contract in CUDA_ATTENTION.items():
+        contract = replace(contract, shared_bytes=RESERVED_SHARED_BYTES[arch])
         resources = check(*binary, f"attention_kernelINS0_7Float16ELi{size}E", arch, contract)
         resources += check(*binary, f"attention_kernelINS0_8BFloat16ELi{size}E", arch, contract)
         assert len(resources) == 2

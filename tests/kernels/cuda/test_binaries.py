@@ -9,7 +9,7 @@ import pytest
 from gpu_contracts import Contract, ContractError, check, missing_tools, violations
 from nvcc import STRICT, compile_cuda, missing_compiler
 
-from ..contracts import ARCHITECTURES, CONTRACTS  # noqa: TID252
+from ..contracts import ARCHITECTURES, CUDA  # noqa: TID252
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "csrc" / "cuda"
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 def test_kernels_keep_their_contracts(name: str, arch: str) -> None:
     source, part, instances = KERNELS[name]
     binary = compile_cuda(SOURCES / source, arch, STRICT)
-    resources = check(*binary, part, arch, CONTRACTS[name])
+    resources = check(*binary, part, arch, CUDA[name])
     assert len(resources) == instances
 
 
@@ -82,13 +82,13 @@ def test_every_broken_contract_is_seen(name: str, tmp_path: Path) -> None:
 def test_a_kernel_that_is_not_there_is_an_error() -> None:
     binary = compile_cuda(SOURCES / "gather.cu", "sm_90", STRICT)
     with pytest.raises(ContractError, match="no function named 'scatter'"):
-        check(*binary, "scatter", "sm_90", CONTRACTS["cuda gather"])
+        check(*binary, "scatter", "sm_90", CUDA["cuda gather"])
 
 
 def test_missing_tensor_core_instructions_break_a_contract() -> None:
     binary = compile_cuda(SOURCES / "gather.cu", "sm_90", STRICT)
-    (used, *_) = check(*binary, "gather", "sm_90", CONTRACTS["cuda gather"])
-    wanted = replace(CONTRACTS["cuda gather"], tensor_core="HMMA.16816.F32")
+    (used, *_) = check(*binary, "gather", "sm_90", CUDA["cuda gather"])
+    wanted = replace(CUDA["cuda gather"], tensor_core="HMMA.16816.F32")
     assert violations(used, wanted) == ["tensor-core instructions none, expected HMMA.16816.F32"]
     other = replace(used, tensor_core=frozenset({"HMMA.1688.F32"}))
     assert len(violations(other, wanted)) == 1

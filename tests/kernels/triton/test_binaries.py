@@ -19,8 +19,14 @@ from fastdiff.kernels.noise.triton import fill_normal
 from fastdiff.kernels.norm.triton import group_norm, modulated_layer_norm
 from fastdiff.kernels.step.triton import gather, step
 
+from ..contracts import (  # noqa: TID252
+    MOST_SHARED_BYTES,
+    RESERVED_SHARED_BYTES,
+    SQUARE_ROOTS,
+    TRITON,
+    TRITON_VARIANTS,
+)
 from .compiling import AMD, NVIDIA, compiled
-from .contracts import CONTRACTS, MOST_SHARED, RESERVED_SHARED, SQUARE_ROOTS, VARIANTS
 
 SLOTS, ROWS = 6, 4
 TABLE, RECORDS = (torch.zeros(ROWS, size, dtype=torch.uint8) for size in (96, 40))
@@ -87,8 +93,8 @@ def kernel_of(name: str) -> str:
     return name.split(",")[0]
 
 
-EVERY = [(name, arch) for arch in NVIDIA for name in CONTRACTS]
-EVERY += [(name, "sm_90") for name in VARIANTS]
+EVERY = [(name, arch) for arch in NVIDIA for name in TRITON]
+EVERY += [(name, "sm_90") for name in TRITON_VARIANTS]
 EXACT = [(name, arch) for name, arch in EVERY if kernel_of(name) in SQUARE_ROOTS]
 
 
@@ -125,10 +131,10 @@ def binary_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 def test_contract_is_kept(binary_of: Callable[[str, str], Binary], name: str, arch: str) -> None:
     """No spills, registers under their ceiling, 128-bit accesses, no fused multiply-adds."""
     cubin, ptx, shared_bytes = binary_of(name, arch)
-    contract = {**CONTRACTS, **VARIANTS}[name]
-    assert shared_bytes <= MOST_SHARED
-    if shared_bytes and arch != "sm_80":
-        contract = replace(contract, shared_bytes=RESERVED_SHARED)
+    contract = {**TRITON, **TRITON_VARIANTS}[name]
+    assert shared_bytes <= MOST_SHARED_BYTES
+    if shared_bytes:
+        contract = replace(contract, shared_bytes=RESERVED_SHARED_BYTES[arch])
     check(cubin, ptx, "kernel", arch, contract)
 
 
@@ -156,7 +162,7 @@ def test_contraction_would_be_caught(tmp_path: Path) -> None:
     path = tmp_path / "fused.cubin"
     path.write_bytes(kernel.asm["cubin"])
     with pytest.raises(ContractError, match="fused multiply-adds in its PTX"):
-        check(path, kernel.asm["ptx"], "kernel", "sm_80", CONTRACTS["triton fill_normal"])
+        check(path, kernel.asm["ptx"], "kernel", "sm_80", TRITON["triton fill_normal"])
 
 
 def test_bfloat16_is_rounded_to_nearest_even(binary_of: Callable[[str, str], Binary]) -> None:
@@ -167,7 +173,7 @@ def test_bfloat16_is_rounded_to_nearest_even(binary_of: Callable[[str, str], Bin
 
 
 @pytest.mark.parametrize("arch", AMD)
-@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize("name", TRITON)
 def test_amd_binaries_spill_nothing(name: str, arch: str) -> None:
     code = compiled(CALLS[name], AMD[arch]).asm["amdgcn"]
     spills = re.findall(r"\.([sv]gpr_spill_count|private_segment_fixed_size): +(\d+)", code)
