@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.errors import InvalidArgument, InvalidDtype
+from fastdiff.errors import InvalidArgument, InvalidDtype, Unavailable
 from fastdiff.exporting import Network
 
 DTYPES: dict[str, torch.dtype] = {
@@ -25,15 +25,20 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+HOST = torch.device("cpu")
 
 
 class Denoiser(Protocol):
     """A network that is ready to be evaluated by one engine at one precision.
 
+    Its calls follow each other: two of them may share the memory of their intermediate results.
+
     Attributes
     ----------
     engine, precision : str
         What it is, for reports.
+    device : torch.device
+        Where the tensors are that `bind` takes.
     input_dtype, output_dtype : torch.dtype
         Of x and of the output; t is always float32.
     output_channels : int
@@ -45,6 +50,8 @@ class Denoiser(Protocol):
     @property
     def precision(self) -> str: ...
     @property
+    def device(self) -> torch.device: ...
+    @property
     def input_dtype(self) -> torch.dtype: ...
     @property
     def output_dtype(self) -> torch.dtype: ...
@@ -55,6 +62,8 @@ class Denoiser(Protocol):
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         """Prepare an evaluation of B rows on fixed buffers; each call of the result runs it anew.
+
+        On a GPU a call may return before the work is done, which is on torch's current stream.
 
         Parameters
         ----------
@@ -105,6 +114,8 @@ class Engine(Protocol):
     Attributes
     ----------
     name : str
+    device : torch.device
+        What it runs on.
     precisions : tuple of str
         What it can compute in.
     reads_onnx : bool
@@ -115,6 +126,8 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
     @property
     def reads_onnx(self) -> bool: ...
     @property
@@ -143,6 +156,13 @@ class Engine(Protocol):
             This machine cannot run it.
         """
         ...
+
+
+def require_usable(engine: Engine) -> None:
+    """Raise `Unavailable` with the reason if `engine` does not run on this machine."""
+    status = engine.status()
+    if not status.usable:
+        raise Unavailable(f"{engine.name} cannot run here: {status.detail}")
 
 
 def temporary_folder(owner: object) -> Path:

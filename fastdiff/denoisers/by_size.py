@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fastdiff.denoisers.base import Denoiser
@@ -33,7 +32,7 @@ class BySize:
     def __init__(self, denoisers: Mapping[int, Denoiser]) -> None:
         self.by_rows = dict(sorted(denoisers.items()))
         kinds = {
-            (d.precision, d.input_dtype, d.output_dtype, d.output_channels, _device(d))
+            (d.precision, d.input_dtype, d.output_dtype, d.output_channels, d.device)
             for d in self.by_rows.values()
         }
         if len(kinds) != 1:
@@ -43,7 +42,7 @@ class BySize:
         self.precision = first.precision
         self.input_dtype, self.output_dtype = first.input_dtype, first.output_dtype
         self.output_channels = first.output_channels
-        self.device = _device(first)
+        self.device = first.device
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -68,7 +67,3 @@ def by_size(denoisers: Mapping[int, Denoiser]) -> Denoiser:
 def parts_of(denoiser: Denoiser, sizes: Collection[int]) -> dict[int, Denoiser]:
     """Return which engine's denoiser serves each of `sizes`."""
     return denoiser.by_rows if isinstance(denoiser, BySize) else dict.fromkeys(sizes, denoiser)
-
-
-def _device(denoiser: Denoiser) -> torch.device:
-    return getattr(denoiser, "device", torch.device("cpu"))

@@ -1,17 +1,22 @@
-"""What the engines that run on an NVIDIA GPU share: finding one, and its memory.
+"""What the engines that run on an NVIDIA GPU share.
 
 Nothing here has been executed on a GPU yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-DEVICE = "cuda:0"
+from fastdiff.denoisers.base import EngineStatus
+from fastdiff.errors import InvalidArgument
+
+DEVICE = torch.device("cuda", 0)
 _DRIVER = "libcuda.so.1"
 
 
@@ -34,38 +39,51 @@ def missing_for_cuda() -> list[str]:
     return missing
 
 
-class DeviceBuffers:
-    """The tensors of one bound call, on the device.
+def cuda_status(software: str, missing: Sequence[str] = ()) -> EngineStatus:
+    """Return the status of an engine that is `software` and lacks `missing` besides a GPU."""
+    reasons = [*missing, *missing_for_cuda()]
+    if reasons:
+        return EngineStatus(False, "; ".join(reasons))
+    return EngineStatus(True, f"{software}, {torch.cuda.get_device_name(DEVICE)}")
 
-    Those that are there already are used as they are. The others get a twin, which costs a copy
-    per call in each direction.
 
-    Parameters
-    ----------
-    inputs : mapping of str to Tensor
-        All inputs by name.
-    out : Tensor
-    device : str
+def require_on(device: torch.device, tensors: Mapping[str, Tensor]) -> None:
+    """Check where `tensors` are, for engines that get their bare addresses.
 
-    Attributes
-    ----------
-    inputs : dict of str to Tensor
-    out : Tensor
-        What the engine reads and writes.
+    Raises
+    ------
+    InvalidArgument
+        One is not on `device`.
     """
+    for name, tensor in tensors.items():
+        if tensor.device != device:
+            raise InvalidArgument(f"{name}: expected a tensor on {device}, got {tensor.device}")
 
-    def __init__(self, inputs: Mapping[str, Tensor], out: Tensor, device: str = DEVICE) -> None:
-        self.inputs = {name: value.to(device) for name, value in inputs.items()}
-        self.out = out.to(device)
-        self._uploads = [(self.inputs[k], v) for k, v in inputs.items() if self.inputs[k] is not v]
-        self._host_out = out if self.out is not out else None
 
-    def upload(self) -> None:
-        """Copy what the caller changed to the device, in order with torch's current stream."""
-        for twin, value in self._uploads:
-            twin.copy_(value, non_blocking=True)
+def synchronize(device: torch.device) -> None:
+    """Wait for all work of `device`; the host has none that is not done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
-    def download(self) -> None:
-        """Wait for the output and copy it to the caller, if it asked for it on the host."""
-        if self._host_out is not None:
-            self._host_out.copy_(self.out)
+
+def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Keep torch's float32 in float32 on `device`, whatever the process has allowed.
+
+    On a GPU torch rounds the inputs of float32 convolutions to TF32, 10 bits of mantissa, unless
+    told otherwise.
+    """
+    return _without_tf32() if device.type == "cuda" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    backends: Any = torch.backends
+    operators = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    allowed = [operator.fp32_precision for operator in operators]
+    try:
+        for operator in operators:
+            operator.fp32_precision = "ieee"
+        yield
+    finally:
+        for operator, precision in zip(operators, allowed, strict=True):
+            operator.fp32_precision = precision

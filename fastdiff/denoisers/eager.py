@@ -1,4 +1,7 @@
-"""Torch, operator by operator: runs every module, and is the reference for the other engines."""
+"""Torch, operator by operator: runs every module, and is the reference for the other engines.
+
+Not yet executed on a GPU, which `eager-cuda` runs on.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +11,53 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import DTYPES, EngineStatus
+from fastdiff.denoisers.base import DTYPES, HOST, EngineStatus, require_usable
+from fastdiff.denoisers.cuda import cuda_status, full_float32
 from fastdiff.denoisers.precision import AtPrecision
 from fastdiff.exporting import Network
 
 
 class EagerEngine:
-    """Evaluates the module itself under ``torch.inference_mode``."""
+    """Evaluates the module itself under ``torch.inference_mode``.
 
-    name = "eager"
+    Parameters
+    ----------
+    name : str
+    device : torch.device
+    """
+
     precisions = ("float32", "bfloat16", "float16")
     reads_onnx = False
     slow_to_build = False
 
+    def __init__(self, name: str = "eager", device: torch.device = HOST) -> None:
+        self.name, self.device = name, device
+
     def status(self) -> EngineStatus:
-        return EngineStatus(True, f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+        torch_version = f"torch {torch.__version__}"
+        if self.device.type == "cuda":
+            return cuda_status(torch_version)
+        return EngineStatus(True, f"{torch_version}, {torch.get_num_threads()} threads")
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> EagerDenoiser:
-        return EagerDenoiser(network, precision)
+        require_usable(self)
+        return EagerDenoiser(network, precision, self.name, self.device)
 
 
 class EagerDenoiser:
     """A private copy of the module at one precision, so that the caller's stays as it is."""
 
-    engine = "eager"
-
-    def __init__(self, network: Network, precision: str) -> None:
-        self.precision = precision
+    def __init__(self, network: Network, precision: str, engine: str, device: torch.device) -> None:
+        self.engine, self.precision, self.device = engine, precision, device
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
-        self._module = AtPrecision(network.require_module(), self.input_dtype)
+        self._module = AtPrecision(network.require_module(), self.input_dtype, device)
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         def run() -> None:
-            with torch.inference_mode():
+            with torch.inference_mode(), full_float32(self.device):
                 out.copy_(self._module(x, t, conditioning))
 
         return run

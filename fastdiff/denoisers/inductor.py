@@ -2,6 +2,8 @@
 
 Ahead of time rather than ``torch.compile``: the figures in docs/engines.md have it faster, a call
 checks no guards, and nothing can recompile or fall back to eager in the middle of a request.
+
+Not yet executed on a GPU, which `inductor-cuda` runs on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import DTYPES, EngineStatus, temporary_folder
+from fastdiff.denoisers.base import (
+    DTYPES,
+    HOST,
+    EngineStatus,
+    require_usable,
+    temporary_folder,
+    version_of,
+)
+from fastdiff.denoisers.cuda import cuda_status, full_float32
 from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network, first_line
@@ -26,27 +36,42 @@ _PACKAGE = "denoiser.pt2"
 
 
 class InductorEngine:
-    """Exports the module with an open batch axis and compiles it with the C++ compiler here."""
+    """Exports the module with an open batch axis and compiles it with the compilers here.
 
-    name = "inductor"
-    precisions = ("float32", "bfloat16")
+    Parameters
+    ----------
+    name : str
+    device : torch.device
+    """
+
     reads_onnx = False
     slow_to_build = True  # 20 to 50 s for the digits model, minutes for a large U-Net
 
+    def __init__(self, name: str = "inductor", device: torch.device = HOST) -> None:
+        self.name, self.device = name, device
+        on_gpu = device.type == "cuda"
+        self.precisions = ("float32", "bfloat16", *(("float16",) if on_gpu else ()))
+
     def status(self) -> EngineStatus:
-        compiler = _compiler()
+        compiler, missing = _compiler(), []
         if compiler is None:
-            return EngineStatus(False, "needs a C++ compiler: apt install g++, or set CXX to one")
-        return EngineStatus(True, f"torch {torch.__version__}, {compiler}; only when asked for")
+            missing.append("needs a C++ compiler: apt install g++, or set CXX to one")
+        software = f"torch {torch.__version__}, {compiler}; only when asked for"
+        if self.device.type != "cuda":
+            return EngineStatus(not missing, missing[0] if missing else software)
+        if version_of("triton") is None:
+            missing.append("needs Triton: pip install triton")
+        if not _has_cuda_toolkit():
+            missing.append("needs the headers of a CUDA toolkit: install one, or set CUDA_HOME")
+        return cuda_status(software, missing)
 
     def build(
         self, network: Network, precision: str, blobs: Path | None = None
     ) -> InductorDenoiser:
-        status = self.status()
-        if not status.usable:
-            raise Unavailable(f"inductor cannot run here: {status.detail}")
+        require_usable(self)
         kept = blobs / _PACKAGE if blobs is not None else None
-        return InductorDenoiser(network, precision, kept if kept and kept.exists() else None)
+        package = kept if kept and kept.exists() else None
+        return InductorDenoiser(network, precision, self.name, self.device, package)
 
 
 class InductorDenoiser:
@@ -55,22 +80,28 @@ class InductorDenoiser:
     Parameters
     ----------
     network : Network
-    precision : str
+    precision, engine : str
+    device : torch.device
     package : Path, optional
         What was compiled before, instead of compiling. It is native code, and runs when it is read.
     """
 
-    engine = "inductor"
-
-    def __init__(self, network: Network, precision: str, package: Path | None = None) -> None:
-        self.precision = precision
+    def __init__(
+        self,
+        network: Network,
+        precision: str,
+        engine: str,
+        device: torch.device,
+        package: Path | None = None,
+    ) -> None:
+        self.engine, self.precision, self.device = engine, precision, device
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
         if package is None:
             package = temporary_folder(self) / _PACKAGE
-            _compile(network, self.input_dtype, package)
+            _compile(network, self.input_dtype, device, package)
         self._package = package
-        self._run = _load(package, network)
+        self._run = _load(package, network, device)
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -78,7 +109,7 @@ class InductorDenoiser:
         named = dict(conditioning)
 
         def run() -> None:
-            with torch.inference_mode():
+            with torch.inference_mode(), full_float32(self.device):
                 out.copy_(self._run(x, t, named))
 
         return run
@@ -88,8 +119,8 @@ class InductorDenoiser:
         shutil.copyfile(self._package, folder / _PACKAGE)
 
 
-def _compile(network: Network, dtype: torch.dtype, path: Path) -> None:
-    """Compile the module of `network` to a shared library in the package `path`.
+def _compile(network: Network, dtype: torch.dtype, device: torch.device, path: Path) -> None:
+    """Compile the module of `network` for `device` to a shared library in the package `path`.
 
     Raises
     ------
@@ -98,17 +129,24 @@ def _compile(network: Network, dtype: torch.dtype, path: Path) -> None:
     """
     from torch._inductor import aoti_compile_and_package
 
-    program = trace(AtPrecision(network.require_module(), dtype), network, dtype)
-    with _torch_errors(f"inductor cannot compile {network.name}"):
+    program = trace(AtPrecision(network.require_module(), dtype, device), network, dtype)
+    with _torch_errors(f"inductor cannot compile {network.name}"), full_float32(device):
         aoti_compile_and_package(program, package_path=str(path))
 
 
-def _load(path: Path, network: Network) -> Callable[..., Tensor]:
-    """Load the shared library in `path` and return its entry."""
+def _load(path: Path, network: Network, device: torch.device) -> Callable[..., Tensor]:
+    """Load the shared library in `path` and return its entry.
+
+    On a GPU it goes without the bookkeeping for several threads, whose events no graph captures.
+    """
     from torch._inductor import aoti_load_package
 
     with _torch_errors(f"inductor cannot load {network.name} as compiled"):
-        entry: Callable[..., Tensor] = aoti_load_package(str(path))
+        entry: Callable[..., Tensor] = aoti_load_package(
+            str(path),
+            run_single_threaded=device.type == "cuda",
+            device_index=-1 if device.index is None else device.index,
+        )
     return entry
 
 
@@ -127,3 +165,9 @@ def _compiler() -> str | None:
     """Return the C++ compiler that Inductor calls, if it is there."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return name if shutil.which(name) else None
+
+
+def _has_cuda_toolkit() -> bool:
+    """Whether torch will find the headers that CUDA code is compiled with."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    return shutil.which("nvcc") is not None or any(home and Path(home).exists() for home in homes)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import EngineStatus, numpy_view, onnx_path, version_of
+from fastdiff.denoisers.base import HOST, EngineStatus, numpy_view, onnx_path, version_of
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.exporting import Network
 
@@ -20,6 +20,7 @@ class OnnxRuntimeEngine:
     """Runs the exported network in an onnxruntime session."""
 
     name = "onnxruntime"
+    device = HOST
     precisions = ("float32",)
     reads_onnx = True
     slow_to_build = False
@@ -40,6 +41,7 @@ class OnnxRuntimeDenoiser:
     """A session bound to the engine's own memory: nothing is copied."""
 
     engine = "onnxruntime"
+    device = HOST
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str) -> None:

@@ -22,8 +22,14 @@ import onnx
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import EngineStatus, onnx_path, temporary_folder, version_of
-from fastdiff.denoisers.cuda import DEVICE, DeviceBuffers, missing_for_cuda
+from fastdiff.denoisers.base import (
+    EngineStatus,
+    onnx_path,
+    require_usable,
+    temporary_folder,
+    version_of,
+)
+from fastdiff.denoisers.cuda import DEVICE, cuda_status, require_on
 from fastdiff.denoisers.onnxruntime import DISTRIBUTIONS
 from fastdiff.denoisers.precision import export_half
 from fastdiff.errors import InvalidDtype, ModelOutputError, Unavailable
@@ -54,6 +60,7 @@ class OnnxRuntimeGpuEngine:
         Such as ``"CUDAExecutionProvider"``.
     """
 
+    device = DEVICE
     precisions = ("float32", "float16")
     reads_onnx = True
     slow_to_build = False
@@ -62,41 +69,42 @@ class OnnxRuntimeGpuEngine:
         self.name, self._provider = name, provider
 
     def status(self) -> EngineStatus:
-        missing = missing_for_cuda()
+        missing = []
         version = version_of("onnxruntime", *reversed(DISTRIBUTIONS))
         if version is None:
-            missing.insert(0, "not installed; pip install onnxruntime-gpu")
+            missing.append("not installed; pip install onnxruntime-gpu")
         elif not _has_library(self._provider):
             hint = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
-            missing.insert(0, f"onnxruntime {version} is built without {self._provider}; {hint}")
-        if missing:
-            return EngineStatus(False, "; ".join(missing))
-        return EngineStatus(True, f"onnxruntime {version}, {self._provider}")
+            missing.append(f"onnxruntime {version} is built without {self._provider}; {hint}")
+        return cuda_status(f"onnxruntime {version}, {self._provider}", missing)
 
     def build(
         self, network: Network, precision: str, blobs: Path | None = None
     ) -> OnnxRuntimeGpuDenoiser:
-        status = self.status()
-        if not status.usable:
-            raise Unavailable(f"{self.name} cannot run here: {status.detail}")
+        require_usable(self)
         return OnnxRuntimeGpuDenoiser(network, precision, self.name, self._provider)
 
 
 class OnnxRuntimeGpuDenoiser:
     """Sessions whose inputs and outputs are bound to device addresses.
 
-    Inputs and outputs are float32 at every precision. Tensors on the host are copied to the
-    device and back in each call.
+    Inputs and outputs are float32 at every precision.
     """
 
     input_dtype = output_dtype = torch.float32
+    eager_because = "onnxruntime runs on a stream of its own and waits for it"
 
     def __init__(
-        self, network: Network, precision: str, engine: str, provider: str, device: str = DEVICE
+        self,
+        network: Network,
+        precision: str,
+        engine: str,
+        provider: str,
+        device: torch.device = DEVICE,
     ) -> None:
-        self.engine, self.precision = engine, precision
+        self.engine, self.precision, self.device = engine, precision, device
         self.output_channels = network.probe()
-        self._provider, self._device = provider, device
+        self._provider = provider
         self._onnx = onnx_path(network, engine)
         if precision != "float32":
             path = temporary_folder(self) / "denoiser.onnx"
@@ -108,25 +116,23 @@ class OnnxRuntimeGpuDenoiser:
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
+        inputs = {"x": x, "t": t, **conditioning}
+        require_on(self.device, {**inputs, "out": out})
         session = self._session(len(x))
-        buffers = DeviceBuffers({"x": x, "t": t, **conditioning}, out, self._device)
-        binding = session.io_binding()
-        for name, value in buffers.inputs.items():
-            binding.bind_input(
-                name, "cuda", 0, _element(name, value), tuple(value.shape), value.data_ptr()
-            )
-        out_shape, out_address = tuple(out.shape), buffers.out.data_ptr()
-        binding.bind_output("output", "cuda", 0, np.float32, out_shape, out_address)
+        binding, index = session.io_binding(), self.device.index or 0
+        for name, value in inputs.items():
+            element = _element(name, value)
+            binding.bind_input(name, "cuda", index, element, tuple(value.shape), value.data_ptr())
+        binding.bind_output("output", "cuda", index, np.float32, tuple(out.shape), out.data_ptr())
+        keep = (inputs, out)  # the binding holds bare addresses
 
         def run() -> None:
-            buffers.upload()
-            # onnxruntime runs on a stream of its own, and waits for it before it returns.
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.current_stream(self.device).synchronize()  # its stream does not follow ours
             try:
                 session.run_with_iobinding(binding)
             except Exception as error:
-                raise ModelOutputError(f"{self.engine} failed on {len(x)} rows: {error}") from error
-            buffers.download()
+                rows = len(keep[1])
+                raise ModelOutputError(f"{self.engine} failed on {rows} rows: {error}") from error
 
         return run
 

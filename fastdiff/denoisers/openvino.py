@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers.base import EngineStatus, numpy_view, onnx_path, version_of
+from fastdiff.denoisers.base import HOST, EngineStatus, numpy_view, onnx_path, version_of
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.exporting import Network
 
@@ -27,6 +27,7 @@ class OpenVinoEngine:
     """Compiles the exported network with OpenVINO's CPU plugin."""
 
     name = "openvino"
+    device = HOST
     precisions = ("float32", "bfloat16")
     reads_onnx = True
     slow_to_build = False
@@ -57,6 +58,7 @@ class OpenVinoDenoiser:
     """
 
     engine = "openvino"
+    device = HOST
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str, blobs: Path | None = None) -> None:

@@ -12,19 +12,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from fastdiff.denoisers.base import DTYPES
+from fastdiff.denoisers.base import DTYPES, HOST
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network, first_line
 
 _OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
 
 
-def cpu_computes(precision: str) -> bool:
-    """Whether this CPU has instructions that torch computes `precision` with.
+def in_hardware(precision: str, device: torch.device) -> bool:
+    """Whether `device` has instructions that torch computes `precision` with.
 
-    Without them a large network takes tens of times as long as in float32.
+    Without them a large network takes tens of times as long as in float32 on a CPU.
     """
+    if device.type == "cuda":
+        return precision != "bfloat16" or torch.cuda.get_device_capability(device) >= (8, 0)
     probes = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
     if precision not in probes:
         return True
@@ -35,14 +38,14 @@ def cpu_computes(precision: str) -> bool:
 class AtPrecision(nn.Module):
     """A private copy of `module` with weights and inputs in `dtype`; the caller's stays as it is.
 
-    x and floating conditioning are rounded on the way in; t stays float32, because bfloat16 has
-    no odd integers above 256.
+    It is on `device`, where its inputs must be. x and floating conditioning are rounded on the way
+    in; t stays float32, because bfloat16 has no odd integers above 256.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device = HOST) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).eval().requires_grad_(False).to(dtype)
-        self.dtype = dtype
+        self.module = copy.deepcopy(module).eval().requires_grad_(False).to(device, dtype)
+        self.dtype, self.device = dtype, device
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """Map (B, C, H, W) to the module's output, (B, C or 2C, H, W)."""
@@ -79,7 +82,7 @@ def trace(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own deprecations
-            inputs = (x.to(dtype), t, conditioning)
+            inputs = tree_map(lambda value: value.to(module.device), (x.to(dtype), t, conditioning))
             return torch.export.export(module, inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch raises many types here; all mean the same to a caller
         raise Unavailable(f"torch cannot export {network.name}: {first_line(error)}") from error
@@ -98,7 +101,7 @@ def export_half(network: Network, precision: str, path: Path) -> Path:
     Unavailable
         The network is known by its file alone, or torch cannot export it.
     """
-    module = _HalfInside(network.require_module(), DTYPES[precision]).cpu()
+    module = _HalfInside(network.require_module(), DTYPES[precision])
     program = trace(module, network, torch.float32)
     names = ["x", "t", *network.conditioning]
     log = logging.getLogger("torch.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastdiff.denoisers.base import Engine, EngineStatus
+from fastdiff.denoisers.cuda import DEVICE
 from fastdiff.denoisers.eager import EagerEngine
 from fastdiff.denoisers.inductor import InductorEngine
 from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
@@ -17,6 +18,8 @@ _ALL: tuple[Engine, ...] = (
     OnnxRuntimeEngine(),
     OpenVinoEngine(),
     InductorEngine(),
+    EagerEngine("eager-cuda", DEVICE),
+    InductorEngine("inductor-cuda", DEVICE),
     OnnxRuntimeGpuEngine("onnxruntime-cuda", "CUDAExecutionProvider"),
     OnnxRuntimeGpuEngine("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
     TensorRtEngine(),

@@ -156,11 +156,13 @@ class Trajectory:
 
 
 def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]) -> Tensor:
-    """Run `denoiser` once on (R, C, H, W) at time `t` and return its output in float32."""
-    out = torch.empty(len(x), denoiser.output_channels, *x.shape[2:], dtype=denoiser.output_dtype)
-    times = torch.full((len(x),), float(t))
-    denoiser.bind(x.to(denoiser.input_dtype).contiguous(), times, conditioning, out)()
-    return out.float()
+    """Run `denoiser` once on (R, C, H, W) at time `t`; return its output in float32 on the host."""
+    device, shape = denoiser.device, (len(x), denoiser.output_channels, *x.shape[2:])
+    out = torch.empty(shape, dtype=denoiser.output_dtype, device=device)
+    times = torch.full((len(x),), float(t), device=device)
+    placed = {name: value.to(device) for name, value in conditioning.items()}
+    denoiser.bind(x.to(device, denoiser.input_dtype).contiguous(), times, placed, out)()
+    return out.cpu().float()
 
 
 def reference_trajectory(network: Network, denoiser: Denoiser, schedule: Schedule) -> Trajectory:

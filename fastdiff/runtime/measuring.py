@@ -1,17 +1,27 @@
-"""Interleaved timing of candidate denoisers at growing batch sizes."""
+"""Interleaved timing of candidate denoisers at growing batch sizes.
+
+On a GPU the clock is read when the device has finished, and what is timed is what the engine will
+run: the replay of a graph, where the denoiser can be captured. Nothing of that has been executed on
+a GPU yet.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import compress
 
 import torch
+from torch.utils._pytree import tree_map
 
 from fastdiff.denoisers import Denoiser
+from fastdiff.denoisers.cuda import synchronize
+from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
+from fastdiff.runtime.device import Device, Graph
+from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.report import Candidate
 
@@ -26,30 +36,54 @@ _STILL_CLIMBING = 0.8  # of the candidate's own best rate at smaller batches
 
 @dataclass
 class Trial:
-    """A certified denoiser at one batch size, being measured."""
+    """A certified denoiser at one batch size, being measured.
+
+    Attributes
+    ----------
+    candidate : Candidate
+        Gets the median time.
+    denoiser : Denoiser
+    call : callable
+        Bound to buffers for the batch.
+    graph : Graph or None
+        What `call` launches, captured.
+    times : list of float
+        Seconds.
+    """
 
     candidate: Candidate
     denoiser: Denoiser
     call: Callable[[], object]
+    graph: Graph | None = None
     times: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, network: Network, denoiser: Denoiser, like: Candidate, batch: int) -> Trial:
-        """Bind buffers for `batch` rows, and warm up."""
-        x, t, conditioning = network.example(batch)
+    def of(
+        cls,
+        network: Network,
+        denoiser: Denoiser,
+        like: Candidate,
+        batch: int,
+        device: Device | None = None,
+    ) -> Trial:
+        """Bind buffers for `batch` rows, and warm up; `device` captures, if there is one."""
+        x, t, conditioning = tree_map(lambda v: v.to(denoiser.device), network.example(batch))
         shape = (batch, denoiser.output_channels, *x.shape[2:])
-        out = torch.empty(shape, dtype=denoiser.output_dtype)
+        out = torch.empty(shape, dtype=denoiser.output_dtype, device=denoiser.device)
         call = denoiser.bind(x.to(denoiser.input_dtype), t, conditioning, out)
         call()
+        synchronize(denoiser.device)
         candidate = Candidate(like.engine, like.precision, batch, certificate=like.certificate)
-        return cls(candidate, denoiser, call)
+        return cls(candidate, denoiser, call, _captured(denoiser, call, device))
 
     def measure(self) -> None:
         """Time a run, or a few when they are so short that one disturbance would decide."""
+        run = self.call if self.graph is None else self.graph.replay
         deadline = time.perf_counter() + _SHORT_SECONDS
         for _ in range(_CALLS_IF_SHORT):
             begin = time.perf_counter()
-            self.call()
+            run()
+            synchronize(self.denoiser.device)
             end = time.perf_counter()
             self.times.append(end - begin)
             if end > deadline:
@@ -67,10 +101,16 @@ def measure(
     """Measure every candidate at growing batch sizes, then the promising ones in turns.
 
     The budget is kept as far as the smallest size of every candidate and one round of turns allow.
+
+    Raises
+    ------
+    Unavailable
+        No candidate has memory for the smallest size.
     """
     begin = time.perf_counter()
     deadline = begin + budget_seconds
-    trials = _climb(network, passed, batches, begin + _CLIMBING * budget_seconds, say)
+    devices = {d.device: CudaDevice(d.device) for d, _ in passed if d.device.type == "cuda"}
+    trials = _climb(network, passed, batches, begin + _CLIMBING * budget_seconds, say, devices)
     fastest: dict[int, float] = {}
     for trial in trials:
         c = trial.candidate
@@ -96,11 +136,13 @@ def _climb(
     batches: tuple[int, ...],
     deadline: float,
     say: Say,
+    devices: Mapping[torch.device, Device],
 ) -> list[Trial]:
     """Measure everything once at each batch size, all candidates at one size before the next.
 
-    A candidate stops where a larger batch no longer helps it, or where it is hopelessly behind. No
-    size is begun that would miss the deadline if it took as long as the last one.
+    A candidate stops where a larger batch no longer helps it or finds no memory, or where it is
+    hopelessly behind. No size is begun that would miss the deadline if it took as long as the last
+    one.
     """
     trials: list[Trial] = []
     climbing, best, took = list(passed), [0.0] * len(passed), 0.0
@@ -112,10 +154,17 @@ def _climb(
         rates = []
         for denoiser, candidate in climbing:
             say(_stage(candidate, batch, len(trials), total, deadline))
-            trial = Trial.of(network, denoiser, candidate, batch)
-            trial.measure()
+            device = devices.get(denoiser.device)
+            try:
+                trial = Trial.of(network, denoiser, candidate, batch, device)
+                trial.measure()
+            except torch.OutOfMemoryError:
+                rates.append(0.0)
+                continue
             trials.append(trial)
             rates.append(trial.candidate.rows_per_second)
+        if not trials:
+            raise Unavailable(f"no engine has memory for {batch} rows in one call")
         goes_on = [
             rate >= _STILL_CLIMBING * own and rate >= _HOPELESS * max(rates)
             for rate, own in zip(rates, best, strict=True)
@@ -124,6 +173,22 @@ def _climb(
         climbing = list(compress(climbing, goes_on))
         took = time.perf_counter() - begin
     return trials
+
+
+def _captured(
+    denoiser: Denoiser, call: Callable[[], object], device: Device | None
+) -> Graph | None:
+    """Return the graph of `call` that `device` replays; None where the engine uses none either."""
+    if device is None or getattr(denoiser, "eager_because", None) is not None:
+        return None
+
+    def work() -> None:
+        call()
+
+    try:
+        return device.capture(work, device.stream())
+    except Exception:  # whatever it is: the engine will meet it again, and tell
+        return None
 
 
 def _stage(candidate: Candidate, batch: int, done: int, total: int, deadline: float) -> Stage:

@@ -7,9 +7,11 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from fastdiff.denoisers import ENGINES, Denoiser, by_size, get_engine
 from fastdiff.denoisers.base import DTYPES
-from fastdiff.denoisers.precision import cpu_computes
+from fastdiff.denoisers.precision import in_hardware
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
 from fastdiff.exporting import Network, export_onnx, first_line
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
@@ -88,17 +90,17 @@ def tune(
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
     """Take the denoiser with the best rate, and for each number of rows the best batch size.
 
-    At batch sizes where another engine of the same precision is clearly faster, that one serves.
+    At batch sizes where another engine of the same precision and device is clearly faster, that
+    one serves.
     """
     best = max(trials, key=lambda trial: _merit(trial.candidate)).denoiser
-    kind = (best.precision, best.input_dtype, best.output_dtype)
+    kind = _kind(best)
     fastest: dict[int, tuple[float, Trial]] = {}
     for trial in trials:
         own = trial.denoiser
         cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_ENGINE_GAIN)
-        fits = (own.precision, own.input_dtype, own.output_dtype) == kind
         size = trial.candidate.batch
-        if fits and (size not in fastest or cost < fastest[size][0]):
+        if _kind(own) == kind and (size not in fastest or cost < fastest[size][0]):
             fastest[size] = cost, trial
     sizes = {size: trial for size, (_, trial) in fastest.items()}
     seconds = {size: trial.candidate.seconds for size, trial in sizes.items()}
@@ -108,6 +110,11 @@ def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
     used = {size: trial for size, trial in sizes.items() if trial.candidate.chosen_from}
     denoiser = by_size({size: trial.denoiser for size, trial in used.items()})
     return denoiser, {size: seconds[size] for size in used}
+
+
+def _kind(denoiser: Denoiser) -> tuple[object, ...]:
+    """Return what denoisers must agree in to serve one sampler."""
+    return denoiser.precision, denoiser.input_dtype, denoiser.output_dtype, denoiser.device
 
 
 def _merit(candidate: Candidate) -> float:
@@ -161,7 +168,7 @@ class _Preparation:
         Where that file goes.
     verify : str
     software : bool
-        Whether to try precisions that this CPU computes in software only.
+        Whether to try precisions that the machine computes in software only.
     """
 
     network: Network
@@ -178,7 +185,7 @@ class _Preparation:
             if ENGINES[engine].reads_onnx:
                 self._require_file()
             else:
-                self._require_module(precision)
+                self._require_module(ENGINES[engine].device, precision)
             denoiser = get_engine(engine).build(self.network, precision)
             if self.verify != "off":
                 self._certify(denoiser, candidate)
@@ -197,11 +204,12 @@ class _Preparation:
                 self._export_error = error
                 raise
 
-    def _require_module(self, precision: str) -> None:
+    def _require_module(self, device: torch.device, precision: str) -> None:
         self.network.require_module()
-        if not self.software and not cpu_computes(precision):
+        if not self.software and not in_hardware(precision, device):
+            processor = "GPU" if device.type == "cuda" else "CPU"
             raise Unavailable(
-                f"this CPU computes {precision} in software only, which is slow; "
+                f"this {processor} computes {precision} in software only, which is slow; "
                 f"precision={precision!r} tries it"
             )
 

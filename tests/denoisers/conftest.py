@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from fastdiff.denoisers import get_engine
 from fastdiff.errors import Unavailable
@@ -59,13 +60,20 @@ def usable():
 
 
 @pytest.fixture
-def run():
+def place():
+    """Return tensors, in whatever holds them, where a denoiser takes them."""
+    return lambda denoiser, *held: tree_map(lambda value: value.to(denoiser.device), held)
+
+
+@pytest.fixture
+def run(place):
     """Evaluate a denoiser once into poisoned memory."""
 
     def evaluate(denoiser, x, t, conditioning):
         out = torch.full((len(x), denoiser.output_channels, *x.shape[2:]), torch.nan)
-        out = out.to(denoiser.output_dtype)
-        denoiser.bind(x.to(denoiser.input_dtype), t, conditioning, out)()
-        return out.float()
+        x, out = x.to(denoiser.input_dtype), out.to(denoiser.output_dtype)
+        x, t, conditioning, out = place(denoiser, x, t, conditioning, out)
+        denoiser.bind(x, t, conditioning, out)()
+        return out.cpu().float()
 
     return evaluate

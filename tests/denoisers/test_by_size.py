@@ -10,7 +10,7 @@ from fastdiff.errors import InvalidArgument
 class Constant:
     """A denoiser that answers with one number and notes what it is asked to save."""
 
-    precision, output_channels = "float32", 1
+    precision, output_channels, device = "float32", 1, torch.device("cpu")
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, engine, value):
@@ -41,8 +41,18 @@ def test_each_engine_saves_its_own_sizes(tmp_path):
     assert (small.saved, large.saved) == ([1], [8])
 
 
-def test_other_kinds_are_refused():
+@pytest.mark.parametrize(
+    ("what", "value"), [("precision", "bfloat16"), ("device", torch.device("meta"))]
+)
+def test_other_kinds_are_refused(what, value):
     other = Constant("other", 0.0)
-    other.precision = "bfloat16"
-    with pytest.raises(InvalidArgument, match="bfloat16"):
+    setattr(other, what, value)
+    with pytest.raises(InvalidArgument, match=f"one kind.*{value}"):
         BySize({1: Constant("small", 1.0), 2: other})
+
+
+def test_the_device_is_that_of_its_parts():
+    parts = Constant("small", 1.0), Constant("large", 2.0)
+    for part in parts:
+        part.device = torch.device("meta")
+    assert BySize(dict(enumerate(parts, 1))).device == torch.device("meta")

@@ -3,7 +3,16 @@ import ctypes
 import pytest
 import torch
 
-from fastdiff.denoisers.cuda import DeviceBuffers, missing_for_cuda
+from fastdiff.denoisers.base import EngineStatus
+from fastdiff.denoisers.cuda import (
+    DEVICE,
+    cuda_status,
+    full_float32,
+    missing_for_cuda,
+    require_on,
+    synchronize,
+)
+from fastdiff.errors import InvalidArgument
 
 
 @pytest.fixture
@@ -34,23 +43,51 @@ def test_each_missing_part_is_named_alone(machine):
     assert len(machine(driver=False, cuda=None, gpu=False)) == 2
 
 
-def test_tensors_that_are_on_the_device_are_used_as_they_are():
-    x, out = torch.arange(3.0), torch.full((3,), torch.nan)
-    buffers = DeviceBuffers({"x": x}, out, "cpu")
-    assert buffers.inputs["x"] is x
-    assert buffers.out is out
-    buffers.upload(), buffers.download()
-    assert out.isnan().all()
+def test_a_gpu_is_named_where_nothing_is_missing(machine, monkeypatch):
+    machine(driver=True, cuda="13.0", gpu=True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a card at {device}")
+    assert cuda_status("torch 3") == EngineStatus(True, "torch 3, a card at cuda:0")
+    assert cuda_status("torch 3", ["needs a"]) == EngineStatus(False, "needs a")
+    machine(driver=True, cuda="13.0", gpu=False)
+    assert cuda_status("torch 3", ["needs a"]).detail.startswith("needs a; the NVIDIA driver finds")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_tensors_on_the_host_are_copied_in_each_call():
-    x, out = torch.arange(3.0), torch.full((3,), torch.nan)
-    buffers = DeviceBuffers({"x": x}, out)
-    for scale in (2.0, 5.0):
-        x.mul_(scale)
-        buffers.upload()
-        torch.add(buffers.inputs["x"], 1, out=buffers.out)
-        buffers.download()
-        assert torch.equal(out, x + 1)
+def test_a_tensor_somewhere_else_is_refused_by_name():
+    here, there = torch.zeros(2), torch.zeros(2, device="meta")
+    require_on(torch.device("cpu"), {"x": here})
+    with pytest.raises(InvalidArgument, match="text: expected a tensor on cpu, got meta"):
+        require_on(torch.device("cpu"), {"x": here, "text": there})
+
+
+def test_only_a_gpu_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    synchronize(torch.device("cpu"))
+    synchronize(DEVICE)
+    assert waited == [DEVICE]
+
+
+OPERATORS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+
+
+@pytest.mark.parametrize("allowed", ["highest", "high"])
+def test_tf32_is_off_inside_and_as_it_was_afterwards(allowed):
+    def now():
+        return [operator.fp32_precision for operator in OPERATORS]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        as_it_was = now()
+        assert "tf32" in as_it_was  # torch's default for convolutions
+        with full_float32(torch.device("cpu")):
+            assert now() == as_it_was
+        with full_float32(DEVICE):
+            assert now() == ["ieee"] * 3
+        assert now() == as_it_was
+        with pytest.raises(KeyError), full_float32(DEVICE):
+            raise KeyError
+        assert now() == as_it_was
+        assert torch.get_float32_matmul_precision() == allowed
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -7,9 +7,12 @@ import pytest
 import torch
 from networks import row_by_row_network
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from fastdiff import errors
 from fastdiff.denoisers import ENGINES
+from fastdiff.denoisers.eager import EagerEngine
+from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.exporting import Conditioning, Network
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
@@ -27,6 +30,12 @@ def build(engine, network, precision):
         pytest.skip(str(error))
 
 
+def expected_of(network, x, t, conditioning):
+    """Return what the module answers on the host."""
+    x, t, conditioning = tree_map(torch.Tensor.cpu, (x, t, conditioning))
+    return network.module(x, t, **conditioning).detach()
+
+
 @pytest.mark.parametrize(("engine", "precision"), PAIRS)
 def test_engine_gives_the_module_output(engine, precision, network, usable, run):
     denoiser = build(usable(engine), network, precision)
@@ -39,25 +48,27 @@ def test_engine_gives_the_module_output(engine, precision, network, usable, run)
 
 
 @pytest.mark.parametrize("engine", QUICK)
-def test_bound_buffers_are_read_anew_by_each_call(engine, network, usable):
+def test_bound_buffers_are_read_anew_by_each_call(engine, network, usable, place):
     denoiser = usable(engine).build(network, "float32")
-    x, t, conditioning = network.example(3)
-    out = torch.empty(3, 3, 6, 5)
+    x, t, conditioning, out = place(denoiser, *network.example(3), torch.empty(3, 3, 6, 5))
     call = denoiser.bind(x, t, conditioning, out)
     call()
     x.mul_(2), t.add_(50)
     conditioning["class_labels"].fill_(1), conditioning["text"].mul_(-1)
     out.fill_(torch.nan)
     call()
-    expected = network.module(x, t, **conditioning).detach()
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        out.cpu(), expected_of(network, x, t, conditioning), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("engine", QUICK)
-def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(engine, network, usable):
+def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(
+    engine, network, usable, place
+):
     denoiser = usable(engine).build(network, "float32")
-    x, t, conditioning = network.example(5)
     out = torch.full((5, 3, 6, 5), torch.nan)
+    x, t, conditioning, out = place(denoiser, *network.example(5), out)
     calls = []
     for part in (slice(0, 2), slice(2, 5), slice(0, 2)):
         rows = {name: value[part] for name, value in conditioning.items()}
@@ -65,15 +76,15 @@ def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(engine, ne
     calls[1]()
     assert out[:2].isnan().all()
     calls[2](), calls[0]()
-    expected = network.module(x, t, **conditioning).detach()
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        out.cpu(), expected_of(network, x, t, conditioning), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("engine", QUICK)
-def test_a_bound_call_keeps_its_buffers_alive(engine, network, usable):
+def test_a_bound_call_keeps_its_buffers_alive(engine, network, usable, place):
     denoiser = usable(engine).build(network, "float32")
-    x, t, conditioning = network.example(2)
-    out = torch.empty_like(x)
+    x, t, conditioning, out = place(denoiser, *network.example(2), torch.empty(2, 3, 6, 5))
     call = denoiser.bind(x, t, conditioning, out)
     buffers = [weakref.ref(tensor) for tensor in (x, t, *conditioning.values(), out)]
     del x, t, conditioning, out
@@ -115,6 +126,28 @@ def test_the_module_learning_on_does_not_reach_a_built_denoiser(network, usable,
     with torch.no_grad():
         network.module.conv.weight.add_(1)
     torch.testing.assert_close(run(denoiser, x, t, conditioning), expected, rtol=0, atol=0)
+
+
+def test_a_module_is_moved_where_its_engine_runs(network):
+    """``meta`` computes no values, and refuses to mix what is there with what is on the host."""
+    where = torch.device("meta")
+    denoiser = EagerEngine("eager-elsewhere", where).build(network, "float16")
+    assert (denoiser.engine, denoiser.device) == ("eager-elsewhere", where)
+    x, t, conditioning = network.example(2)
+    out = torch.empty_like(x, dtype=torch.float16, device=where)
+    x, conditioning = x.half().to(where), {k: v.to(where) for k, v in conditioning.items()}
+    with pytest.raises(RuntimeError, match="not on the expected device"):
+        denoiser.bind(x, t, conditioning, out)()
+    denoiser.bind(x, t.to(where), conditioning, out)()
+    assert {p.device for p in network.module.parameters()} == {torch.device("cpu")}
+
+
+def test_a_graph_is_traced_where_it_will_run(network):
+    where = torch.device("meta")
+    program = trace(AtPrecision(network.module, torch.float16, where), network, torch.float16)
+    values = [node.meta["val"] for node in program.graph.nodes if "val" in node.meta]
+    assert {value.device for value in values if isinstance(value, torch.Tensor)} == {where}
+    assert {tensor.device for tensor in program.state_dict.values()} == {where}
 
 
 @pytest.mark.parametrize("engine", [n for n in QUICK if ENGINES[n].reads_onnx])

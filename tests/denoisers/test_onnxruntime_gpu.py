@@ -68,6 +68,8 @@ class Recorder:
     """A session that computes 2 x + t through the addresses that it is bound to."""
 
     made: ClassVar[list] = []
+    runs: ClassVar[list] = []
+    waits: ClassVar[list] = []  # how many runs there were when torch's stream was waited for
 
     def __init__(self, path, options, providers):
         self.path, self.options, self.providers = path, options, providers
@@ -90,6 +92,7 @@ class Recorder:
         self.bound[name] = np.ctypeslib.as_array(pointer, shape)
 
     def run_with_iobinding(self, binding):
+        self.runs.append(self)
         x, t = self.bound["x"], self.bound["t"]
         self.bound["output"][:] = 2 * x + t[:, None, None, None]
 
@@ -98,9 +101,12 @@ class Recorder:
 def recorded(network, monkeypatch):
     monkeypatch.setattr(Recorder, "made", [])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Recorder)
-    idle = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: idle)
-    return OnnxRuntimeGpuDenoiser(network, "float32", "onnxruntime-cuda", CUDA, device="cpu")
+    stream = SimpleNamespace(synchronize=lambda: Recorder.waits.append(len(Recorder.runs)))
+    monkeypatch.setattr(Recorder, "waits", [])
+    monkeypatch.setattr(Recorder, "runs", [])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    device = torch.device("cpu")
+    return OnnxRuntimeGpuDenoiser(network, "float32", "onnxruntime-cuda", CUDA, device)
 
 
 def test_sessions_may_not_fall_back_nor_round(recorded):
@@ -123,6 +129,18 @@ def test_one_session_serves_a_batch_size_and_reads_bound_buffers_anew(recorded, 
     assert len(Recorder.made) == 2
     assert Recorder.made[1].bound["class_labels"].dtype == np.int64
     assert Recorder.made[1].bound["text"].shape == (3, 7)
+    assert Recorder.waits == list(range(6))  # before each run, for what writes its inputs
+
+
+def test_it_is_not_captured_and_says_why(recorded):
+    assert recorded.eager_because == "onnxruntime runs on a stream of its own and waits for it"
+
+
+def test_addresses_of_another_device_are_refused(recorded, network):
+    x, t, conditioning = network.example(2)
+    t = t.to("meta")
+    with pytest.raises(errors.InvalidArgument, match="t: expected a tensor on cpu, got meta"):
+        recorded.bind(x, t, conditioning, torch.empty_like(x))
 
 
 def test_element_types_that_onnxruntime_lacks_are_refused(recorded, network):

@@ -1,6 +1,8 @@
 """TensorRT without a GPU: real plans of TensorRT-RTX, and the calls that run one, recorded."""
 
 import ctypes
+import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from fastdiff.denoisers import ENGINES
 from fastdiff.denoisers.base import EngineStatus
 from fastdiff.denoisers.tensorrt import TensorRtDenoiser
 from fastdiff.denoisers.tensorrt_plan import PROFILES, PlanOptions, read_network
-from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxEngine
+from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxDenoiser, TensorRtRtxEngine
 from fastdiff.exporting import Network
 
 SMALL = ((1, 1, 1), (2, 4, 8))
@@ -93,45 +95,37 @@ def test_profiles_with_gaps_are_refused(profiles):
         PlanOptions(profiles)
 
 
-class Recorder:
-    """A TensorRT runtime that computes 2 x + t through the addresses that it is given."""
+class Context:
+    """An execution context that computes 2 x + t through the addresses that it is given."""
 
-    __name__ = "tensorrt"
-    Logger = SimpleNamespace(ERROR=1)
-
-    def __init__(self, monkeypatch):
-        self.profiles, self.shapes, self.addresses, self.streams = [], {}, {}, []
-        self.works = True
-        self.Logger = lambda level: None
-        self.Logger.ERROR = 1
-        self.Runtime = lambda logger: self
-        stream = SimpleNamespace(cuda_stream=77)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-
-    def deserialize_cuda_engine(self, plan):
-        return self if plan == b"plan" else None
-
-    def serialize(self):
-        return memoryview(b"plan")
-
-    def create_execution_context(self):
-        return self
+    def __init__(self, runtime, options):
+        self.runtime, self.options = runtime, options
+        self.profile, self.shapes, self.addresses, self.scratch = None, {}, {}, None
 
     def set_optimization_profile_async(self, index, stream):
-        self.profiles.append((index, stream))
+        self.profile = index, stream
         return True
 
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
+        return shape[-1] == 5 or len(shape) == 1
+
+    def update_device_memory_size_for_shapes(self):
+        return 100 * self.shapes["x"][0]
+
+    def set_device_memory(self, address, size):
+        assert size >= self.update_device_memory_size_for_shapes()
+        self.scratch = address
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
 
     def execute_async_v3(self, stream):
-        self.streams.append(stream)
+        assert self.scratch is not None
+        self.runtime.streams.append(stream)
         x, t = self._array("x"), self._array("t")
         self._array("output", self.shapes["x"])[:] = 2 * x + t[:, None, None, None]
-        return self.works
+        return self.runtime.works
 
     def _array(self, name, shape=None):
         shape = shape or self.shapes[name]
@@ -139,29 +133,136 @@ class Recorder:
         return np.ctypeslib.as_array(pointer, shape)
 
 
-def test_denoiser_binds_addresses_on_the_current_stream(monkeypatch):
-    trt = Recorder(monkeypatch)
-    denoiser = TensorRtDenoiser(trt, b"plan", PlanOptions(), 1, "float16", device="cpu")
+class Recorder:
+    """TensorRT's module, runtime and plan in one."""
+
+    __name__ = "tensorrt"
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="given memory")
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+
+    def __init__(self, monkeypatch):
+        self.contexts, self.streams, self.works = weakref.WeakSet(), [], True
+        self.Logger = lambda level: None
+        self.Logger.ERROR = 1
+        self.Runtime = lambda logger: self
+        stream = SimpleNamespace(cuda_stream=77)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+
+    def deserialize_cuda_engine(self, plan):
+        return self if plan == b"plan" else None
+
+    def serialize(self):
+        return memoryview(b"plan")
+
+    def create_execution_context(self, options):
+        context = Context(self, options)
+        self.contexts.add(context)
+        return context
+
+    def create_runtime_config(self):
+        config = SimpleNamespace()
+        config.set_execution_context_allocation_strategy = partial(setattr, config, "memory")
+        return config
+
+
+@pytest.fixture
+def trt(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+def denoiser_of(trt, kind=TensorRtDenoiser):
+    return kind(trt, b"plan", PlanOptions(), 1, "float16", torch.device("cpu"))
+
+
+def bound(denoiser, batch):
+    x, t = torch.randn(batch, 1, 3, 5), torch.arange(float(batch))
+    out = torch.full_like(x, torch.nan)
+    return denoiser.bind(x, t, {}, out), x, t, out
+
+
+def test_calls_run_on_the_current_stream_through_bound_addresses(trt):
+    denoiser = denoiser_of(trt)
     assert (denoiser.engine, denoiser.precision) == ("tensorrt", "float16")
-    calls = []
-    for batch in (1, 3, 7):  # the last two share a profile, and so a context
-        x, t = torch.randn(batch, 1, 3, 5), torch.arange(float(batch))
-        out = torch.full_like(x, torch.nan)
-        calls.append((denoiser.bind(x, t, {}, out), x, t, out))
-    for call, x, t, out in (*calls, calls[0]):
+    calls = [bound(denoiser, batch) for batch in (1, 3, 7)]  # the last two share a profile
+    for call, x, t, out in (*calls, *reversed(calls)):
         x.add_(1)
         call()
         assert torch.equal(out, 2 * x + t[:, None, None, None])
-    assert trt.profiles == [(0, 77), (1, 77)]
-    assert trt.streams == [77] * 4
+    assert trt.streams == [77] * 6
     trt.works = False
     with pytest.raises(errors.ModelOutputError, match="tensorrt failed on 1 rows"):
         calls[0][0]()
 
 
+def test_every_bound_call_has_a_context_of_its_own_and_takes_it_along(trt, monkeypatch):
+    """One that others reshape would be replayed with their shapes."""
+    denoiser = denoiser_of(trt)
+    calls = [bound(denoiser, batch)[0] for batch in (3, 7, 3)]
+    profiles = [context.profile for context in trt.contexts]
+    assert profiles == [(1, 77)] * 3
+    assert sorted(context.shapes["x"][0] for context in trt.contexts) == [3, 3, 7]
+    waited = []
+    monkeypatch.setattr(
+        "fastdiff.denoisers.tensorrt.synchronize", lambda device: waited.append(len(trt.contexts))
+    )
+    late = bound(denoiser, 1)[0]
+    del late
+    assert waited == [4]  # the device is waited for while the context is still there
+    assert len(trt.contexts) == 3
+    calls.clear()
+    assert len(trt.contexts) == 0
+
+
+def test_intermediate_results_share_the_memory_of_the_largest(trt):
+    denoiser = denoiser_of(trt)
+    calls = [bound(denoiser, batch)[0] for batch in (7, 3, 1)]  # as an engine prepares them
+    assert len({context.scratch for context in trt.contexts}) == 1
+    larger = bound(denoiser, 20)[0]
+    assert len({context.scratch for context in trt.contexts}) == 2
+    memory = weakref.ref(denoiser._scratch())
+    assert memory().numel() == 2000
+    del calls, larger
+    assert memory() is None
+
+
+def test_rtx_compiles_for_the_shapes_of_a_call_before_it_runs(trt):
+    call = bound(denoiser_of(trt, TensorRtRtxDenoiser), 2)[0]
+    (context,) = trt.contexts
+    assert context.options.memory == "given memory"
+    assert context.options.dynamic_shapes_kernel_specialization_strategy == "eager"
+    call()
+
+
+def test_rtx_has_what_contexts_are_made_with(rtx):
+    assert "USER_MANAGED" in rtx.ExecutionContextAllocationStrategy.__members__
+    assert "EAGER" in rtx.DynamicShapesKernelSpecializationStrategy.__members__
+    needed = {
+        rtx.ICudaEngine: ["create_execution_context", "create_runtime_config", "serialize"],
+        rtx.IRuntimeConfig: [
+            "set_execution_context_allocation_strategy",
+            "dynamic_shapes_kernel_specialization_strategy",
+        ],
+        rtx.IExecutionContext: [name for name in vars(Context) if not name.startswith("_")],
+    }
+    for kind, names in needed.items():
+        assert [name for name in names if not hasattr(kind, name)] == []
+
+
+def test_inputs_that_the_plan_does_not_take_are_refused(trt):
+    x, t = torch.zeros(2, 1, 3, 4), torch.zeros(2)
+    with pytest.raises(errors.InvalidShape, match=r"tensorrt plan takes, got .*\(2, 1, 3, 4\)"):
+        denoiser_of(trt).bind(x, t, {}, torch.zeros_like(x))
+
+
+def test_addresses_of_another_device_are_refused(trt):
+    x, t = torch.zeros(2, 1, 3, 5), torch.zeros(2)
+    with pytest.raises(errors.InvalidArgument, match="out: expected a tensor on cpu, got meta"):
+        denoiser_of(trt).bind(x, t, {}, x.to("meta"))
+
+
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_plans_are_kept_and_not_built_again(name, monkeypatch, tmp_path):
-    trt, engine = Recorder(monkeypatch), type(ENGINES[name])()
+def test_plans_are_kept_and_not_built_again(name, trt, monkeypatch, tmp_path):
+    engine = type(ENGINES[name])()
     network = Network(None, (1, 3, 5), output_channels=1)
     monkeypatch.setattr(engine, "status", lambda: EngineStatus(True, "pretended"))
     monkeypatch.setattr(engine, "_library", lambda: trt)
@@ -173,6 +274,6 @@ def test_plans_are_kept_and_not_built_again(name, monkeypatch, tmp_path):
     assert (kept.precision, kept.output_channels) == ("float16", 1)
 
 
-def test_a_plan_of_another_version_is_refused(monkeypatch):
+def test_a_plan_of_another_version_is_refused(trt):
     with pytest.raises(errors.Unavailable, match="refuses the plan: it was built by another vers"):
-        TensorRtDenoiser(Recorder(monkeypatch), b"old", PlanOptions(), 1, "float32")
+        TensorRtDenoiser(trt, b"old", PlanOptions(), 1, "float32")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdiff.denoisers import get_engine
 from fastdiff.exporting import Network
@@ -42,6 +43,7 @@ class Planted:
     """The float32 denoiser with `change` made to its output, at the precision it claims."""
 
     engine, input_dtype, output_dtype = "eager", torch.float32, torch.float32
+    device = torch.device("cpu")
 
     def __init__(self, inner, change, precision="float32"):
         self.inner, self.change, self.precision = inner, change, precision
@@ -86,6 +88,27 @@ def test_reference_is_a_trajectory_of_ddim(exact, reference):
         x0 = ((reference.states[i] - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
         expected = b.sqrt() * x0 + (1 - b).sqrt() * eps  # arXiv 2010.02502, eq. 12
         torch.testing.assert_close(reference.states[i + 1], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_denoiser_on_a_gpu_gets_everything_there_and_answers_on_the_host():
+    """No memory is behind the tensors: only where they are, and of what kind, is computed."""
+    seen, called = {}, []
+
+    class OnGpu:
+        device, output_channels = torch.device("cuda:0"), 1
+        input_dtype, output_dtype = torch.float16, torch.float16
+
+        def bind(self, x, t, conditioning, out):
+            seen.update(conditioning, x=x, t=t, out=out)
+            return lambda: called.append(len(x))
+
+    with FakeTensorMode():
+        got = evaluate(OnGpu(), torch.zeros(2, 1, 4, 4), 3.0, {"label": torch.zeros(2)})
+    assert {name: value.device for name, value in seen.items()} == dict.fromkeys(
+        ["label", "x", "t", "out"], torch.device("cuda:0")
+    )
+    assert (seen["x"].dtype, called) == (torch.float16, [2])
+    assert (got.device, got.dtype) == (torch.device("cpu"), torch.float32)
 
 
 def test_the_model_itself_has_no_error(exact, reference):

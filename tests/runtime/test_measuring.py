@@ -4,11 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from recorded_graph import RecordedDevice
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastdiff.denoisers import ENGINES
+from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
 from fastdiff.runtime import measuring
-from fastdiff.runtime.measuring import BATCHES, measure
+from fastdiff.runtime.measuring import BATCHES, Trial, measure
 from fastdiff.runtime.report import Candidate
 
 
@@ -22,6 +26,7 @@ class Timed:
     """A denoiser whose call on B rows takes ``base + B * (per_row + crowding * B)`` seconds."""
 
     output_channels, input_dtype, output_dtype = 1, torch.float32, torch.float32
+    device = torch.device("cpu")
 
     def __init__(self, clock, calls, name, base, per_row, crowding=0.0):
         self.clock, self.calls, self.name = clock, calls, name
@@ -117,3 +122,84 @@ def test_every_stage_says_what_runs_how_much_is_left_and_how_long(run):
     assert left == sorted(left, reverse=True)
     assert left[0] < 2.0
     assert str(stages[0]) == "measuring a float32, 1 row, 0 of 12, 1 s left"
+
+
+def test_a_gpu_is_waited_for_before_the_clock_is_read(monkeypatch):
+    """A call launches 7 ms of work and returns at once; the work is done when it is waited for."""
+    clock, pending, seen = Clock(monkeypatch), [], {}
+
+    class OnGpu:
+        device, output_channels = torch.device("cuda:0"), 1
+        input_dtype = output_dtype = torch.float16
+
+        def bind(self, x, t, conditioning, out):
+            seen.update(conditioning, x=x, t=t, out=out)
+            return lambda: pending.append(0.007)
+
+    def synchronize(device):
+        assert device == OnGpu.device
+        clock.now += sum(pending)
+        pending.clear()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    network = Network(nn.Identity(), (1, 2, 2))
+    with FakeTensorMode():
+        trial = Trial.of(network, OnGpu(), Candidate("a", "float16"), 3)
+        trial.measure()
+    assert trial.times == pytest.approx([0.007] * 3)  # within 20 ms, and warmed up before
+    assert {value.device for value in seen.values()} == {OnGpu.device}
+
+
+class Shift(nn.Module):
+    """Adds t, of which it reads a value on the host if it `waits`."""
+
+    def __init__(self, waits):
+        super().__init__()
+        self.waits = waits
+
+    def forward(self, x, t):
+        return x + (t[0].item() if self.waits else t[:, None, None, None])
+
+
+def eager_trial(device, waits=False, **attributes):
+    network = Network(Shift(waits), (1, 4, 4))
+    denoiser = ENGINES["eager"].build(network, "float32")
+    vars(denoiser).update(attributes)
+    return Trial.of(network, denoiser, Candidate("eager", "float32"), 2, device)
+
+
+def test_what_is_timed_is_the_replay_that_the_engine_makes():
+    device = RecordedDevice()
+    trial = eager_trial(device)
+    trial.call = lambda: pytest.fail("launched operator by operator")
+    trial.measure()
+    assert device.counts["replay"] == len(trial.times) > 0
+
+
+@pytest.mark.parametrize("why", [{"waits": True}, {"eager_because": "it has its own stream"}])
+def test_what_is_not_captured_is_timed_as_it_is_launched(why):
+    device = RecordedDevice()
+    trial = eager_trial(device, **why)
+    trial.measure()
+    assert (trial.graph, device.graphs, device.counts["replay"]) == (None, [], 0)
+    assert len(trial.times) > 0
+
+
+def test_a_batch_that_finds_no_memory_ends_the_climb(monkeypatch):
+    clock, rooms = Clock(monkeypatch), {"small": 4, "large": 99}
+
+    class Limited(Timed):
+        def bind(self, x, t, conditioning, out):
+            if len(x) > rooms[self.name]:
+                raise torch.OutOfMemoryError(f"no room for {len(x)} rows")
+            return super().bind(x, t, conditioning, out)
+
+    passed = [(Limited(clock, [], n, 0.001, 0.0), Candidate(n, "float32")) for n in rooms]
+    network = Network(nn.Identity(), (1, 2, 2))
+    trials = measure(network, passed, BATCHES, 4.0, lambda stage: None)
+    sizes = {name: [t.candidate.batch for t in trials if t.candidate.engine == name]
+             for name in rooms}  # fmt: skip
+    assert sizes == {"small": [1, 2, 4], "large": list(BATCHES)}
+    rooms.update(small=0, large=0)
+    with pytest.raises(Unavailable, match="no engine has memory for 8 rows in one call"):
+        measure(network, passed, (8,), 4.0, lambda stage: None)

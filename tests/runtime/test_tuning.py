@@ -133,7 +133,7 @@ def test_float16_serves_where_it_was_asked_for_and_holds():
 
 def test_precisions_in_software_are_left_to_those_who_ask(monkeypatch):
     monkeypatch.setattr(tuning, "_QUICK_SECONDS", 0.0)
-    monkeypatch.setattr(tuning, "cpu_computes", lambda precision: precision == "float32")
+    monkeypatch.setattr(tuning, "in_hardware", lambda kind, device: kind == "float32")
     compiled = tune(network(), Schedule(), Choices("eager", tune=0.1), lambda stage: None)
     refused = {c.precision: c.refusal for c in compiled.report.candidates if c.refusal}
     assert set(refused) == {"bfloat16", "float16"}
@@ -142,7 +142,7 @@ def test_precisions_in_software_are_left_to_those_who_ask(monkeypatch):
     )
     asked = tune(network(), Schedule(), Choices("eager", "float16", tune=0.1), lambda stage: None)
     assert asked.report.chosen.certificate.refusal is None
-    monkeypatch.setattr(tuning, "cpu_computes", lambda precision: True)
+    monkeypatch.setattr(tuning, "in_hardware", lambda kind, device: True)
     compiled = tune(network(), Schedule(), Choices("eager", tune=0.1), lambda stage: None)
     assert [c for c in compiled.report.candidates if c.refusal] == []
 
@@ -188,6 +188,7 @@ class _Named:
 
     def __init__(self, engine, precision="float32"):
         self.engine, self.precision = engine, precision
+        self.device = torch.device("cuda:0" if engine.endswith("cuda") else "cpu")
 
 
 def _trials(seconds):
@@ -225,3 +226,13 @@ def test_one_engine_stays_alone_where_another_gains_little():
     denoiser, batch_seconds = tuning._choose(trials)
     assert denoiser.engine == "a"
     assert batch_seconds == {1: 0.001, 4: 0.002}
+
+
+def test_engines_of_two_devices_never_share_a_sampler():
+    seconds = {
+        ("eager-cuda", "float32"): {1: 2.0, 8: 2.1},
+        ("eager", "float32"): {1: 0.5, 8: 9.0},  # the fastest for one row, on another device
+    }
+    denoiser, batch_seconds = tuning._choose(_trials(seconds))
+    assert denoiser.engine == "eager-cuda"
+    assert batch_seconds == pytest.approx({1: 0.002, 8: 0.0021})
