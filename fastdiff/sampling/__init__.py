@@ -4,6 +4,8 @@ from fastdiff.sampling.prediction import (
     PREDICTION_TYPES,
     convert_prediction,
     denoised_coefficients,
+    epsilon_to_score,
+    score_to_epsilon,
 )
 from fastdiff.sampling.reference import moments, run_table
 from fastdiff.sampling.schedule import Schedule
@@ -20,10 +22,12 @@ __all__ = [
     "StepTable",
     "convert_prediction",
     "denoised_coefficients",
+    "epsilon_to_score",
     "get_solver",
     "list_solvers",
     "moments",
     "run_table",
+    "score_to_epsilon",
     "solver_from_config",
     "spaced_timesteps",
 ]

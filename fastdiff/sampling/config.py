@@ -21,53 +21,99 @@ MAX_CONFIG_BYTES = 1 << 20
 # off. Anything else in such a key is refused.
 _INERT_VALUES: dict[str, tuple[Any, ...]] = {
     "thresholding": (False, None),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
     "use_lu_lambdas": (False, None),
-    "use_flow_sigmas": (False, None),
-    "use_dynamic_shifting": (False, None),
     "interpolation_type": ("linear", None),
-    "timestep_type": ("discrete", None),
+    "invert_sigmas": (False, None),
     "lambda_min_clipped": (float("-inf"), None),
 }
 
-# Keys of one solver, or details of a feature refused above: the noise schedule does not need them.
+# Keys of one solver, of a feature refused above, or of the pipeline: the schedule leaves them be.
 SOLVER_KEYS = frozenset(
     {
         "algorithm_type",
+        "base_image_seq_len",
+        "base_shift",
+        "clip_denoised",
         "disable_corrector",
         "dynamic_thresholding_ratio",
         "euler_at_final",
         "flow_shift",
         "lower_order_final",
+        "max_image_seq_len",
+        "max_shift",
+        "noise_sampler_seed",
+        "original_inference_steps",
         "predict_x0",
+        "s_noise",
         "sample_max_value",
-        "sigma_max",
-        "sigma_min",
+        "sigma_schedule",
         "skip_prk_steps",
         "solver_order",
         "solver_p",
         "solver_type",
-        "time_shift_type",
+        "stochastic_sampling",
+        "timestep_scaling",
+        "timestep_type",
+        "use_flow_sigmas",
     }
 )
 
-# A file may leave out what equals its class's default, and these classes default to linspace.
-_LINSPACE_CLASSES = frozenset(
-    {
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler",
-        "KDPM2DiscreteScheduler",
-        "LMSDiscreteScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
+_K_DIFFUSION = {"timestep_spacing": "linspace"}
+_STABLE_DIFFUSION_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+_HEUN = {**_K_DIFFUSION, **_STABLE_DIFFUSION_BETAS}
+
+# A file may leave out what equals its class's default, where that is not the default of Schedule.
+_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DEISMultistepScheduler": _K_DIFFUSION,
+    "DPMSolverMultistepScheduler": _K_DIFFUSION,
+    "DPMSolverSDEScheduler": _HEUN,
+    "DPMSolverSinglestepScheduler": _K_DIFFUSION,
+    "EDMDPMSolverMultistepScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
+    "EDMEulerScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
+    "EulerAncestralDiscreteScheduler": _K_DIFFUSION,
+    "EulerDiscreteScheduler": _K_DIFFUSION,
+    "HeunDiscreteScheduler": _HEUN,
+    "KDPM2AncestralDiscreteScheduler": _HEUN,
+    "KDPM2DiscreteScheduler": _HEUN,
+    "LCMScheduler": {
+        **_STABLE_DIFFUSION_BETAS,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+    },
+    "PNDMScheduler": {"set_alpha_to_one": False},
+    "UniPCMultistepScheduler": _K_DIFFUSION,
+}
+
+# What a class does whatever its configuration says: one that comes from another class keeps keys
+# that the class never reads.
+_NO_SIGMA_SPACING = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+_FLOW = {"process": "flow", "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+_CLASS_FIXED: dict[str, dict[str, Any]] = {
+    "DDIMInverseScheduler": _NO_SIGMA_SPACING,
+    "DDIMScheduler": _NO_SIGMA_SPACING,
+    "DDPMScheduler": _NO_SIGMA_SPACING,
+    "DEISMultistepScheduler": {"final_sigmas_type": "sigma_min"},
+    "DPMSolverSDEScheduler": {"final_sigmas_type": "zero"},
+    "DPMSolverSinglestepScheduler": {"timestep_spacing": "linspace"},
+    "EulerAncestralDiscreteScheduler": {**_NO_SIGMA_SPACING, "final_sigmas_type": "zero"},
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": {
+        **_FLOW,
+        **_NO_SIGMA_SPACING,
+        "use_dynamic_shifting": False,
+        "shift_terminal": None,
+    },
+    "HeunDiscreteScheduler": {"final_sigmas_type": "zero"},
+    "KDPM2AncestralDiscreteScheduler": {"final_sigmas_type": "zero"},
+    "KDPM2DiscreteScheduler": {"final_sigmas_type": "zero"},
+    "LCMScheduler": _NO_SIGMA_SPACING,
+    "PNDMScheduler": _NO_SIGMA_SPACING,
+}
+_EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
 def read_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
@@ -136,9 +182,41 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
                 f"scheduler setting {key}={value!r} changes the samples and is not supported; "
                 f"set it to {_INERT_VALUES[key][0]!r} or leave it out"
             )
-    if config.get("_class_name") in _LINSPACE_CLASSES:
-        settings.setdefault("timestep_spacing", "linspace")
+    name = str(config.get("_class_name"))
+    settings = {**_CLASS_DEFAULTS.get(name, {}), **settings, **_CLASS_FIXED.get(name, {})}
+    settings.update(_edm_settings(config, settings))
+    if config.get("use_flow_sigmas"):
+        settings["process"] = "flow"
+        settings["shift"] = config.get("flow_shift") or 1.0
     return settings
+
+
+def _edm_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a schedule one of EDM, or nothing if it is not.
+
+    Raises
+    ------
+    InvalidArgument
+        If continuous times are asked for in a combination that is not EDM.
+    """
+    if config.get("_class_name") in _EDM_CLASSES:
+        spacing = f"use_{config.get('sigma_schedule') or 'karras'}_sigmas"
+        kind = settings.get("prediction_type", "epsilon")
+        # The network F of EDM is called epsilon there.
+        return {
+            "process": "edm",
+            spacing: True,
+            "prediction_type": "edm" if kind == "epsilon" else kind,
+        }
+    if config.get("timestep_type", "discrete") in ("discrete", None):
+        return {}
+    ends = {"sigma_min", "sigma_max"} <= settings.keys()
+    if settings.get("prediction_type") != "v_prediction" or not ends:
+        raise InvalidArgument(
+            f"timestep_type={config['timestep_type']!r} is supported with v_prediction, sigma_min "
+            "and sigma_max; without them leave timestep_type out"
+        )
+    return {"process": "edm", "sigma_data": 1.0}
 
 
 def _is_inert(value: object, inert: tuple[Any, ...]) -> bool:

@@ -46,5 +46,7 @@ def ancestral_std(
     (arXiv 2006.11239, eq. 7), sigma_up of the ancestral samplers of k-diffusion, and the noise of
     the first-order SDE-DPM-Solver++ (arXiv 2211.01095).
     """
-    ratio = sigma_to * alpha / (np.asarray(alpha_to) * sigma)
+    scale = np.asarray(alpha_to) * sigma
+    # Both are 0 for a step from pure noise to itself, which adds none.
+    ratio = np.divide(sigma_to * alpha, scale, out=np.ones_like(scale), where=scale != 0)
     return np.asarray(eta * sigma_to * np.sqrt(np.maximum(0.0, 1.0 - ratio * ratio)))

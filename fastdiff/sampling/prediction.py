@@ -9,8 +9,14 @@ type            value                                         source
 epsilon         N                                             DDPM, arXiv 2006.11239
 sample          X
 v_prediction    (alpha N - sigma X) / hypot(alpha, sigma)     arXiv 2202.00512, sec. 4
+flow_prediction N - X                                         arXiv 2209.03003, 2210.02747
+edm             minus v_prediction                            arXiv 2206.00364, Table 1
 score           -N / sigma                                    arXiv 2011.13456
 =============== ============================================= =========================
+
+``edm`` is the raw network F of Karras et al.: D = c_skip x + c_out F(c_in x). It and v_prediction
+measure the data in units of their deviation `sigma_data`: write X = sigma_data X1, and both are
+built from X1 at the level (sigma_data alpha, sigma).
 
 A conversion solves the two by two system of x and the value at hand. Nothing here asks for
 alpha^2 + sigma^2 = 1: the same formulas serve variance exploding coordinates (alpha = 1), where a
@@ -23,37 +29,45 @@ from typing import Any
 
 from fastdiff.errors import InvalidArgument, UnknownName
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-"""What a network may predict; ``score`` is a fourth form to convert from and to."""
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction", "edm")
+"""What a network may predict; ``score`` is one more form to convert from and to."""
 
 # Scalars, NumPy arrays and torch tensors all support the arithmetic used here, and the room may
 # not import torch to name the type.
 Array = Any
 
 
-def signature(kind: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+def signature(
+    kind: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
+) -> tuple[Array, Array]:
     """Return (mX, mN) with value = mX X + mN N.
 
     Parameters
     ----------
     kind : str
-        ``epsilon``, ``sample``, ``v_prediction`` or ``score``.
+        One of `PREDICTION_TYPES`, or ``score``.
     alpha, sigma : float or array
         The level of x.
+    sigma_data : float
+        Standard deviation of the data in which ``v_prediction`` and ``edm`` measure X.
 
     Raises
     ------
     UnknownName
-        If `kind` is none of the four.
+        If `kind` is none of these.
     """
     zero = 0.0 * alpha
     if kind == "epsilon":
         return zero, zero + 1.0
     if kind == "sample":
         return zero + 1.0, zero
-    if kind == "v_prediction":
-        norm = (alpha * alpha + sigma * sigma) ** 0.5
-        return -sigma / norm, alpha / norm
+    if kind in ("v_prediction", "edm"):
+        scaled = sigma_data * alpha
+        norm = (scaled * scaled + sigma * sigma) ** 0.5
+        sign = 1.0 if kind == "v_prediction" else -1.0
+        return -sign * sigma / (sigma_data * norm), sign * scaled / norm
+    if kind == "flow_prediction":
+        return zero - 1.0, zero + 1.0
     if kind == "score":
         _refuse_zero(sigma, "the score is infinite at sigma = 0")
         return zero, zero - 1.0 / sigma
@@ -61,16 +75,18 @@ def signature(kind: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
 
 
 def conversion_coefficients(
-    source: str, target: str, alpha: Array, sigma: Array
+    source: str, target: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
 ) -> tuple[Array, Array]:
     """Return (a, b) with target = a x + b source.
 
     Parameters
     ----------
     source, target : str
-        ``epsilon``, ``sample``, ``v_prediction`` or ``score``.
+        Of `PREDICTION_TYPES`, or ``score``.
     alpha, sigma : float or array
         The level of x.
+    sigma_data : float
+        See `signature`.
 
     Raises
     ------
@@ -80,8 +96,8 @@ def conversion_coefficients(
     UnknownName
         If a name is unknown.
     """
-    mX, mN = signature(source, alpha, sigma)
-    tX, tN = signature(target, alpha, sigma)
+    mX, mN = signature(source, alpha, sigma, sigma_data)
+    tX, tN = signature(target, alpha, sigma, sigma_data)
     if source == target:
         return 0.0 * alpha, 0.0 * alpha + 1.0
     determinant = alpha * mN - sigma * mX
@@ -99,7 +115,9 @@ def conversion_coefficients(
     return (tX * mN - tN * mX) / determinant, (alpha * tN - sigma * tX) / determinant
 
 
-def denoised_coefficients(prediction_type: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+def denoised_coefficients(
+    prediction_type: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
+) -> tuple[Array, Array]:
     """Return (p, q) with D = p x + q m, the denoised estimate from the network's output m.
 
     Raises
@@ -109,7 +127,7 @@ def denoised_coefficients(prediction_type: str, alpha: Array, sigma: Array) -> t
     UnknownName
         If `prediction_type` is unknown.
     """
-    return conversion_coefficients(prediction_type, "sample", alpha, sigma)
+    return conversion_coefficients(prediction_type, "sample", alpha, sigma, sigma_data)
 
 
 def convert_prediction(
@@ -126,7 +144,7 @@ def convert_prediction(
     alpha, sigma : float or (B,) array
         The level of x, of each row if arrays.
     source, target : str
-        ``epsilon``, ``sample``, ``v_prediction`` or ``score``.
+        Of `PREDICTION_TYPES`, or ``score``.
 
     Returns
     -------
@@ -142,6 +160,38 @@ def convert_prediction(
     """
     a, b = conversion_coefficients(source, target, alpha, sigma)
     return _per_row(a, x) * x + _per_row(b, x) * value
+
+
+def epsilon_to_score(epsilon: Array, sigma: Array) -> Array:
+    """Return the score grad log p(x) = -epsilon / sigma (arXiv 2011.13456, sec. 3.3).
+
+    Parameters
+    ----------
+    epsilon : (B, ...) array
+        Predicted noise, NumPy or torch.
+    sigma : float or (B,) array
+        Noise level of the sample it was predicted from, of each row if an array.
+
+    Raises
+    ------
+    InvalidArgument
+        If a level is 0, where the score is infinite.
+    """
+    _refuse_zero(sigma, "the score is infinite at sigma = 0")
+    return -epsilon / _per_row(sigma, epsilon)
+
+
+def score_to_epsilon(score: Array, sigma: Array) -> Array:
+    """Return the noise epsilon = -sigma score; the inverse of `epsilon_to_score`.
+
+    Parameters
+    ----------
+    score : (B, ...) array
+        grad log p(x), NumPy or torch.
+    sigma : float or (B,) array
+        Noise level of x, of each row if an array.
+    """
+    return -_per_row(sigma, score) * score
 
 
 def _per_row(coefficient: Array, x: Array) -> Array:

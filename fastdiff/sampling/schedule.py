@@ -1,12 +1,11 @@
-"""The noise schedule that a model was trained with."""
+"""How a model was trained: its noise levels, its times, and what it predicts."""
 
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, InvalidShape, UnknownName
+from fastdiff.sampling.betas import BETA_SCHEDULES, named_betas, products, trained_betas
+from fastdiff.sampling.checks import check_flag, positive_number, whole_number
 from fastdiff.sampling.config import read_config, schedule_settings
 from fastdiff.sampling.prediction import PREDICTION_TYPES
 from fastdiff.sampling.timesteps import SPACINGS
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 VARIANCE_TYPES = (
     "fixed_small",
     "fixed_small_log",
@@ -28,21 +28,34 @@ VARIANCE_TYPES = (
     "learned_range",
 )
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+PROCESSES = ("vp", "ve", "edm", "flow")
+TIME_SHIFT_TYPES = ("exponential", "linear")
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How noise was added in training: x_t = alpha_t X + sigma_t N, alpha_t^2 + sigma_t^2 = 1.
+    """How noise was added in training: x = alpha X + sigma N.
 
     The fields have the names and defaults of the diffusers scheduler configurations, and
-    everything derived from them is float64.
+    everything derived from them is float64. The ``process`` says how a level is made from one
+    number, its sigma, and how the network is told of it:
+
+    ======= =============================== ==================== ===========================
+    process level                           time                 network input
+    ======= =============================== ==================== ===========================
+    vp      alpha^2 + sigma^2 = 1, its      0..T - 1, discrete   x
+            sigma is the ratio sigma/alpha
+    ve      alpha = 1                       sigma                x
+    edm     alpha = 1                       log(sigma) / 4       x / hypot(sigma, sigma_data)
+    flow    alpha = 1 - sigma               sigma T              x
+    ======= =============================== ==================== ===========================
 
     Parameters
     ----------
     num_train_timesteps : int
-        T; times run from 0 (nearly data) to T - 1 (nearly noise).
+        T; discrete times run from 0 (nearly data) to T - 1 (nearly noise).
     beta_start, beta_end : float
         Ends of the range of betas, each in (0, 1).
     beta_schedule : {"linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"}
@@ -50,8 +63,8 @@ class Schedule:
         (Improved DDPM, eq. 17), or a sigmoid.
     trained_betas : sequence of float, optional
         The betas themselves, T of them; the three fields above then do not count.
-    prediction_type : {"epsilon", "sample", "v_prediction"}
-        What the network predicts.
+    prediction_type : {"epsilon", "sample", "v_prediction", "flow_prediction", "edm"}
+        What the network predicts, see `fastdiff.sampling.prediction`.
     timestep_spacing : {"leading", "trailing", "linspace"}, steps_offset : int
         See `spaced_timesteps`.
     clip_sample : bool, clip_sample_range : float
@@ -64,11 +77,27 @@ class Schedule:
         The same choice for the Euler and DPM-Solver families.
     rescale_betas_zero_snr : bool
         Rescale to zero terminal SNR: alpha_{T-1} = 0 (arXiv 2305.08891, Algorithm 1).
+    use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas : bool
+        Space sigma instead of time, see `fastdiff.sampling.spacing`; at most one.
+    sigma_min, sigma_max : float, optional
+        Ends of such a spacing; for ve and edm 0.002 and 80 if None.
+    sigma_data : float
+        Standard deviation of the data, for edm.
+    rho : float
+        Exponent of the Karras spacing.
+    process : {"vp", "ve", "edm", "flow"}
+        See above.
+    shift : float
+        For flow, sigma becomes shift sigma / (1 + (shift - 1) sigma) (arXiv 2403.03206, eq. 23).
+    use_dynamic_shifting : bool, time_shift_type : {"exponential", "linear"}
+        The shift depends on the image size: sampling needs `shifted`.
+    shift_terminal : float, optional
+        Stretch the visited sigmas of flow to end here.
 
     Raises
     ------
     InvalidArgument
-        If a value is out of range.
+        If a value is out of range, or two do not go together.
     UnknownName
         If a name is unknown.
     """
@@ -87,32 +116,51 @@ class Schedule:
     set_alpha_to_one: bool = True
     final_sigmas_type: str = "zero"
     rescale_betas_zero_snr: bool = False
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigma_data: float = 0.5
+    rho: float = 7.0
+    process: str = "vp"
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    time_shift_type: str = "exponential"
+    shift_terminal: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("beta_schedule", BETA_SCHEDULES),
-            ("prediction_type", PREDICTION_TYPES),
-            ("timestep_spacing", SPACINGS),
-            ("variance_type", VARIANCE_TYPES),
-            ("final_sigmas_type", FINAL_SIGMAS_TYPES),
-        ):
+        for name, known in _NAMES.items():
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
-        for name in ("clip_sample", "set_alpha_to_one", "rescale_betas_zero_snr"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise InvalidArgument(f"{name} must be a bool, got {getattr(self, name)!r}")
-        object.__setattr__(self, "num_train_timesteps", _whole(self, "num_train_timesteps", 1))
-        object.__setattr__(self, "steps_offset", _whole(self, "steps_offset", 0))
-        for name in ("beta_start", "beta_end", "clip_sample_range"):
-            object.__setattr__(self, name, _positive(self, name))
+        for field in fields(self):
+            if field.type == "bool":
+                check_flag(field.name, getattr(self, field.name))
+        for name, least in (("num_train_timesteps", 1), ("steps_offset", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        for name in _POSITIVE:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, positive_number(name, getattr(self, name)))
         if self.trained_betas is not None:
-            object.__setattr__(self, "trained_betas", _trained_betas(self.trained_betas))
-            if len(self.trained_betas) != self.num_train_timesteps:
+            betas = trained_betas(self.trained_betas, self.num_train_timesteps)
+            object.__setattr__(self, "trained_betas", betas)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        spacings = [name for name in _SIGMA_SPACINGS if getattr(self, name)]
+        if len(spacings) > 1:
+            raise InvalidArgument(f"{' and '.join(spacings)} are both True; choose one")
+        for kind, process in (("edm", "edm"), ("flow_prediction", "flow")):
+            if self.prediction_type == kind and self.process != process:
                 raise InvalidArgument(
-                    f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps is "
-                    f"{self.num_train_timesteps}; make them agree"
+                    f"prediction_type {kind!r} belongs to process {process!r}, got {self.process!r}"
                 )
-        _check_decreasing(self.alphas_cumprod, zero_end=self.rescale_betas_zero_snr)
+        if self.shift_terminal is not None and self.shift_terminal >= 1:
+            raise InvalidArgument(f"shift_terminal must be below 1, got {self.shift_terminal}")
+        if self.process == "vp":
+            self.alphas_cumprod  # noqa: B018  refuses betas that do not make a schedule
+        elif self.process == "flow" and self.sigma_max is not None and self.sigma_max > 1:
+            raise InvalidArgument(f"sigma_max of a flow is at most 1, got {self.sigma_max}")
 
     @classmethod
     def from_config(cls, source: Mapping[str, Any] | str | os.PathLike[str]) -> Schedule:
@@ -122,8 +170,8 @@ class Schedule:
         ----------
         source : mapping or path
             ``scheduler.config``, a ``scheduler_config.json``, or the folder of one (or of a whole
-            pipeline). Keys that start with ``_`` are metadata; keys of one solver are accepted
-            and left to `solver_from_config`.
+            pipeline). Keys that start with ``_`` are metadata, of which ``_class_name`` decides
+            the defaults; keys of one solver are accepted and left to `solver_from_config`.
 
         Raises
         ------
@@ -140,6 +188,24 @@ class Schedule:
             config["trained_betas"] = list(self.trained_betas)
         return config
 
+    def shifted(self, mu: float) -> Schedule:
+        """Return this flow schedule with the shift of one image size, exp(mu) or mu itself.
+
+        Parameters
+        ----------
+        mu : float
+            What the pipeline derives from the size (``calculate_shift`` in diffusers).
+
+        Raises
+        ------
+        InvalidArgument
+            If the schedule does not use dynamic shifting, or mu gives no positive shift.
+        """
+        if not self.use_dynamic_shifting:
+            raise InvalidArgument("shifted(mu) needs a schedule with use_dynamic_shifting=True")
+        shift = math.exp(mu) if self.time_shift_type == "exponential" else mu
+        return replace(self, shift=shift, use_dynamic_shifting=False)
+
     @cached_property
     def betas(self) -> Float64Array:
         """Noise variance of each training step, (T,) float64, read-only."""
@@ -152,32 +218,21 @@ class Schedule:
     @cached_property
     def alphas_cumprod(self) -> Float64Array:
         """alpha_t^2 = prod_{s <= t} (1 - beta_s), (T,) float64, read-only."""
-        alphas_cumprod = np.cumprod(1.0 - self._plain_betas)
-        if self.rescale_betas_zero_snr:
-            root = np.sqrt(alphas_cumprod)
-            with np.errstate(divide="ignore", invalid="ignore"):  # T = 1 is refused afterwards
-                alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-        return _frozen(alphas_cumprod)
+        return _frozen(products(self._plain_betas, zero_snr=self.rescale_betas_zero_snr))
 
     @cached_property
-    def _ratios(self) -> Float64Array:
-        """Ratio sigma / alpha of every time."""
+    def ratios(self) -> Float64Array:
+        """Ratio sigma / alpha of every discrete time, (T,) float64, read-only."""
         with np.errstate(divide="ignore"):
-            return np.asarray(np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod))
+            return _frozen(np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod))
 
     @cached_property
     def _plain_betas(self) -> Float64Array:
-        T, start, end = self.num_train_timesteps, self.beta_start, self.beta_end
         if self.trained_betas is not None:
             return np.array(self.trained_betas)
-        if self.beta_schedule == "linear":
-            return np.linspace(start, end, T)
-        if self.beta_schedule == "scaled_linear":
-            return np.asarray(np.linspace(math.sqrt(start), math.sqrt(end), T) ** 2)
-        if self.beta_schedule == "sigmoid":
-            return np.asarray((end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, T))) + start)
-        alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.asarray(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
+        return named_betas(
+            self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps
+        )
 
     def level(self, t: npt.ArrayLike) -> tuple[Any, Any]:
         """Return (alpha, sigma) at time `t`.
@@ -185,8 +240,8 @@ class Schedule:
         Parameters
         ----------
         t : float or array
-            In 0..T - 1. Between two times sigma / alpha is linear, as in the Euler samplers of
-            k-diffusion and diffusers.
+            A time of the process. Between two discrete times sigma / alpha is linear, as in the
+            Euler samplers of k-diffusion and diffusers.
 
         Returns
         -------
@@ -199,23 +254,73 @@ class Schedule:
             If `t` is out of range, or between T - 2 and T - 1 with zero terminal SNR, where
             sigma / alpha grows without bound.
         """
-        times, last = np.asarray(t, dtype=np.float64), self.num_train_timesteps - 1
-        if not np.all((times >= 0) & (times <= last)):
-            raise InvalidArgument(f"t must lie in 0..{last}, got {t!r}")
+        times = np.asarray(t, dtype=np.float64)
+        low, high = self.time_range
+        if not np.all((times >= low) & (times <= high)):
+            raise InvalidArgument(f"t must lie in {low:g}..{high:g}, got {t!r}")
+        if self.process == "vp":
+            alpha, sigma = self._discrete_level(times)
+        else:
+            if self.process == "edm":
+                times = np.exp(4 * times)
+            alpha, sigma = self.level_at(times / high if self.process == "flow" else times)
+        return (float(alpha), float(sigma)) if times.ndim == 0 else (alpha, sigma)
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """Least and greatest time of the process."""
+        T = float(self.num_train_timesteps)
+        ranges = {"vp": (0.0, T - 1), "ve": (0.0, math.inf), "flow": (0.0, T)}
+        return ranges.get(self.process, (-math.inf, math.inf))
+
+    def _discrete_level(self, times: Float64Array) -> tuple[Float64Array, Float64Array]:
         lower = np.floor(times).astype(np.int64)
         alphas_cumprod = self.alphas_cumprod[lower]
         alpha, sigma = np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod)
         between = times > lower
         if np.any(between):
-            ratio = np.where(between, np.interp(times, np.arange(last + 1), self._ratios), 0.0)
+            ratio = np.interp(times, np.arange(self.num_train_timesteps), self.ratios)
+            ratio = np.where(between, ratio, 0.0)
             if not np.all(np.isfinite(ratio)):
+                last = self.num_train_timesteps - 1
                 raise InvalidArgument(
-                    f"t={t!r} lies between {last - 1} and {last}, where zero terminal SNR makes "
-                    "sigma / alpha infinite; use a whole time"
+                    f"t={times!r} lies between {last - 1} and {last}, where zero terminal SNR "
+                    "makes sigma / alpha infinite; use a whole time"
                 )
-            norm = np.hypot(1.0, ratio)
-            alpha, sigma = np.where(between, (1.0 / norm, ratio / norm), (alpha, sigma))
-        return (float(alpha), float(sigma)) if times.ndim == 0 else (alpha, sigma)
+            alpha, sigma = np.where(between, self.level_at(ratio), (alpha, sigma))
+        return alpha, sigma
+
+    def level_at(self, sigma: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Return (alpha, sigma) of levels given by the sigma of the process."""
+        sigma = np.asarray(sigma, dtype=np.float64)
+        if self.process == "vp":
+            norm = np.hypot(1.0, sigma)
+            return 1.0 / norm, sigma / norm
+        return (1.0 - sigma if self.process == "flow" else np.ones_like(sigma)), sigma
+
+    def time_at(self, sigma: Float64Array) -> Float64Array:
+        """Return the times of levels given by the sigma of the process.
+
+        Between two discrete times it is linear in log(sigma), as in k-diffusion; outside the range
+        of training it is the first or the last time.
+        """
+        if self.process == "vp":
+            T = self.num_train_timesteps
+            return np.interp(np.log(sigma), np.log(self.ratios), np.arange(T, dtype=np.float64))
+        if self.process == "edm":
+            return np.asarray(np.log(sigma) / 4)
+        return np.asarray(sigma * (self.num_train_timesteps if self.process == "flow" else 1.0))
+
+    @property
+    def data_scale(self) -> float:
+        """Deviation of the data in which ``v_prediction`` and ``edm`` measure X."""
+        return self.sigma_data if self.process == "edm" else 1.0
+
+    def input_scale(self, alpha: Float64Array, sigma: Float64Array) -> Float64Array:
+        """Return c_in: the network sees c_in x, for x of these levels of the process."""
+        if self.process == "edm":
+            return 1.0 / np.hypot(alpha * self.data_scale, sigma)
+        return np.ones_like(sigma)
 
     def add_noise(self, x0: Any, noise: Any, t: Any) -> Any:
         """Return x_t = alpha_t x0 + sigma_t noise, the forward process (DDPM, eq. 4).
@@ -256,6 +361,29 @@ class Schedule:
         return alpha * x0 + sigma * noise
 
 
+_NAMES: dict[str, tuple[str, ...]] = {
+    "beta_schedule": BETA_SCHEDULES,
+    "prediction_type": PREDICTION_TYPES,
+    "timestep_spacing": SPACINGS,
+    "variance_type": VARIANCE_TYPES,
+    "final_sigmas_type": FINAL_SIGMAS_TYPES,
+    "process": PROCESSES,
+    "time_shift_type": TIME_SHIFT_TYPES,
+}
+_POSITIVE = (
+    "beta_start",
+    "beta_end",
+    "clip_sample_range",
+    "sigma_min",
+    "sigma_max",
+    "sigma_data",
+    "rho",
+    "shift",
+    "shift_terminal",
+)
+_SIGMA_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+
+
 def _like(x0: Any, values: Float64Array) -> Any:
     """Coefficients as an array of the kind, dtype and device of `x0`."""
     if hasattr(x0, "new_tensor"):
@@ -266,44 +394,3 @@ def _like(x0: Any, values: Float64Array) -> Any:
 def _frozen(array: npt.NDArray[Any]) -> Float64Array:
     array.setflags(write=False)
     return array
-
-
-def _whole(schedule: Schedule, name: str, least: int) -> int:
-    value = getattr(schedule, name)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise InvalidArgument(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return number
-
-
-def _positive(schedule: Schedule, name: str) -> float:
-    value = getattr(schedule, name)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (0 < number < math.inf) or isinstance(value, (bool, str)):
-        raise InvalidArgument(f"{name} must be a positive finite number, got {value!r}")
-    return number
-
-
-def _trained_betas(values: Any) -> tuple[float, ...]:
-    try:
-        return tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise InvalidArgument("trained_betas must be a sequence of numbers") from None
-
-
-def _check_decreasing(alphas_cumprod: Float64Array, *, zero_end: bool) -> None:
-    """Refuse levels that do not descend within (0, 1); zero terminal SNR may end at 0."""
-    inner = alphas_cumprod[:-1] if zero_end else alphas_cumprod
-    descending = np.all(np.diff(alphas_cumprod) < 0)
-    if not (descending and np.all((inner > 0) & (inner < 1)) and np.all(alphas_cumprod >= 0)):
-        raise InvalidArgument(
-            "the betas must lie in (0, 1) and leave alphas_cumprod strictly decreasing and "
-            f"positive; it runs from {alphas_cumprod[0]:g} to {alphas_cumprod[-1]:g}: check "
-            "beta_start, beta_end, trained_betas and num_train_timesteps"
-        )

@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from fastdiff.errors import TableError
 from fastdiff.records import TABLE_ROW
+from fastdiff.sampling.order import BASES, RULES
 from fastdiff.sampling.packing import assign_slots
-from fastdiff.sampling.proof import MOMENT_RULES, prove
+from fastdiff.sampling.proof import prove
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -77,16 +78,23 @@ class StepTable:
     w : (n,) float64
         Log-slope of a learned noise scale, 0 where there is none.
     order : (n,) int
-        Order whose moment conditions the row meets; above 1 only for multistep rows whose
-        history is D itself.
-    moment_rule : {"exact", "midpoint"}
-        Which first moment rows of order 2 have: that of the exponential integral, or step / 2
-        times the zeroth (DPM-Solver++ "midpoint").
+        Order whose moment conditions the row meets, taken from exact values of the rows before.
+    moment_basis : {"data", "epsilon", "slope"}
+        What the rows interpolate by polynomials, see `fastdiff.sampling.order`.
+    moment_rule : {"exact", "midpoint", "leading"}
+        Which first moment rows of order 2 have.
+    sigma_data : float
+        Standard deviation of the data that the network's input and prediction are scaled for.
+    raw_input : bool
+        The network takes x itself, c_in = 1, rather than x of unit variance.
     init_noise_sigma : float
-        Standard deviation of the initial noise; sqrt(alpha^2 + sigma^2) of the first level if NaN.
+        Standard deviation of the initial noise; that of noised data of the first level if NaN.
     waived : mapping of str to str
         Checks that the method breaks on purpose, each with the reason. A check that is waived must
         indeed fail, so that a waiver cannot outlive its reason.
+    compat : bool
+        The coefficients are those of another library, whose departures may show on some schedules
+        only: waivers that are not needed are dropped.
 
     Raises
     ------
@@ -109,9 +117,13 @@ class StepTable:
     sigma_to: Float64Array
     w: Float64Array
     order: npt.NDArray[np.int64]
+    moment_basis: str = "data"
     moment_rule: str = "exact"
+    sigma_data: float = 1.0
+    raw_input: bool = False
     init_noise_sigma: float = math.nan
     waived: Mapping[str, str] = field(default_factory=dict)
+    compat: bool = False
 
     def __post_init__(self) -> None:
         for name in _ROW_FIELDS:
@@ -119,11 +131,12 @@ class StepTable:
             array = np.array(getattr(self, name), dtype=dtype)
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        object.__setattr__(self, "waived", MappingProxyType(dict(self.waived)))
         self._check_shapes()
-        prove(self)
+        broken = prove(self)
+        waived = {check: reason for check, reason in self.waived.items() if check in broken}
+        object.__setattr__(self, "waived", MappingProxyType(waived))
         if math.isnan(self.init_noise_sigma):
-            level = math.hypot(self.alpha[0], self.sigma[0])
+            level = math.hypot(self.alpha[0] * self.sigma_data, self.sigma[0])
             object.__setattr__(self, "init_noise_sigma", level)
 
     def __len__(self) -> int:
@@ -174,14 +187,11 @@ class StepTable:
             array = getattr(self, name)
             if name != "update" and array.shape != (n,):
                 raise TableError(f"{self.name}: {name} must be ({n},), got {array.shape}")
-        if self.moment_rule not in MOMENT_RULES:
-            raise TableError(
-                f"{self.name}: moment_rule must be one of {MOMENT_RULES}, got {self.moment_rule!r}"
-            )
+        for name, known in (("moment_basis", BASES), ("moment_rule", RULES)):
+            if getattr(self, name) not in known:
+                raise TableError(
+                    f"{self.name}: {name} must be one of {known}, got {getattr(self, name)!r}"
+                )
 
 
-_ROW_FIELDS = tuple(
-    f.name
-    for f in fields(StepTable)
-    if f.name not in ("name", "prediction_type", "moment_rule", "init_noise_sigma", "waived")
-)
+_ROW_FIELDS = tuple(f.name for f in fields(StepTable) if "Array" in str(f.type))

@@ -6,13 +6,13 @@ Flawed" (arXiv 2305.08891), with the roundings of the diffusers schedulers.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.sampling.checks import whole_number
 
 SMALLEST_STEP = 1e-3
 """Least distance of two times; the coefficients of a shorter step would be rounding errors."""
@@ -20,26 +20,6 @@ SMALLEST_STEP = 1e-3
 SPACINGS = ("leading", "trailing", "linspace")
 
 Float64Array = npt.NDArray[np.float64]
-
-
-def check_steps(steps: object, num_train_timesteps: int) -> int:
-    """Return `steps` as an int.
-
-    Raises
-    ------
-    InvalidArgument
-        If it is not a whole number from 1 to `num_train_timesteps`.
-    """
-    expected = f"steps must be a whole number from 1 to {num_train_timesteps}, got {steps!r}"
-    if isinstance(steps, bool):
-        raise InvalidArgument(expected)
-    try:
-        count = operator.index(steps)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidArgument(expected) from None
-    if not 1 <= count <= num_train_timesteps:
-        raise InvalidArgument(expected)
-    return count
 
 
 def spaced_timesteps(
@@ -82,7 +62,8 @@ def spaced_timesteps(
     UnknownName
         If `spacing` is unknown.
     """
-    steps, T = check_steps(steps, num_train_timesteps), num_train_timesteps
+    T = num_train_timesteps
+    steps = whole_number("steps", steps, 1, T)
     points = steps + 1 if final_point else steps
     if spacing == "leading":
         times = np.arange(points)[::-1] * float(T // points) + steps_offset
@@ -97,28 +78,33 @@ def spaced_timesteps(
     else:
         raise UnknownName("timestep spacing", spacing, SPACINGS)
     return check_timesteps(
-        times[:steps], T, origin=f"spacing {spacing!r} with steps={steps}, offset {steps_offset}"
+        times[:steps],
+        (0, T - 1),
+        origin=f"spacing {spacing!r} with steps={steps}, offset {steps_offset}",
     )
 
 
 def check_timesteps(
     timesteps: Sequence[float] | npt.ArrayLike,
-    num_train_timesteps: int,
+    limits: tuple[float, float],
     steps: int | None = None,
     origin: str = "timesteps",
+    apart: float = SMALLEST_STEP,
 ) -> Float64Array:
-    """Return explicit times as a float64 array.
+    """Return explicit times, or sigmas, as a float64 array.
 
     Parameters
     ----------
     timesteps : sequence of numbers
-        Descending by at least `SMALLEST_STEP`, each in 0..T - 1. Fractions are allowed.
-    num_train_timesteps : int
-        T.
+        Descending by at least `apart`, each within `limits`. Fractions are allowed.
+    limits : tuple
+        Least and greatest value.
     steps : int, optional
         How many there must be.
     origin : str
         What to call them in an error.
+    apart : float
+        Least distance of two of them.
 
     Raises
     ------
@@ -133,21 +119,21 @@ def check_timesteps(
         raise InvalidArgument(f"{origin}: expected a non-empty list, got shape {times.shape}")
     if steps is not None and len(times) != steps:
         raise InvalidArgument(
-            f"{origin}: steps={steps} but {len(times)} timesteps; give one of the two, or make "
+            f"{origin}: steps={steps} but {len(times)} {origin}; give one of the two, or make "
             "them agree"
         )
-    last = num_train_timesteps - 1
-    outside = times[~((times >= 0) & (times <= last))]
+    low, high = limits
+    outside = times[~(np.isfinite(times) & (times >= low) & (times <= high))]
     if outside.size:
         raise InvalidArgument(
-            f"{origin}: times must lie in 0..{last}, got {outside[0]:g}; check steps_offset and "
-            "num_train_timesteps"
+            f"{origin}: values must lie in {low:g}..{high:g}, got {outside[0]:g}; check "
+            "steps_offset and num_train_timesteps"
         )
-    repeats = np.flatnonzero(np.diff(times) > -SMALLEST_STEP)
+    repeats = np.flatnonzero(np.diff(times) > -apart)
     if repeats.size:
         i = int(repeats[0])
         raise InvalidArgument(
-            f"{origin}: times must descend by at least {SMALLEST_STEP:g}, got {times[i]:g} then "
+            f"{origin}: values must descend by at least {apart:g}, got {times[i]:g} then "
             f"{times[i + 1]:g}; use fewer steps or another spacing"
         )
     return times

@@ -8,14 +8,14 @@ import pytest
 
 from fastdiff.errors import TableError
 from fastdiff.sampling import Schedule, get_solver, run_table
-from fastdiff.sampling.solvers import base
+from fastdiff.sampling.solvers import base, grid
 from fastdiff.sampling.solvers.base import REGISTRY
 
 PAGE = Path(__file__).parents[2] / "docs" / "solvers.md"
 
 
 def define(source):
-    names = {**vars(base), "dataclass": base.dataclass, "__name__": __name__}
+    names = {**vars(base), **vars(grid), "dataclass": base.dataclass, "__name__": __name__}
     exec(compile(source, str(PAGE), "exec"), names)  # noqa: S102
     return names
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from more_solvers import deis, dpmpp_3m, heun, pndm, unipc
 from packed_loop import run_packed, widened
 
 from fastdiff.errors import TableError
@@ -13,29 +12,16 @@ from fastdiff.sampling.packing import assign_slots
 SCHEDULE = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
 
-def levels(count):
-    alpha, sigma = SCHEDULE.level(np.linspace(990, 12, count))
-    return np.array(alpha), np.array(sigma)
-
-
-def clamped(t):
-    return SCHEDULE.level(max(t, 0))
-
-
-LEADING = list(range(900, -1, -100))
-OTHERS = {
-    "heun": (heun(np.append(levels(9)[1] / levels(9)[0], 0.0)), 1),
-    "dpmpp_3m": (dpmpp_3m(*levels(14)), 2),
-    "unipc_2": (unipc(*levels(14), 2), 2),
-    "unipc_3": (unipc(*levels(14), 3), 3),
-    "deis_3": (deis(*levels(14), 3), 2),
-    "pndm_plms": (pndm(clamped, LEADING, 100, runge_kutta=False), 3),
-    "pndm_prk": (pndm(clamped, LEADING, 100, runge_kutta=True), 4),
+SLOTS = {
+    **dict.fromkeys(("heun", "kdpm2", "kdpm2_ancestral", "dpmpp_sde", "deis"), 1),
+    **dict.fromkeys(("dpmpp_2m", "dpmpp_2m_sde"), 1),
+    **dict.fromkeys(("dpmpp_3m", "dpmpp_3m_sde", "unipc"), 2),
+    "pndm": 4,
 }
-SHIPPED = {
-    name: (get_solver(name).table(SCHEDULE, 13), 1 if name.startswith("dpmpp") else 0)
-    for name in list_solvers()
-}
+CASES = {name: (get_solver(name), SLOTS.get(name, 0)) for name in list_solvers()}
+CASES["deis 3"] = (get_solver("deis", solver_order=3), 2)
+CASES["unipc 3"] = (get_solver("unipc", solver_order=3), 3)
+CASES["pndm plms"] = (get_solver("pndm", skip_prk_steps=True), 3)
 
 
 def network(x_in, t):
@@ -43,9 +29,10 @@ def network(x_in, t):
     return np.tanh(1.3 * x_in[..., ::-1] + np.cos(0.003 * float(t))) + 0.1 * np.sin(x_in)
 
 
-@pytest.mark.parametrize("name", [*OTHERS, *SHIPPED])
+@pytest.mark.parametrize("name", CASES)
 def test_packed_rows_compute_what_the_table_says(name):
-    table, slots = {**OTHERS, **SHIPPED}[name]
+    solver, slots = CASES[name]
+    table = solver.table(SCHEDULE, 16)
     rng = np.random.default_rng(1)
     x = table.init_noise_sigma * rng.standard_normal((3, 63))
     z = rng.standard_normal((len(table), 3, 63))

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.sampling import PREDICTION_TYPES, convert_prediction, denoised_coefficients
+from fastdiff.sampling import (
+    PREDICTION_TYPES,
+    convert_prediction,
+    denoised_coefficients,
+    epsilon_to_score,
+    score_to_epsilon,
+)
 
 KINDS = (*PREDICTION_TYPES, "score")
 
@@ -19,6 +25,8 @@ def value_of(kind, X, N, alpha, sigma):
         "sample": X,
         "v_prediction": alpha * N - sigma * X,
         "score": -N / sigma,
+        "flow_prediction": N - X,
+        "edm": sigma * X - alpha * N,
     }[kind]
 
 
@@ -78,5 +86,31 @@ def test_clean_data_refuses_what_it_cannot_know():
         convert_prediction(1.0, 1.0, 1.0, 0.0, source="sample", target="epsilon")
     with pytest.raises(InvalidArgument, match="sigma = 0"):
         convert_prediction(1.0, 1.0, 1.0, 0.0, source="epsilon", target="score")
-    with pytest.raises(UnknownName, match=r"'x0'; known: epsilon, sample, score, v_prediction"):
+    with pytest.raises(UnknownName, match=r"'x0'; known: edm, epsilon, flow_prediction, "):
         denoised_coefficients("x0", 1.0, 0.5)
+
+
+def test_epsilon_and_score_are_one_up_to_the_level():
+    rng = np.random.default_rng(1)
+    epsilon, sigma = rng.standard_normal((3, 2, 7)), np.array([0.1, 1.0, 4.0])
+    score = epsilon_to_score(epsilon, sigma)
+    np.testing.assert_allclose(score[2], -epsilon[2] / 4.0)
+    np.testing.assert_allclose(score_to_epsilon(score, sigma), epsilon)
+    as_torch = epsilon_to_score(torch.from_numpy(epsilon), torch.from_numpy(sigma))
+    np.testing.assert_allclose(as_torch.numpy(), score)
+    # The score of N(alpha mean, spread) at x, from its definition.
+    x, alpha, level, mean, variance = 0.7, 0.8, 0.6, 0.3, 0.25
+    spread = alpha**2 * variance + level**2
+    D = (mean * level**2 + alpha * variance * x) / spread
+    noise = (x - alpha * D) / level
+    assert epsilon_to_score(noise, level) == pytest.approx(-(x - alpha * mean) / spread)
+    with pytest.raises(InvalidArgument, match="infinite at sigma = 0"):
+        epsilon_to_score(epsilon, np.array([0.1, 0.0, 4.0]))
+
+
+def test_edm_coefficients_are_those_of_the_paper():
+    """Karras et al., Table 1: c_skip and c_out."""
+    data, sigma = 0.5, 3.0
+    p, q = denoised_coefficients("edm", 1.0, sigma, data)
+    assert p == pytest.approx(data**2 / (sigma**2 + data**2))
+    assert q == pytest.approx(sigma * data / np.hypot(sigma, data))

@@ -87,7 +87,7 @@ def test_add_noise_refuses_shapes_that_do_not_fit():
     ("settings", "error", "message"),
     [
         ({"beta_schedule": "cosine"}, UnknownName, "'cosine'; known: linear"),
-        ({"prediction_type": "flow"}, UnknownName, "known: epsilon, sample, v_prediction"),
+        ({"prediction_type": "flow"}, UnknownName, "known: edm, epsilon, flow_prediction"),
         ({"num_train_timesteps": 0}, InvalidArgument, "at least 1, got 0"),
         ({"num_train_timesteps": 10.5}, InvalidArgument, "whole number"),
         ({"num_train_timesteps": True}, InvalidArgument, "whole number"),
@@ -99,6 +99,15 @@ def test_add_noise_refuses_shapes_that_do_not_fit():
         ({"clip_sample": "yes"}, InvalidArgument, "bool, got 'yes'"),
         ({"clip_sample_range": float("inf")}, InvalidArgument, "positive finite"),
         ({"trained_betas": [0.1, 0.2]}, InvalidArgument, "2 values, num_train_timesteps is 1000"),
+        (
+            {"use_karras_sigmas": True, "use_beta_sigmas": True},
+            InvalidArgument,
+            "both True; choose one",
+        ),
+        ({"prediction_type": "edm"}, InvalidArgument, "belongs to process 'edm'"),
+        ({"process": "flow", "sigma_max": 80.0}, InvalidArgument, "at most 1, got 80"),
+        ({"process": "vpe"}, UnknownName, "'vpe'; known: edm, flow, ve, vp"),
+        ({"shift": 0.0}, InvalidArgument, "positive finite"),
         ({"trained_betas": 3}, InvalidArgument, "sequence of numbers"),
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, InvalidArgument, "decreasing"),
     ],
@@ -165,11 +174,52 @@ def test_options_of_a_configuration_reach_the_solver():
     }
     want = get_solver("dpmpp_2m", solver_type="heun", euler_at_final=True, lower_order_final=False)
     assert solver_from_config(config) == want
-    for key, value in (("solver_order", 3), ("algorithm_type", "dpmsolver")):
-        with pytest.raises(InvalidArgument, match="not supported; supported: order 2 of"):
+    for key, value in (("solver_order", 4), ("algorithm_type", "dpmsolver")):
+        with pytest.raises(InvalidArgument, match="not supported; supported: orders 1 to 3 of"):
             solver_from_config({**config, key: value})
-    with pytest.raises(UnknownName, match=r"'PNDMScheduler'; known: DDIMScheduler"):
-        solver_from_config({"_class_name": "PNDMScheduler"})
+    with pytest.raises(UnknownName, match=r"'LMSDiscreteScheduler'; known: DDIMInverseScheduler"):
+        solver_from_config({"_class_name": "LMSDiscreteScheduler"})
+    for key, value in (("predict_x0", False), ("solver_p", "DDIMScheduler")):
+        with pytest.raises(InvalidArgument, match=f"{key}=.*not supported by 'unipc'"):
+            solver_from_config({"_class_name": "UniPCMultistepScheduler", key: value})
+
+
+def test_values_of_sibling_classes_become_what_diffusers_makes_of_them():
+    for name, borrowed, want in (
+        ("DPMSolverMultistepScheduler", {"solver_type": "bh2"}, get_solver("dpmpp_2m")),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "deis"}, get_solver("dpmpp_2m")),
+        ("UniPCMultistepScheduler", {"solver_type": "midpoint"}, get_solver("unipc")),
+    ):
+        assert solver_from_config({"_class_name": name, **borrowed}) == want
+    # DDIM never reads a sigma spacing, though a configuration from elsewhere may carry one.
+    borrowed = {"_class_name": "DDIMScheduler", "use_karras_sigmas": True}
+    assert Schedule.from_config(borrowed) == Schedule()
+
+
+def test_configurations_without_discrete_times_are_read():
+    edm = Schedule.from_config({"_class_name": "EDMEulerScheduler", "sigma_data": 0.7})
+    assert (edm.process, edm.prediction_type, edm.use_karras_sigmas) == ("edm", "edm", True)
+    assert (edm.sigma_min, edm.sigma_max, edm.sigma_data) == (0.002, 80.0, 0.7)
+    flow = Schedule.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    assert (flow.process, flow.prediction_type, flow.shift) == ("flow", "flow_prediction", 3.0)
+    assert flow.level(250.0) == (0.75, 0.25)
+    assert edm.level(0.25 * np.log(3.0)) == (1.0, pytest.approx(3.0, rel=1e-14))
+
+
+def test_dynamic_shifting_needs_its_mu():
+    schedule = Schedule.from_config(
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    )
+    euler = get_solver("euler")
+    with pytest.raises(InvalidArgument, match=r"schedule\.shifted\(mu\)"):
+        euler.table(schedule, 5)
+    peer = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    peer.set_timesteps(sigmas=np.linspace(1.0, 0.2, 5), mu=0.9)
+    ours = euler.table(schedule.shifted(0.9), sigmas=np.linspace(1.0, 0.2, 5).tolist())
+    np.testing.assert_allclose(ours.sigma, peer.sigmas[:-1], rtol=1e-6)
+    np.testing.assert_allclose(ours.t, peer.timesteps, rtol=1e-6)
+    with pytest.raises(InvalidArgument, match="use_dynamic_shifting=True"):
+        Schedule().shifted(0.9)
 
 
 def test_a_left_out_spacing_is_that_of_the_class():
@@ -208,10 +258,9 @@ def test_stable_diffusion_pndm_configuration_is_read():
     ("key", "value"),
     [
         ("thresholding", True),
-        ("use_karras_sigmas", True),
-        ("use_flow_sigmas", 1),
+        ("use_lu_lambdas", True),
+        ("invert_sigmas", True),
         ("interpolation_type", "log_linear"),
-        ("timestep_type", "continuous"),
         ("lambda_min_clipped", -5.1),
     ],
 )

@@ -81,10 +81,10 @@ def test_times_out_of_range_or_repeated_are_refused():
 )
 def test_explicit_times_are_checked(times, message):
     with pytest.raises(InvalidArgument, match=message):
-        check_timesteps(times, 50)
+        check_timesteps(times, (0, 49))
 
 
 def test_explicit_times_must_agree_with_the_count():
-    assert check_timesteps((7, 2.5), 50, 2).tolist() == [7, 2.5]
+    assert check_timesteps((7, 2.5), (0, 49), 2).tolist() == [7, 2.5]
     with pytest.raises(InvalidArgument, match="steps=3 but 2 timesteps"):
-        check_timesteps([7, 2], 50, 3)
+        check_timesteps([7, 2], (0, 49), 3)

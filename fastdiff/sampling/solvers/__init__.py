@@ -74,7 +74,7 @@ def solver_from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> So
         found = solver.from_config(settings)
         if found is not None:
             return found
-    known = {solver.scheduler for solver in REGISTRY.values() if solver.scheduler}
+    known = {name for solver in REGISTRY.values() for name in solver.schedulers}
     raise UnknownName("scheduler class", settings.get("_class_name"), known)
 
 

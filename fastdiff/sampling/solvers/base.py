@@ -1,51 +1,27 @@
-"""What every solver family shares: its options, its time grid, and the assembly of its table."""
+"""What every solver family shares: its options, its path, and the assembly of its table."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.sampling.numerics import ancestral_std
-from fastdiff.sampling.prediction import conversion_coefficients, denoised_coefficients
+from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.path import Path, PathRules, visit
+from fastdiff.sampling.prediction import denoised_coefficients
 from fastdiff.sampling.schedule import Schedule
+from fastdiff.sampling.solvers.grid import Grid
 from fastdiff.sampling.table import StepTable
-from fastdiff.sampling.timesteps import check_steps, check_timesteps, spaced_timesteps
 
 REGISTRY: dict[str, type[Solver]] = {}
 """Every solver class by name; a class enters when it is defined."""
 
 COMPAT = ("diffusers",)
-
-Float64Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The levels a table visits; every field is (n,) float64.
-
-    Parameters
-    ----------
-    t : array
-        What the network gets as time.
-    alpha, sigma, alpha_to, sigma_to : array
-        Levels before and after each row.
-    c_in : array
-        Scale of the network's input.
-    """
-
-    t: Float64Array
-    alpha: Float64Array
-    sigma: Float64Array
-    alpha_to: Float64Array
-    sigma_to: Float64Array
-    c_in: Float64Array
 
 
 @dataclass(frozen=True)
@@ -53,17 +29,22 @@ class Solver(ABC):
     """A solver family with its options; `table` turns it into data.
 
     A subclass names itself, ``class DDIM(Solver, name="ddim")``, which registers it; its dataclass
-    fields are its options. ``scheduler`` is the diffusers class whose configurations it runs.
+    fields are its options. ``schedulers`` are the diffusers classes whose configurations it runs.
     """
 
     name: ClassVar[str]
-    scheduler: ClassVar[str] = ""
-    fractional_times: ClassVar[bool] = False
-    final_point: ClassVar[bool] = False
+    schedulers: ClassVar[tuple[str, ...]] = ()
+    rules: ClassVar[PathRules] = PathRules()
+    required: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a configuration that must have this value (or be absent), such as predict_x0."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Options to take from a configuration although a `Schedule` holds them too."""
+    aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Values of an option that diffusers replaces, because they belong to a sibling class."""
 
-    def __init_subclass__(cls, *, name: str, scheduler: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, name: str, schedulers: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name, cls.scheduler = name, scheduler
+        cls.name, cls.schedulers = name, tuple(schedulers)
         REGISTRY[name] = cls
 
     def __post_init__(self) -> None:
@@ -82,11 +63,30 @@ class Solver(ABC):
         """Return this solver with the options of a diffusers configuration, or None if not its.
 
         Options that a `Schedule` holds as well stay None, which means "as the schedule says".
+
+        Raises
+        ------
+        InvalidArgument
+            If a setting has a value that this solver does not offer.
         """
-        if not cls.scheduler or config.get("_class_name") != cls.scheduler:
+        if config.get("_class_name") not in cls.schedulers or not cls.runs(config):
             return None
-        own = {f.name for f in fields(cls)} - {f.name for f in fields(Schedule)}
-        return cls(**{key: config[key] for key in own if config.get(key) is not None})
+        for key, value in cls.required.items():
+            if config.get(key, value) not in (value, None):
+                raise InvalidArgument(
+                    f"scheduler setting {key}={config[key]!r} is not supported by {cls.name!r}; "
+                    f"set it to {value!r} or leave it out"
+                )
+        own = {f.name for f in fields(cls)} - {f.name for f in fields(Schedule)} | {*cls.reads}
+        options = {key: config[key] for key in own if config.get(key) is not None}
+        for key in options.keys() & cls.aliases.keys():
+            options[key] = cls.aliases[key].get(options[key], options[key])
+        return cls(**options)
+
+    @classmethod
+    def runs(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a configuration of one of `schedulers` is this solver and not a sibling."""
+        return True
 
     def table(
         self,
@@ -94,6 +94,7 @@ class Solver(ABC):
         steps: int | None = None,
         timesteps: Sequence[float] | None = None,
         compat: str | None = None,
+        sigmas: Sequence[float] | None = None,
     ) -> StepTable:
         """Return the rows that sample `schedule` with this solver.
 
@@ -102,61 +103,58 @@ class Solver(ABC):
         schedule : Schedule
             How the model was trained.
         steps : int, optional
-            Model evaluations, 1 to ``schedule.num_train_timesteps``, spaced as the schedule says.
+            Steps, 1 to ``schedule.num_train_timesteps``, spaced as the schedule says. A step is
+            one evaluation of the network, of `heun` and its like two, which are two rows.
         timesteps : sequence of float, optional
             The times themselves, strictly descending, instead of `steps`.
         compat : {"diffusers"}, optional
             Reproduce the deviations of diffusers, listed in docs/conformance.md.
+        sigmas : sequence of float, optional
+            The noise levels themselves, strictly descending, instead of `steps`: sigma / alpha for
+            a vp schedule, sigma for ve and edm, and for flow sigma before its shift.
 
         Raises
         ------
         InvalidArgument
-            If neither or contradicting steps and timesteps are given, they are out of range, or
-            the prediction type cannot be used on this schedule.
+            If none or contradicting steps, timesteps and sigmas are given, they are out of range,
+            or the prediction type cannot be used on this schedule.
         UnknownName
             If `compat` is unknown.
         """
         if compat is not None and compat not in COMPAT:
             raise UnknownName("compat", compat, COMPAT)
-        T = schedule.num_train_timesteps
-        if steps is not None:
-            steps = check_steps(steps, T)
-        if timesteps is not None:
-            times = check_timesteps(timesteps, T, steps)
-        elif steps is None:
-            raise InvalidArgument("give steps (a number) or timesteps (a list)")
-        else:
-            times = spaced_timesteps(
-                steps,
-                T,
-                schedule.timestep_spacing,
-                schedule.steps_offset,
-                fractional=self.fractional_times,
-                final_point=self.final_point,
-            )
-            if compat and steps == 1 and schedule.timestep_spacing == "linspace":
-                # np.linspace(0, T - 1, 1) is 0: one step from where there is no noise.
-                times = times if self.final_point else np.zeros(1)
-        return self._build(schedule, times, compat == "diffusers")
+        path = self._path(schedule, steps, timesteps, sigmas, compat is not None)
+        return self._build(schedule, path, compat is not None)
+
+    def _path(
+        self,
+        schedule: Schedule,
+        steps: int | None,
+        timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
+        compat: bool,
+    ) -> Path:
+        """Return where the network is evaluated; a solver with times of its own overrides this."""
+        return visit(schedule, self.rules, steps, timesteps, sigmas, compat=compat)
 
     @abstractmethod
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        """Return the table for descending `times`."""
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        """Return the table that visits `path`."""
 
     def _assemble(
         self,
         schedule: Schedule,
         grid: Grid,
-        update: Float64Array,
+        update: npt.NDArray[np.float64],
         *,
         clip: float = np.inf,
         w: npt.ArrayLike = 0.0,
         order: npt.ArrayLike = 1,
         **extra: Any,
     ) -> StepTable:
-        """Complete `update` with what follows from the grid and the prediction type."""
-        n = len(grid.t)
-        p, q = denoised_coefficients(schedule.prediction_type, grid.alpha, grid.sigma)
+        """Complete `update` with what follows from the grid and the schedule."""
+        n, scale = len(grid), schedule.data_scale
+        p, q = denoised_coefficients(schedule.prediction_type, grid.alpha, grid.sigma, scale)
         return StepTable(
             name=self.name,
             prediction_type=schedule.prediction_type,
@@ -172,114 +170,7 @@ class Solver(ABC):
             sigma_to=grid.sigma_to,
             w=np.broadcast_to(w, n),
             order=np.broadcast_to(order, n),
+            sigma_data=scale,
+            raw_input=schedule.process in ("ve", "flow"),
             **extra,
         )
-
-
-def vp_grid(
-    schedule: Schedule, times: Float64Array, final: tuple[float, float], *, floor: bool = False
-) -> Grid:
-    """Return levels in the variance preserving coordinates of training, ending at `final`.
-
-    With `floor`, alpha^2 = 2^-24 stands in for the 0 of zero terminal SNR, as in the diffusers
-    schedulers that divide by alpha.
-    """
-    alpha, sigma = schedule.level(times)
-    if floor:
-        alpha = np.where(alpha == 0, 2.0**-12, alpha)
-        sigma = np.where(alpha == 2.0**-12, math.sqrt(1.0 - 2.0**-24), sigma)
-    return Grid(
-        t=times,
-        alpha=alpha,
-        sigma=sigma,
-        alpha_to=np.append(alpha[1:], final[0]),
-        sigma_to=np.append(sigma[1:], final[1]),
-        c_in=np.ones(len(times)),
-    )
-
-
-def ve_grid(
-    schedule: Schedule, times: Float64Array, final: tuple[float, float], *, floor: bool = False
-) -> Grid:
-    """Return the same levels in variance exploding coordinates, x / alpha.
-
-    Raises
-    ------
-    InvalidArgument
-        If a level has alpha = 0, where the ratio is infinite.
-    """
-    grid = vp_grid(schedule, times, final, floor=floor)
-    if np.any(grid.alpha == 0):
-        raise InvalidArgument(
-            "sigma / alpha is infinite at zero terminal SNR, so a solver in these coordinates "
-            "cannot start there; use 'ddim' (the same step as 'euler') or 'dpmpp_2m', or "
-            "compat='diffusers', which starts just above"
-        )
-    ones = np.ones(len(times))
-    return replace(
-        grid,
-        alpha=ones,
-        sigma=grid.sigma / grid.alpha,
-        alpha_to=ones,
-        sigma_to=grid.sigma_to / grid.alpha_to,
-        c_in=grid.alpha,
-    )
-
-
-def final_level(schedule: Schedule) -> tuple[float, float]:
-    """Where the Euler and DPM-Solver families end: sigma 0, or the level of time 0."""
-    if schedule.final_sigmas_type == "zero":
-        return 1.0, 0.0
-    alpha, sigma = schedule.level(0)
-    return alpha, sigma
-
-
-def first_order_update(
-    schedule: Schedule, grid: Grid, eta: float = 0.0, *, noise_from_clipped: bool = True
-) -> Float64Array:
-    """Return x' = alpha_to D + sqrt(sigma_to^2 - std^2) epsilon + std z, (n, 1, 4).
-
-    This is DDIM (arXiv 2010.02502, eq. 12 and 16) in any coordinates: with eta = 0 also Euler's
-    method in sigma / alpha, with eta = 1 also the ancestral one.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        For the prediction type.
-    grid : Grid
-        The levels.
-    eta : float
-        Share of the ancestral noise.
-    noise_from_clipped : bool
-        Take epsilon = (x - alpha D) / sigma with D as clipped; otherwise the network's own.
-    """
-    std = ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to, eta)
-    direction = np.sqrt(np.maximum(0.0, grid.sigma_to**2 - std**2))
-    update = np.zeros((len(grid.t), 1, 4))
-    x, D, m, z = np.moveaxis(update[:, 0], 1, 0)
-    D += grid.alpha_to
-    z += std
-    if noise_from_clipped:
-        x += direction / grid.sigma
-        D -= direction * grid.alpha / grid.sigma
-    else:
-        a, b = conversion_coefficients(schedule.prediction_type, "epsilon", grid.alpha, grid.sigma)
-        x += direction * a
-        m += direction * b
-    return update
-
-
-def clip_limit(
-    schedule: Schedule, clip_sample: bool | None, clip_sample_range: float | None
-) -> float:
-    """Return the magnitude at which D is clipped, inf for none; None asks the schedule."""
-    if not (schedule.clip_sample if clip_sample is None else clip_sample):
-        return np.inf
-    return schedule.clip_sample_range if clip_sample_range is None else float(clip_sample_range)
-
-
-def check_number(name: str, value: Any, least: float, most: float) -> None:
-    """Refuse an option that is not a number from `least` to `most`."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (number and least <= value <= most):
-        raise InvalidArgument(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from fastdiff.sampling.proof import TOLERANCE
+from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.path import Path
 from fastdiff.sampling.schedule import Schedule
-from fastdiff.sampling.solvers.base import (
-    Float64Array,
+from fastdiff.sampling.solvers.base import Solver
+from fastdiff.sampling.solvers.grid import (
     Grid,
-    Solver,
-    check_number,
+    Level,
     clip_limit,
     first_order_update,
-    vp_grid,
+    training_grid,
 )
 from fastdiff.sampling.table import StepTable
 
+_STRIDE = {"levels": "diffusers steps by T // n, not to the next time it visits"}
+
 
 @dataclass(frozen=True)
-class DDIM(Solver, name="ddim", scheduler="DDIMScheduler"):
+class DDIM(Solver, name="ddim", schedulers=("DDIMScheduler",)):
     """DDIM, eq. 12 with the noise of eq. 16: x' = alpha' D + sqrt(sigma'^2 - std^2) eps + std z.
 
     Parameters
@@ -46,32 +50,84 @@ class DDIM(Solver, name="ddim", scheduler="DDIMScheduler"):
         super().__post_init__()
         check_number("eta", self.eta, 0.0, 1.0)
 
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        final = (1.0, 0.0) if schedule.set_alpha_to_one else schedule.level(0)
-        grid = vp_grid(schedule, times, final)
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        final = data_level(schedule)
+        grid = training_grid(schedule, path, final)
+        if compat and schedule.process == "vp":
+            alpha_to, sigma_to = _one_stride_below(schedule, path.t, final)
+            grid = replace(grid, alpha_to=alpha_to, sigma_to=sigma_to)
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
-        waived = {}
-        if compat:
-            strided = _fixed_stride(schedule, grid, final)
-            gap = np.hypot(strided.alpha_to - grid.alpha_to, strided.sigma_to - grid.sigma_to)
-            if np.any(gap[:-1] > TOLERANCE):
-                waived["levels"] = "diffusers steps to t - T // n, not to the next time it visits"
-            grid = strided
         update = first_order_update(
             schedule,
             grid,
             self.eta,
             noise_from_clipped=self.use_clipped_model_output or np.isinf(clip),
         )
-        return self._assemble(schedule, grid, update, clip=clip, waived=waived)
+        waived = _STRIDE if compat else {}
+        return self._assemble(schedule, grid, update, clip=clip, waived=waived, compat=compat)
 
 
-def _fixed_stride(schedule: Schedule, grid: Grid, final: tuple[float, float]) -> Grid:
-    """Land every step at t - T // n, and at `final` where that is negative."""
-    to = grid.t - schedule.num_train_timesteps // len(grid.t)
+@dataclass(frozen=True)
+class DDIMInverse(Solver, name="ddim_inverse", schedulers=("DDIMInverseScheduler",)):
+    """DDIM from data to noise: eq. 12 with eta = 0 and the times reversed (sec. 4.3).
+
+    The state starts as the data. A step from one level to a noisier one asks the network about the
+    noisier time: its own level, where there is no noise at first, is none it was trained for.
+
+    Parameters
+    ----------
+    clip_sample : bool, optional
+        Clip the denoised estimate; as the schedule says if None.
+    clip_sample_range : float, optional
+        Magnitude of the clip; as the schedule says if None.
+    """
+
+    clip_sample: bool | None = None
+    clip_sample_range: float | None = None
+
+    def _path(
+        self,
+        schedule: Schedule,
+        steps: int | None,
+        timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
+        compat: bool,
+    ) -> Path:
+        path = super()._path(schedule, steps, timesteps, sigmas, compat)
+        return Path(path.t[::-1], path.alpha[::-1], path.sigma[::-1])
+
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        start = data_level(schedule)
+        alpha = np.append(start[0], path.alpha[:-1])
+        sigma = np.append(start[1], path.sigma[:-1])
+        if compat and schedule.process == "vp":
+            alpha, sigma = _one_stride_below(schedule, path.t, start)
+        grid = Grid(
+            t=path.t,
+            alpha=alpha,
+            sigma=sigma,
+            alpha_to=path.alpha,
+            sigma_to=path.sigma,
+            c_in=schedule.input_scale(alpha, sigma),
+        )
+        clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
+        update = first_order_update(schedule, grid, noise_from_clipped=False)
+        waived = _STRIDE if compat else {}
+        return self._assemble(schedule, grid, update, clip=clip, waived=waived, compat=compat)
+
+
+def data_level(schedule: Schedule) -> Level:
+    """Where DDIM ends: the data, or the least level of training."""
+    if schedule.set_alpha_to_one or schedule.process != "vp":
+        return 1.0, 0.0
+    alpha, sigma = schedule.level(0)
+    return alpha, sigma
+
+
+def _one_stride_below(
+    schedule: Schedule, t: npt.NDArray[np.float64], final: Level
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the levels at t - T // n, and `final` where that is negative."""
+    to = t - schedule.num_train_timesteps // len(t)
     alpha, sigma = schedule.level(np.maximum(to, 0.0))
-    return replace(
-        grid,
-        alpha_to=np.where(to >= 0, alpha, final[0]),
-        sigma_to=np.where(to >= 0, sigma, final[1]),
-    )
+    return np.where(to >= 0, alpha, final[0]), np.where(to >= 0, sigma, final[1])

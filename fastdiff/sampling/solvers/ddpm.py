@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdiff.errors import UnknownName
-from fastdiff.sampling.proof import TOLERANCE
+from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.sampling.path import Path
 from fastdiff.sampling.schedule import VARIANCE_TYPES, Schedule
-from fastdiff.sampling.solvers.base import Float64Array, Grid, Solver, clip_limit, vp_grid
+from fastdiff.sampling.solvers.base import Solver
+from fastdiff.sampling.solvers.grid import Grid, broken_levels, clip_limit, training_grid
 from fastdiff.sampling.table import StepTable
 
 # diffusers keeps the logarithm of a variance above this.
 _SMALLEST_VARIANCE = 1e-20
 
+Float64Array = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class DDPM(Solver, name="ddpm", scheduler="DDPMScheduler"):
+class DDPM(Solver, name="ddpm", schedulers=("DDPMScheduler",)):
     """Ancestral sampling, eq. 6 and 7 and Algorithm 2, between any two times.
 
     The step from t to s has beta = 1 - alpha_t^2 / alpha_s^2 and the posterior variance
@@ -46,21 +49,26 @@ class DDPM(Solver, name="ddpm", scheduler="DDPMScheduler"):
         if self.variance_type is not None and self.variance_type not in VARIANCE_TYPES:
             raise UnknownName("variance_type", self.variance_type, VARIANCE_TYPES)
 
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        grid = vp_grid(schedule, times, (1.0, 0.0))
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        if schedule.process != "vp":
+            raise InvalidArgument(
+                f"ddpm reverses a variance preserving process, got {schedule.process!r}; use "
+                "'ddim' with eta=1, which is the same step for any process"
+            )
+        grid = training_grid(schedule, path, (1.0, 0.0))
         beta = 1.0 - (grid.alpha / grid.alpha_to) ** 2
         variance_type = (self.variance_type or schedule.variance_type).removesuffix("_log")
-        noisy = times > 0 if compat else grid.sigma_to > 0
+        noisy = path.t > 0 if compat else grid.sigma_to > 0
         std, w = _noise_scale(variance_type, grid, beta, noisy)
-        update = np.zeros((len(times), 1, 4))
+        update = np.zeros((len(grid), 1, 4))
         x, D, _, z = np.moveaxis(update[:, 0], 1, 0)
         x += grid.alpha / grid.alpha_to * (grid.sigma_to / grid.sigma) ** 2
         D += grid.alpha_to * beta / grid.sigma**2
         z += std
         waived = {}
-        excess = np.abs(np.hypot(x * grid.sigma, z) - grid.sigma_to)
-        if variance_type != "fixed_small" and np.any(excess > TOLERANCE):
-            waived["variance"] = f"{variance_type} is not the posterior variance"
+        if variance_type != "fixed_small":
+            reason = f"{variance_type} is not the posterior variance"
+            waived = broken_levels(grid, update, reason)
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
         return self._assemble(schedule, grid, update, clip=clip, w=w, waived=waived)
 

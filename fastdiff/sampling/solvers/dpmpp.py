@@ -1,4 +1,4 @@
-"""DPM-Solver++: Lu, Zhou, Bao, Chen, Li and Zhu, arXiv 2211.01095."""
+"""DPM-Solver++ multistep: Lu, Zhou, Bao, Chen, Li and Zhu, arXiv 2211.01095."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.sampling.numerics import ancestral_std, log_snr, phi
+from fastdiff.sampling.path import Path, PathRules
 from fastdiff.sampling.schedule import Schedule
-from fastdiff.sampling.solvers.base import (
-    Float64Array,
-    Grid,
-    Solver,
-    clip_limit,
-    final_level,
-    vp_grid,
-)
+from fastdiff.sampling.solvers.base import Solver
+from fastdiff.sampling.solvers.grid import Grid, clip_limit, final_level, training_grid
+from fastdiff.sampling.solvers.rows import Columns, stack
 from fastdiff.sampling.table import StepTable
 
 SOLVER_TYPES = ("midpoint", "heun")
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
-_FEW_STEPS = 15  # below this, lower_order_final applies, as in the authors' code
+ORDERS = (1, 2, 3)
+FEW_STEPS = 15
+"""Below this, lower_order_final applies, as in the authors' code."""
 
 
 @dataclass(frozen=True)
-class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
+class DPMpp2M(
+    Solver,
+    name="dpmpp_2m",
+    schedulers=("DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"),
+):
     """DPM-Solver++(2M), Algorithm 2: second order from the last two denoised estimates.
 
-    With lambda = log(alpha / sigma), h the step in it and D' the slope of D through the last two
-    evaluations, x' = sigma' / sigma x + alpha' (1 - e^-h) D + alpha' w h D'.
+    With lambda = log(alpha / sigma), h the step in it and D', D'' the derivatives of the polynomial
+    through the last evaluations, x' = sigma' / sigma x + alpha' int_0^h e^(tau - h) D(tau) dtau.
 
     Parameters
     ----------
     solver_type : {"midpoint", "heun"}
-        ``midpoint``: w = (1 - e^-h) / 2. ``heun``: w is that of the exact integral.
+        Weight of D' in the steps of second order. ``midpoint``: h (1 - e^-h) / 2. ``heun``: that
+        of the exact integral.
     lower_order_final : bool
-        Make the last step first order when there are fewer than 15. A step onto sigma = 0, where
-        h is infinite, is first order in any case.
+        Lower the order towards the end when there are fewer than 15 steps. A step onto sigma = 0,
+        where h is infinite, is first order in any case.
     euler_at_final : bool
         Make the last step first order however many there are.
     clip_sample : bool
@@ -54,9 +57,14 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
     euler_at_final: bool = False
     clip_sample: bool = False
     clip_sample_range: float | None = None
-    final_point: ClassVar[bool] = True
+    rules: ClassVar[PathRules] = PathRules(
+        final_point=True, trained_ends=True, whole_times="all", floor=True
+    )
+    aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "solver_type": dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint")
+    }
+    solver_order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = False
-    algorithm_type: ClassVar[str] = ALGORITHM_TYPES[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,78 +72,143 @@ class DPMpp2M(Solver, name="dpmpp_2m", scheduler="DPMSolverMultistepScheduler"):
             raise UnknownName("solver_type", self.solver_type, SOLVER_TYPES)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Solver | None:
-        """Return this solver if the configuration names its algorithm.
+    def runs(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the configuration names this order and algorithm.
 
         Raises
         ------
         InvalidArgument
-            If the order or the algorithm is one that is not offered.
+            If it names one that no solver here has.
         """
-        if config.get("_class_name") != cls.scheduler:
-            return None
         algorithm = config.get("algorithm_type") or ALGORITHM_TYPES[0]
         order = config.get("solver_order") or 2
-        if algorithm not in ALGORITHM_TYPES or order != 2:
+        if algorithm == "deis":  # what diffusers makes of a configuration of DEIS
+            algorithm = ALGORITHM_TYPES[0]
+        if algorithm not in ALGORITHM_TYPES or order not in ORDERS:
             raise InvalidArgument(
                 f"algorithm_type={algorithm!r} of order {order} is not supported; supported: "
-                f"order 2 of {', '.join(ALGORITHM_TYPES)}"
+                f"orders 1 to 3 of {', '.join(ALGORITHM_TYPES)}"
             )
-        return super().from_config(config) if algorithm == cls.algorithm_type else None
+        return order == cls.solver_order and algorithm == ALGORITHM_TYPES[cls.stochastic]
 
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        grid = vp_grid(schedule, times, final_level(schedule), floor=compat)
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        grid = training_grid(schedule, path, final_level(schedule, path))
         orders = self._orders(grid)
+        rows = [self._row(grid, i, int(orders[i]), compat) for i in range(len(grid))]
+        # The parabola of diffusers has other weights, which no condition describes.
+        proved = np.where(orders == 3, 1, orders) if compat else orders
         return self._assemble(
             schedule,
             grid,
-            self._update(grid, orders),
+            stack(rows, self.solver_order - 1),
             clip=clip_limit(schedule, self.clip_sample, self.clip_sample_range),
-            order=orders,
+            order=proved,
             moment_rule="midpoint" if self.solver_type == "midpoint" else "exact",
         )
 
     def _orders(self, grid: Grid) -> npt.NDArray[np.int64]:
-        """Return 2, but 1 without history, at an end that asks for it, and at infinite log-SNR."""
-        n = len(grid.t)
-        orders = np.full(n, 2)
-        orders[0] = 1
-        if self.euler_at_final or (self.lower_order_final and n < _FEW_STEPS):
+        """Return the order of every row.
+
+        It is limited by the history there is, by an end that asks for less, and by infinite
+        log-SNR, which no polynomial in it reaches.
+        """
+        n = len(grid)
+        first = int(np.sum(grid.alpha == 0))  # zero terminal SNR: that level is no node
+        orders = np.clip(np.arange(n) + 1 - first, 1, self.solver_order)
+        few = self.lower_order_final and n < FEW_STEPS
+        if few:
+            orders[-2:-1] = np.minimum(orders[-2:-1], 2)
+        if self.euler_at_final or few:
             orders[-1] = 1
         orders[grid.sigma_to == 0] = 1
-        orders[1:][grid.alpha[:-1] == 0] = 1
         return orders
 
-    def _update(self, grid: Grid, orders: npt.NDArray[np.int64]) -> Float64Array:
-        """Return the rows; H1 is always the last denoised estimate."""
+    def _row(self, grid: Grid, i: int, order: int, compat: bool) -> list[npt.NDArray[np.float64]]:
+        """Return row i; H1, H2 are the last denoised estimates."""
+        c = Columns(self.solver_order - 1)
         lambdas = log_snr(grid.alpha, grid.sigma)
-        h = log_snr(grid.alpha_to, grid.sigma_to) - lambdas
+        h = float(log_snr(grid.alpha_to[i], grid.sigma_to[i]) - lambdas[i])
         ch = 2.0 * h if self.stochastic else h
-        data = -np.expm1(-ch)
-        update = np.zeros((len(h), 2, 5))
-        update[:, 1, 2] = 1.0
-        x, last, D, _, z = np.moveaxis(update[:, 0], 1, 0)
-        x += grid.sigma_to / grid.sigma
-        D += grid.alpha_to * data
+        integral = -np.expm1(-ch) * c.D
+        if order > 1:
+            slope, second = _derivatives(c, lambdas[i::-1][:order])
+            if order == 2 and self.solver_type == "midpoint":
+                integral = integral - np.expm1(-ch) / 2 * h * slope
+            else:
+                integral = integral + ch * phi(2, -ch) * h * slope
+            weight = ch * phi(3, -ch)
+            if compat:
+                # The authors' released code halves this weight, and diffusers' SDE form of it has
+                # the sign of a 1/2 wrong.
+                weight = weight / 2 - 0.5 * self.stochastic
+            integral = integral + weight * h * h * second
+        x = grid.sigma_to[i] / grid.sigma[i] * c.x + grid.alpha_to[i] * integral
         if self.stochastic:
-            x *= np.exp(-h)
-            z += ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to)
-        i = np.flatnonzero(orders == 2)
-        w = data[i] / 2
-        if self.solver_type == "heun":
-            w = np.array([step * phi(2, -step) for step in ch[i]])
-        slope = grid.alpha_to[i] * w * h[i] / (lambdas[i] - lambdas[i - 1])
-        D[i] += slope
-        last[i] -= slope
-        return update
+            std = ancestral_std(grid.alpha[i], grid.sigma[i], grid.alpha_to[i], grid.sigma_to[i])
+            x = x + np.expm1(-h) * grid.sigma_to[i] / grid.sigma[i] * c.x + std * c.z
+        return [x, c.D, *c.H[:-1]] if c.H else [x]
+
+
+def _derivatives(
+    c: Columns, nodes: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return D' and D'' at nodes[0] of the polynomial through D, H1, .. at `nodes`."""
+    first = (c.D - c.H[0]) / (nodes[0] - nodes[1])
+    if len(nodes) == 2:
+        return first, np.zeros_like(first)
+    before = (c.H[0] - c.H[1]) / (nodes[1] - nodes[2])
+    second = 2.0 * (first - before) / (nodes[0] - nodes[2])
+    return first + (nodes[0] - nodes[1]) / 2.0 * second, second
 
 
 @dataclass(frozen=True)
-class DPMpp2MSDE(DPMpp2M, name="dpmpp_2m_sde", scheduler="DPMSolverMultistepScheduler"):
+class DPMpp2MSDE(DPMpp2M, name="dpmpp_2m_sde", schedulers=DPMpp2M.schedulers):
     """SDE-DPM-Solver++(2M): `DPMpp2M` for the reverse SDE, with fresh noise every step.
 
     The options are those of `DPMpp2M`.
     """
 
     stochastic: ClassVar[bool] = True
-    algorithm_type: ClassVar[str] = ALGORITHM_TYPES[1]
+
+
+@dataclass(frozen=True)
+class DPMpp3M(DPMpp2M, name="dpmpp_3m", schedulers=DPMpp2M.schedulers):
+    """DPM-Solver++(3M): `DPMpp2M` with a parabola through the last three estimates.
+
+    The options are those of `DPMpp2M`. The integral of the parabola is exact, which the authors'
+    released code and its copies miss by a factor of 2 in the second derivative.
+    """
+
+    solver_order: ClassVar[int] = 3
+
+
+@dataclass(frozen=True)
+class DPMpp3MSDE(DPMpp2M, name="dpmpp_3m_sde", schedulers=DPMpp2M.schedulers):
+    """SDE-DPM-Solver++(3M): `DPMpp3M` for the reverse SDE, with fresh noise every step.
+
+    The options are those of `DPMpp2M`.
+    """
+
+    solver_order: ClassVar[int] = 3
+    stochastic: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class DPMpp1(DPMpp2M, name="dpmpp_1", schedulers=DPMpp2M.schedulers):
+    """DPM-Solver++(1): the step of DDIM on the times of the DPM-Solver family.
+
+    The options are those of `DPMpp2M`; those of higher orders have no effect.
+    """
+
+    solver_order: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class DPMpp1SDE(DPMpp2M, name="dpmpp_1_sde", schedulers=DPMpp2M.schedulers):
+    """SDE-DPM-Solver++(1): `DPMpp1` with fresh noise every step.
+
+    The options are those of `DPMpp2M`; those of higher orders have no effect.
+    """
+
+    solver_order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+
+from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.path import Path, PathRules
 from fastdiff.sampling.schedule import Schedule
-from fastdiff.sampling.solvers.base import (
-    Float64Array,
-    Solver,
-    check_number,
+from fastdiff.sampling.solvers.base import Solver
+from fastdiff.sampling.solvers.grid import (
     clip_limit,
     final_level,
     first_order_update,
-    ve_grid,
+    forgetful_start,
+    straight_grid,
 )
 from fastdiff.sampling.table import StepTable
 
 
 @dataclass(frozen=True)
-class Euler(Solver, name="euler", scheduler="EulerDiscreteScheduler"):
+class Euler(
+    Solver,
+    name="euler",
+    schedulers=(
+        "EulerDiscreteScheduler",
+        "EDMEulerScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    ),
+):
     """Euler's method on dx/dsigma = (x - D) / sigma: EDM, arXiv 2206.00364, Algorithm 1.
 
     It is that algorithm without its second-order correction.
 
-    The state is x / alpha, of level (1, sigma / alpha), so the initial noise is large and the
-    network sees c_in x. The same step in training coordinates is DDIM.
+    On a vp schedule the state is x / alpha, of level (1, sigma / alpha), so the initial noise is
+    large and the network sees c_in x; the same step in training coordinates is DDIM. On a flow
+    schedule it is the Euler step of rectified flow, x' = x + (sigma' - sigma) m.
 
     Parameters
     ----------
@@ -38,28 +50,39 @@ class Euler(Solver, name="euler", scheduler="EulerDiscreteScheduler"):
 
     clip_sample: bool = False
     clip_sample_range: float | None = None
-    fractional_times: ClassVar[bool] = True
+    rules: ClassVar[PathRules] = PathRules(fractional=True, floor=True)
 
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        return self._euler(schedule, times, compat, eta=0.0)
+    @classmethod
+    def runs(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the configuration does not ask for fresh noise, which `consistency` adds."""
+        return not config.get("stochastic_sampling")
 
-    def _euler(
-        self, schedule: Schedule, times: Float64Array, compat: bool, eta: float
-    ) -> StepTable:
-        grid = ve_grid(schedule, times, final_level(schedule), floor=compat)
-        # diffusers forgets the data's share of the first level unless the spacing is leading.
-        forgets = compat and schedule.timestep_spacing != "leading"
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        return self._euler(schedule, path, compat, eta=0.0)
+
+    def _euler(self, schedule: Schedule, path: Path, compat: bool, eta: float) -> StepTable:
+        grid = straight_grid(schedule, path, final_level(schedule, path))
+        clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
+        if schedule.prediction_type == "flow_prediction" and np.isinf(clip) and eta == 0:
+            # The same step through D would cancel in float32.
+            update = np.zeros((len(grid), 1, 4))
+            update[:, 0, 0] = 1.0
+            update[:, 0, 2] = grid.sigma_to - grid.sigma
+        else:
+            update = first_order_update(schedule, grid, eta)
         return self._assemble(
             schedule,
             grid,
-            first_order_update(schedule, grid, eta),
-            clip=clip_limit(schedule, self.clip_sample, self.clip_sample_range),
-            init_noise_sigma=float(grid.sigma[0]) if forgets else math.nan,
+            update,
+            clip=clip,
+            init_noise_sigma=forgetful_start(schedule, grid, compat),
         )
 
 
 @dataclass(frozen=True)
-class EulerAncestral(Euler, name="euler_ancestral", scheduler="EulerAncestralDiscreteScheduler"):
+class EulerAncestral(
+    Euler, name="euler_ancestral", schedulers=("EulerAncestralDiscreteScheduler",)
+):
     """Euler's method to a lower level, then fresh noise up to the next one (k-diffusion).
 
     Parameters
@@ -78,5 +101,5 @@ class EulerAncestral(Euler, name="euler_ancestral", scheduler="EulerAncestralDis
         super().__post_init__()
         check_number("eta", self.eta, 0.0, 1.0)
 
-    def _build(self, schedule: Schedule, times: Float64Array, compat: bool) -> StepTable:
-        return self._euler(schedule, times, compat, self.eta)
+    def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        return self._euler(schedule, path, compat, self.eta)

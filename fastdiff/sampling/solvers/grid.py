@@ -1,0 +1,177 @@
+"""The levels of a table's rows, and the first-order step between two of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdiff.errors import InvalidArgument
+from fastdiff.sampling.numerics import ancestral_std
+from fastdiff.sampling.order import TOLERANCE
+from fastdiff.sampling.path import Path
+from fastdiff.sampling.prediction import conversion_coefficients
+from fastdiff.sampling.schedule import Schedule
+
+Float64Array = npt.NDArray[np.float64]
+Level = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The levels a table visits; every field is (n,) float64.
+
+    Parameters
+    ----------
+    t : array
+        What the network gets as time.
+    alpha, sigma, alpha_to, sigma_to : array
+        Levels before and after each row.
+    c_in : array
+        Scale of the network's input.
+    """
+
+    t: Float64Array
+    alpha: Float64Array
+    sigma: Float64Array
+    alpha_to: Float64Array
+    sigma_to: Float64Array
+    c_in: Float64Array
+
+    def __len__(self) -> int:
+        """Rows, n."""
+        return len(self.t)
+
+    def repeated(self, rows: npt.ArrayLike) -> Grid:
+        """Return the grid whose rows are these, each landing on the level of the next."""
+        i = np.asarray(rows)
+        return replace(
+            self,
+            t=self.t[i],
+            alpha=self.alpha[i],
+            sigma=self.sigma[i],
+            alpha_to=np.append(self.alpha[i[1:]], self.alpha_to[-1]),
+            sigma_to=np.append(self.sigma[i[1:]], self.sigma_to[-1]),
+            c_in=self.c_in[i],
+        )
+
+
+def training_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
+    """Return the path in the coordinates of training, ending at `final`."""
+    return Grid(
+        t=path.t,
+        alpha=path.alpha,
+        sigma=path.sigma,
+        alpha_to=np.append(path.alpha[1:], final[0]),
+        sigma_to=np.append(path.sigma[1:], final[1]),
+        c_in=schedule.input_scale(path.alpha, path.sigma),
+    )
+
+
+def straight_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
+    """Return the path in coordinates where the probability flow is dx/dsigma = (x - D) / sigma.
+
+    For a variance preserving process that is x / alpha, of level (1, sigma / alpha); the other
+    processes have it as they are.
+
+    Raises
+    ------
+    InvalidArgument
+        If a level has alpha = 0, where the ratio is infinite.
+    """
+    grid = training_grid(schedule, path, final)
+    if schedule.process != "vp":
+        return grid
+    if np.any(grid.alpha == 0):
+        raise InvalidArgument(
+            "sigma / alpha is infinite at zero terminal SNR, so a solver in these coordinates "
+            "cannot start there; use 'ddim' (the same step as 'euler') or 'dpmpp_2m', or "
+            "compat='diffusers', which starts just above"
+        )
+    ones = np.ones(len(grid))
+    return replace(
+        grid,
+        alpha=ones,
+        sigma=grid.sigma / grid.alpha,
+        alpha_to=ones,
+        sigma_to=grid.sigma_to / grid.alpha_to,
+        c_in=grid.alpha,
+    )
+
+
+def final_level(schedule: Schedule, path: Path) -> Level:
+    """Where the Euler and DPM-Solver families end: sigma 0, or the least level of training."""
+    if schedule.final_sigmas_type == "zero":
+        return 1.0, 0.0
+    if schedule.process == "vp":
+        alpha, sigma = schedule.level(0)
+        return alpha, sigma
+    return float(path.alpha[-1]), float(path.sigma[-1])
+
+
+def first_order_update(
+    schedule: Schedule, grid: Grid, eta: float = 0.0, *, noise_from_clipped: bool = True
+) -> Float64Array:
+    """Return x' = alpha_to D + sqrt(sigma_to^2 - std^2) epsilon + std z, (n, 1, 4).
+
+    This is DDIM (arXiv 2010.02502, eq. 12 and 16) in any coordinates: with eta = 0 also Euler's
+    method in sigma / alpha, with eta = 1 also the ancestral one.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        For the prediction type.
+    grid : Grid
+        The levels.
+    eta : float
+        Share of the ancestral noise.
+    noise_from_clipped : bool
+        Take epsilon = (x - alpha D) / sigma with D as clipped; otherwise the network's own.
+    """
+    std = ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to, eta)
+    direction = np.sqrt(np.maximum(0.0, grid.sigma_to**2 - std**2))
+    update = np.zeros((len(grid), 1, 4))
+    x, D, m, z = np.moveaxis(update[:, 0], 1, 0)
+    D += grid.alpha_to
+    z += std
+    if noise_from_clipped:
+        x += direction / grid.sigma
+        D -= direction * grid.alpha / grid.sigma
+    else:
+        a, b = conversion_coefficients(
+            schedule.prediction_type, "epsilon", grid.alpha, grid.sigma, schedule.data_scale
+        )
+        x += direction * a
+        m += direction * b
+    return update
+
+
+def broken_levels(grid: Grid, update: Float64Array, reason: str) -> dict[str, str]:
+    """Return the waivers that rows without history need, for a method that misses its levels."""
+    x, D, _, z = np.moveaxis(update[:, 0], 1, 0)
+    missed = {
+        "mean": x * grid.alpha + D - grid.alpha_to,
+        "variance": np.hypot(x * grid.sigma, z) - grid.sigma_to,
+    }
+    allowed = TOLERANCE * np.maximum(grid.alpha_to, grid.sigma_to)
+    return {check: reason for check, gap in missed.items() if np.any(np.abs(gap) > allowed)}
+
+
+def forgetful_start(schedule: Schedule, grid: Grid, compat: bool) -> float:
+    """Return the initial deviation of k-diffusion's solvers in diffusers, NaN for the right one.
+
+    diffusers forgets the data's share of the first level, unless the spacing is leading.
+    """
+    if compat and schedule.process == "vp" and schedule.timestep_spacing != "leading":
+        return float(grid.sigma[0])
+    return np.nan
+
+
+def clip_limit(
+    schedule: Schedule, clip_sample: bool | None, clip_sample_range: float | None
+) -> float:
+    """Return the magnitude at which D is clipped, inf for none; None asks the schedule."""
+    if not (schedule.clip_sample if clip_sample is None else clip_sample):
+        return np.inf
+    return schedule.clip_sample_range if clip_sample_range is None else float(clip_sample_range)
