@@ -141,7 +141,8 @@ def _compare(model: str, workers: list[Worker], load: Load, rounds: int, say: Sa
         except Unavailable as error:
             refused.append(_refused(model, load, worker.contender, error))
     for done in range(rounds):
-        for entry in list(entries):
+        first = done % max(1, len(entries))  # so that nobody always follows the same one
+        for entry in entries[first:] + entries[:first]:
             say(f"{what}: round {done + 1} of {rounds}, {entry.worker.contender.name}")
             try:
                 turn, entry.peak_memory_bytes = entry.worker.turn(load)
