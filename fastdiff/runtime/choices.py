@@ -10,6 +10,7 @@ from fastdiff.denoisers.base import DTYPES
 from fastdiff.errors import InvalidArgument, UnknownName
 
 BUDGETS = {"fast": 4.0, "full": 60.0}
+_EVALUATIONS = 30
 VERIFY = ("strict", "warn", "off")
 
 
@@ -24,8 +25,8 @@ class Choices:
     max_batch : int or None
         Rows per denoiser call; None measures several sizes.
     tune : str or float
-        ``"fast"``, ``"full"`` (a minute, and engines that are slow to build), or a time to spend
-        on measuring in seconds.
+        ``"fast"`` (4 s, or 30 evaluations where they take longer), ``"full"`` (a minute, and
+        engines that are slow to build), or a time to spend on measuring in seconds.
     verify : str
         What happens to a candidate that fails its certificate: ``"strict"`` refuses it, ``"warn"``
         keeps it with a warning, ``"off"`` makes no certificate.
@@ -53,10 +54,19 @@ class Choices:
         elif not _positive(self.tune, (int, float)):
             raise InvalidArgument(f"tune: expected seconds over 0, got {self.tune!r}")
 
-    @property
-    def budget_seconds(self) -> float:
-        """Time to spend on measuring."""
-        return BUDGETS[self.tune] if isinstance(self.tune, str) else float(self.tune)
+    def budget_seconds(self, evaluation_seconds: float) -> float:
+        """Return the time to spend on measuring.
+
+        Parameters
+        ----------
+        evaluation_seconds : float
+            What an evaluation by the float32 module took: ``"fast"`` is longer where that is slow,
+            or too few batch sizes would be seen.
+        """
+        if not isinstance(self.tune, str):
+            return float(self.tune)
+        least = BUDGETS[self.tune]
+        return max(least, min(_EVALUATIONS * evaluation_seconds, BUDGETS["full"]))
 
 
 def _known(kind: str, value: Any, known: Any) -> None:
