@@ -26,14 +26,14 @@ class BySize:
     Raises
     ------
     InvalidArgument
-        They differ in precision, in the types of their tensors, or in their device.
+        They differ in precision, in the types of their tensors, in their device, or in whether
+        their calls can be captured.
     """
 
     def __init__(self, denoisers: Mapping[int, Denoiser]) -> None:
         self.by_rows = dict(sorted(denoisers.items()))
         kinds = {
-            (d.precision, d.input_dtype, d.output_dtype, d.output_channels, d.device)
-            for d in self.by_rows.values()
+            (*kind_of(denoiser), denoiser.output_channels) for denoiser in self.by_rows.values()
         }
         if len(kinds) != 1:
             raise InvalidArgument(f"expected denoisers of one kind, got {sorted(map(str, kinds))}")
@@ -43,6 +43,12 @@ class BySize:
         self.input_dtype, self.output_dtype = first.input_dtype, first.output_dtype
         self.output_channels = first.output_channels
         self.device = first.device
+        self.eager_because: str | None = getattr(first, "eager_because", None)
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What changes when that of a part does."""
+        return tuple(getattr(denoiser, "version", None) for denoiser in self.by_rows.values())
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -56,6 +62,13 @@ class BySize:
         for denoiser in dict.fromkeys(self.by_rows.values()):
             own = [size for size, other in self.by_rows.items() if other is denoiser]
             denoiser.save(folder, [size for size in own if size in batches])
+
+
+def kind_of(denoiser: Denoiser) -> tuple[object, ...]:
+    """Return what denoisers must agree in to serve one sampler."""
+    capturable = getattr(denoiser, "eager_because", None) is None
+    types = denoiser.input_dtype, denoiser.output_dtype
+    return denoiser.precision, *types, denoiser.device, capturable
 
 
 def by_size(denoisers: Mapping[int, Denoiser]) -> Denoiser:

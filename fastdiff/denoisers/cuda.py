@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fastdiff.denoisers.base import EngineStatus
 from fastdiff.errors import InvalidArgument
+
+T = TypeVar("T")
 
 DEVICE = torch.device("cuda", 0)
 _DRIVER = "libcuda.so.1"
@@ -70,20 +72,41 @@ def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None
     """Keep torch's float32 in float32 on `device`, whatever the process has allowed.
 
     On a GPU torch rounds the inputs of float32 convolutions to TF32, 10 bits of mantissa, unless
-    told otherwise.
+    told otherwise. The setting is the process's: other threads compute exactly meanwhile, too.
     """
     return _without_tf32() if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
+    """Turn TF32 off, by both of torch's interfaces.
+
+    Torch refuses to read the older one where they disagree, which its own exporter does.
+    """
     backends: Any = torch.backends
-    operators = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    cudnn, cuda, mkldnn = backends.cudnn, backends.cuda, backends.mkldnn
+    operators = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.matmul)
     allowed = [operator.fp32_precision for operator in operators]
+    convolutions = _unless_refused(lambda: cudnn.allow_tf32)
+    products = _unless_refused(torch.get_float32_matmul_precision)
     try:
+        cudnn.allow_tf32 = False
+        if products is not None:
+            torch.set_float32_matmul_precision("highest")
         for operator in operators:
             operator.fp32_precision = "ieee"
         yield
     finally:
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
         for operator, precision in zip(operators, allowed, strict=True):
             operator.fp32_precision = precision
+
+
+def _unless_refused(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except RuntimeError:
+        return None

@@ -116,9 +116,10 @@ def read_network(trt: ModuleType, builder: Any, network: Network, precision: str
     """Return TensorRT's own definition of `network`, with the types of `precision`."""
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(flag)
-    path = onnx_path(network, trt.__name__)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        if precision != "float32":
+        if precision == "float32":
+            path = onnx_path(network, trt.__name__)
+        else:
             path = export_half(network, precision, Path(folder) / "denoiser.onnx")
         parser = trt.OnnxParser(definition, log)
         if not parser.parse_from_file(str(path)):

@@ -7,6 +7,7 @@ a GPU yet.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -179,7 +180,8 @@ def _captured(
     denoiser: Denoiser, call: Callable[[], object], device: Device | None
 ) -> Graph | None:
     """Return the graph of `call` that `device` replays; None where the engine uses none either."""
-    if device is None or getattr(denoiser, "eager_because", None) is not None:
+    declined = os.environ.get("FASTDIFF_GRAPHS") == "0"
+    if device is None or declined or getattr(denoiser, "eager_because", None) is not None:
         return None
 
     def work() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fastdiff.denoisers import ENGINES, Denoiser, by_size, get_engine
+from fastdiff.denoisers import ENGINES, Denoiser, by_size, get_engine, kind_of
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.denoisers.precision import in_hardware
 from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
@@ -54,7 +54,7 @@ def tune(
         An explicit choice cannot run or does not pass here, or nothing does.
     """
     pairs = _pairs(choices)
-    software, seconds_each = choices.precision != "auto", 0.0
+    software = choices.precision != "auto"
     if reference is None:
         say(Stage("reference trajectory in float32"))
         eager = ENGINES["eager"].build(network, "float32")
@@ -80,7 +80,7 @@ def tune(
             + "; ".join(f"{c.name}: {c.refusal}" for c in refused)
         )
     batches = BATCHES if choices.max_batch is None else (choices.max_batch,)
-    trials = measure(network, passed, batches, choices.budget_seconds(seconds_each), say)
+    trials = measure(network, passed, batches, choices.budget_seconds, say)
     denoiser, seconds = _choose(trials)
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
@@ -90,17 +90,16 @@ def tune(
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
     """Take the denoiser with the best rate, and for each number of rows the best batch size.
 
-    At batch sizes where another engine of the same precision and device is clearly faster, that
-    one serves.
+    At batch sizes where another engine of its kind is clearly faster, that one serves.
     """
     best = max(trials, key=lambda trial: _merit(trial.candidate)).denoiser
-    kind = _kind(best)
+    kind = kind_of(best)
     fastest: dict[int, tuple[float, Trial]] = {}
     for trial in trials:
         own = trial.denoiser
         cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_ENGINE_GAIN)
         size = trial.candidate.batch
-        if _kind(own) == kind and (size not in fastest or cost < fastest[size][0]):
+        if kind_of(own) == kind and (size not in fastest or cost < fastest[size][0]):
             fastest[size] = cost, trial
     sizes = {size: trial for size, (_, trial) in fastest.items()}
     seconds = {size: trial.candidate.seconds for size, trial in sizes.items()}
@@ -110,11 +109,6 @@ def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
     used = {size: trial for size, trial in sizes.items() if trial.candidate.chosen_from}
     denoiser = by_size({size: trial.denoiser for size, trial in used.items()})
     return denoiser, {size: seconds[size] for size in used}
-
-
-def _kind(denoiser: Denoiser) -> tuple[object, ...]:
-    """Return what denoisers must agree in to serve one sampler."""
-    return denoiser.precision, denoiser.input_dtype, denoiser.output_dtype, denoiser.device
 
 
 def _merit(candidate: Candidate) -> float:

@@ -42,17 +42,26 @@ def test_each_engine_saves_its_own_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "value"), [("precision", "bfloat16"), ("device", torch.device("meta"))]
+    ("what", "value", "shown"),
+    [
+        ("precision", "bfloat16", "bfloat16"),
+        ("device", torch.device("meta"), "meta"),
+        ("eager_because", "it waits", "True.*False|False.*True"),
+    ],
 )
-def test_other_kinds_are_refused(what, value):
+def test_other_kinds_are_refused(what, value, shown):
     other = Constant("other", 0.0)
     setattr(other, what, value)
-    with pytest.raises(InvalidArgument, match=f"one kind.*{value}"):
+    with pytest.raises(InvalidArgument, match=f"one kind.*({shown})"):
         BySize({1: Constant("small", 1.0), 2: other})
 
 
-def test_the_device_is_that_of_its_parts():
+def test_what_graphs_ask_of_a_denoiser_is_that_of_its_parts():
     parts = Constant("small", 1.0), Constant("large", 2.0)
     for part in parts:
-        part.device = torch.device("meta")
-    assert BySize(dict(enumerate(parts, 1))).device == torch.device("meta")
+        part.device, part.eager_because = torch.device("meta"), "it waits"
+    denoiser = BySize(dict(enumerate(parts, 1)))
+    assert (denoiser.device, denoiser.eager_because) == (torch.device("meta"), "it waits")
+    before = denoiser.version
+    parts[1].version = 1
+    assert denoiser.version != before

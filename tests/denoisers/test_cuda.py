@@ -67,27 +67,42 @@ def test_only_a_gpu_is_waited_for(monkeypatch):
     assert waited == [DEVICE]
 
 
-OPERATORS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+def tf32_settings():
+    """Return what both of torch's interfaces say, as far as it answers."""
+
+    def read(setting):
+        try:
+            return setting()
+        except RuntimeError:
+            return "refused"
+
+    cudnn, cuda, mkldnn = torch.backends.cudnn, torch.backends.cuda, torch.backends.mkldnn
+    operators = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.matmul)
+    return [
+        *(operator.fp32_precision for operator in operators),
+        read(lambda: cudnn.allow_tf32),
+        read(torch.get_float32_matmul_precision),
+    ]
 
 
-@pytest.mark.parametrize("allowed", ["highest", "high"])
-def test_tf32_is_off_inside_and_as_it_was_afterwards(allowed):
-    def now():
-        return [operator.fp32_precision for operator in OPERATORS]
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(allowed)
+@pytest.mark.parametrize("products", ["highest", "high", "medium"])
+@pytest.mark.parametrize("convolutions", ["tf32", "ieee"])  # at "ieee" the interfaces disagree
+def test_tf32_is_off_inside_and_as_it_was_afterwards(products, convolutions):
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision, torch.get_float32_matmul_precision()
     try:
-        as_it_was = now()
-        assert "tf32" in as_it_was  # torch's default for convolutions
+        conv.fp32_precision = convolutions
+        torch.set_float32_matmul_precision(products)
+        allowed = tf32_settings()
+        assert "tf32" in allowed
         with full_float32(torch.device("cpu")):
-            assert now() == as_it_was
+            assert tf32_settings() == allowed
         with full_float32(DEVICE):
-            assert now() == ["ieee"] * 3
-        assert now() == as_it_was
+            assert tf32_settings() == ["ieee"] * 4 + [False, "highest"]
+        assert tf32_settings() == allowed
         with pytest.raises(KeyError), full_float32(DEVICE):
             raise KeyError
-        assert now() == as_it_was
-        assert torch.get_float32_matmul_precision() == allowed
+        assert tf32_settings() == allowed
     finally:
-        torch.set_float32_matmul_precision(before)
+        conv.fp32_precision = before[0]
+        torch.set_float32_matmul_precision(before[1])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastdiff import errors
+from fastdiff.compiler import describe
 from fastdiff.denoisers import ENGINES
 from fastdiff.denoisers.base import EngineStatus
 from fastdiff.denoisers.tensorrt import TensorRtDenoiser
@@ -277,3 +278,28 @@ def test_plans_are_kept_and_not_built_again(name, trt, monkeypatch, tmp_path):
 def test_a_plan_of_another_version_is_refused(trt):
     with pytest.raises(errors.Unavailable, match="refuses the plan: it was built by another vers"):
         TensorRtDenoiser(trt, b"old", PlanOptions(), 1, "float32")
+
+
+def plan_of(name, precision):
+    """Return the plan of a named model for batches of 1 to 8 on one kind of GPU, and the model."""
+    network, _ = describe(name)
+    options = PlanOptions(((1, 4, 8),), compute_capabilities=("SM89",))
+    return TensorRtRtxEngine(options).serialize(network, precision), network.module
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+@pytest.mark.parametrize("name", ["digits", "ddpm-cifar10", "dit-s2"])
+def test_rtx_builds_whole_models_in_float16_for_any_batch(name, rtx):
+    if name != "digits":
+        pytest.importorskip("diffusers", reason="needs pip install diffusers")
+    plan, module = plan_of(name, "float16")
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    assert plan[:4] == b"vtrt"
+    assert 2 * weights < len(plan) < 2 * weights + 2e7  # two bytes each, and 20 MB of kernels
+
+
+@pytest.mark.slow
+def test_rtx_has_no_transposed_convolution_in_bfloat16(rtx):
+    with pytest.raises(errors.Unavailable, match=r"built no engine for digits: .*deconv"):
+        plan_of("digits", "bfloat16")

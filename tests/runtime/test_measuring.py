@@ -185,6 +185,11 @@ def test_what_is_not_captured_is_timed_as_it_is_launched(why):
     assert len(trial.times) > 0
 
 
+def test_graphs_that_are_switched_off_are_not_timed_either(monkeypatch):
+    monkeypatch.setenv("FASTDIFF_GRAPHS", "0")
+    assert eager_trial(RecordedDevice()).graph is None
+
+
 def test_a_batch_that_finds_no_memory_ends_the_climb(monkeypatch):
     clock, rooms = Clock(monkeypatch), {"small": 4, "large": 99}
 
