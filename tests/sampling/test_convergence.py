@@ -80,6 +80,12 @@ def sample(table, denoiser, x):
     [
         ("ddim", {}, 1, 0.02),
         ("euler", {}, 1, 0.02),
+        ("dpmpp_1", {}, 1, 0.02),
+        ("probability_flow", {}, 1, 0.04),
+        ("heun", {}, 2, 1e-3),
+        ("kdpm2", {}, 2, 1e-3),
+        ("deis", {"solver_order": 2}, 2, 2e-3),
+        ("unipc", {"solver_order": 1}, 2, 2e-3),
         ("dpmpp_2m", {"solver_type": "midpoint"}, 2, 2e-3),
         ("dpmpp_2m", {"solver_type": "heun"}, 2, 2e-3),
     ],
@@ -97,6 +103,53 @@ def test_order_of_convergence(denoiser, solver, options, order, error):
     np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), order, atol=0.12)
 
 
+def graded_sigmas(steps):
+    """Levels even in log-SNR after two steps of squared size: the start is of lower order."""
+    spans = np.log(np.array([10.0, RATIOS[0]]))
+    h = (spans[0] - spans[1]) / steps
+    head = spans[0] - h * h * np.arange(2)
+    return np.exp([*head, *np.linspace(spans[0] - 2 * h * h, spans[1], steps + 1)[:-1]])
+
+
+@pytest.mark.parametrize("denoiser", [gaussian, mixture])
+@pytest.mark.parametrize(
+    ("solver", "options", "order"),
+    [
+        ("dpmpp_3m", {}, 3),
+        ("deis", {"solver_order": 3}, 3),
+        ("unipc", {"solver_order": 2, "solver_type": "bh1", "lower_order_final": False}, 3),
+        ("unipc", {"solver_order": 2, "solver_type": "bh2", "lower_order_final": False}, 3),
+        ("unipc", {"solver_order": 3, "lower_order_final": False}, 4),
+    ],
+)
+def test_higher_orders_of_convergence(denoiser, solver, options, order):
+    errors = []
+    for steps in (80, 160, 320):
+        table = get_solver(solver, **options).table(SCHEDULE, sigmas=graded_sigmas(steps).tolist())
+        start, end = (table.alpha[0], table.sigma[0]), (table.alpha_to[-1], table.sigma_to[-1])
+        want = exact_flow(denoiser, STARTS, start, end)
+        errors.append(np.max(np.abs(sample(table, denoiser, STARTS) - want)))
+    assert errors[0] < 5e-4
+    # Over both halvings together: errors of single ones change sign on the way.
+    assert np.log2(errors[0] / errors[2]) / 2 > order - 0.25, errors
+
+
+def test_released_third_order_code_is_second_order():
+    """What diffusers' half weight costs: docs/conformance.md."""
+    errors = {"diffusers": [], None: []}
+    for compat, found in errors.items():
+        for steps in (80, 160):
+            table = get_solver("dpmpp_3m").table(
+                SCHEDULE, sigmas=graded_sigmas(steps).tolist(), compat=compat
+            )
+            start, end = (table.alpha[0], table.sigma[0]), (table.alpha_to[-1], table.sigma_to[-1])
+            want = exact_flow(gaussian, STARTS, start, end)
+            found.append(np.max(np.abs(sample(table, gaussian, STARTS) - want)))
+    theirs, ours = (np.log2(np.divide(*errors[key])) for key in ("diffusers", None))
+    assert theirs == pytest.approx(2.1, abs=0.2)
+    assert ours > 2.8
+
+
 def without_last_row(table):
     pieces = {f.name: getattr(table, f.name) for f in fields(table)}
     rows = {k: v[:-1] for k, v in pieces.items() if isinstance(v, np.ndarray)}
@@ -111,6 +164,11 @@ def without_last_row(table):
         ("ddim", {"eta": 0.5}, 1),
         ("ddim", {"eta": 1.0}, 1),
         ("euler_ancestral", {}, 1),
+        ("dpmpp_1_sde", {}, 1),
+        ("dpmpp_sde", {}, 2),
+        ("dpmpp_3m_sde", {}, 2),
+        ("heun", {"s_churn": 4.0}, 2),
+        ("kdpm2_ancestral", {}, 2),
         ("dpmpp_2m_sde", {"solver_type": "midpoint"}, 2),
         ("dpmpp_2m_sde", {"solver_type": "heun"}, 2),
     ],
@@ -127,6 +185,39 @@ def test_variance_of_stochastic_solvers_converges_to_the_data(solver, options, o
         assert mean == pytest.approx(end * MEAN, abs=1e-12)
         errors.append(abs(variance - (end**2 * VARIANCE + left**2)))
     np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), order, atol=0.15)
+
+
+def test_reverse_sde_converges_to_the_data():
+    """Euler-Maruyama misses the mean too, by its order."""
+    errors = []
+    for steps in (100, 200, 400):
+        table = get_solver("reverse_sde").table(SCHEDULE, timesteps=even_times(steps))
+        a, s = table.alpha[0], table.sigma[0]
+        mean, variance = moments(table, affine, a * MEAN, a**2 * VARIANCE + s**2)
+        end, left = table.alpha_to[-1], table.sigma_to[-1]
+        wrong = [mean - end * MEAN, variance - (end**2 * VARIANCE + left**2)]
+        errors.append(np.abs(wrong))
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 1, atol=0.15)
+
+
+def test_inversion_followed_by_ddim_gives_the_data_back():
+    """Both are first order: the error halves with the step, and is small at 400."""
+    errors = []
+    for steps in (100, 200, 400):
+        times = even_times(steps)
+        back = get_solver("ddim_inverse").table(SCHEDULE, timesteps=times, compat=None)
+        forth = get_solver("ddim").table(SCHEDULE, timesteps=times)
+        x0 = np.linspace(-1.2, 1.4, 7)
+        rows = iter(range(len(back)))
+
+        def at_target(x, _, back=back, rows=rows):
+            i = next(rows)  # x is still at the level that the step leaves
+            return gaussian(x, back.alpha[i], back.sigma[i])
+
+        noise = run_table(back, at_target, x0)[-1]
+        errors.append(np.max(np.abs(sample(forth, gaussian, noise) - x0)))
+    assert errors[-1] < 0.02
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 1, atol=0.2)
 
 
 def affine(alpha, sigma):

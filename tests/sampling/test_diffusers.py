@@ -10,7 +10,7 @@ from conformance import compare
 from diffusers_peer import run_scheduler
 from solver_variants import variants
 
-from fastdiff.sampling import Schedule, get_solver, run_table
+from fastdiff.sampling import Schedule, get_solver, run_table, solver_from_config
 
 VARIANTS = {variant.label: variant for variant in variants()}
 
@@ -138,18 +138,103 @@ def test_ddim_steps_to_the_next_time_it_visits(spacing, steps, theirs, true):
     assert set(compat.waived) == (set() if theirs == true else {"levels"})
 
 
-def test_published_sum_of_euler():
-    """The published loop steps the scaled input, not x; the table is stepped the same way."""
-    schedule = Schedule(num_train_timesteps=1100, timestep_spacing="linspace")
-    table = get_solver("euler").table(schedule, 10, compat="diffusers")
-    x = SAMPLE * table.init_noise_sigma
-    for i in range(10):
-        x_in = table.c_in[i] * x
-        m = toy(x_in, table.t[i])
-        D = table.p[i] * x_in + table.q[i] * m
-        x = np.tensordot(table.update[i, 0], np.stack([x_in, D, m, 0 * x]), 1)
-    assert np.abs(x).sum() == pytest.approx(10.0807, abs=1e-2)
-    assert np.abs(x).mean() == pytest.approx(0.0131, abs=1e-3)
+LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+
+
+def published(name, x=SAMPLE, *, rescaled=False, raw=False, steps=10, **config):
+    """Sum and mean of a configuration's output, by its compat table.
+
+    rescaled: the published loop steps the scaled input, not x. raw: its network sees x itself.
+    """
+    config = {"_class_name": name, **({} if name.startswith("EDM") else LINEAR), **config}
+    solver, schedule = solver_from_config(config), Schedule.from_config(config)
+    table = solver.table(schedule, steps, compat="diffusers")
+    state = np.zeros((table.history + 1, *x.shape))
+    state[0] = x if raw else x * table.init_noise_sigma
+    for i, update in enumerate(table.update):
+        x_in = table.c_in[i] * state[0]
+        m = toy(state[0] if raw else x_in, table.t[i])
+        if rescaled:
+            state[0] = x_in
+        D = table.p[i] * state[0] + table.q[i] * m
+        D = np.clip(D, -table.clip[i], table.clip[i])
+        state = np.tensordot(update, np.stack([*state, D, m, 0 * m]), 1)
+    return np.abs(state[0]).sum(), np.abs(state[0]).mean()
+
+
+EULER, HEUN, KDPM2 = (f"{name}DiscreteScheduler" for name in ("Euler", "Heun", "KDPM2"))
+KARRAS, V = {"use_karras_sigmas": True}, {"prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "total", "mean"),
+    [
+        (EULER, {}, 10.0807, 0.0131),
+        (EULER, V, 0.0002, 2.2676e-06),
+        (EULER, KARRAS, 124.52299, 0.16214),
+        (HEUN, {}, 0.1233, 0.0002),
+        (HEUN, V, 4.6934e-07, 6.1112e-10),
+        (HEUN, KARRAS, 0.00015, 1.9869e-07),
+        (KDPM2, {}, 20.4125, 0.0266),
+        (KDPM2, V, 4.6934e-07, 6.1112e-10),
+    ],
+)
+def test_published_sums_of_k_diffusion(name, config, total, mean):
+    got = published(name, rescaled=True, num_train_timesteps=1100, **config)
+    assert got == (pytest.approx(total, abs=1e-2), pytest.approx(mean, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "mean"),
+    [
+        ({}, 198.1318, 0.2580),
+        (V, 67.3986, 0.0878),
+        ({"set_alpha_to_one": True, "beta_start": 0.01}, 230.0399, 0.2995),
+        ({"set_alpha_to_one": False, "beta_start": 0.01}, 186.9482, 0.2434),
+    ],
+)
+def test_published_sums_of_pndm(config, total, mean):
+    got = published("PNDMScheduler", **config)
+    assert got == (pytest.approx(total, abs=1e-2), pytest.approx(mean, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "mean"),
+    [
+        ({}, 671.6816, 0.8746),
+        (V, 1394.2185, 1.8154),
+        ({"set_alpha_to_one": True, "beta_start": 0.01}, 539.9622, 0.7031),
+        ({"set_alpha_to_one": False, "beta_start": 0.01}, 542.6722, 0.7066),
+    ],
+)
+def test_published_sums_of_ddim_inversion(config, total, mean):
+    got = published("DDIMInverseScheduler", **config)
+    assert got == (pytest.approx(total, abs=1e-2), pytest.approx(mean, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "mean"),
+    [
+        ("UniPCMultistepScheduler", {}, 0.2464),
+        ("UniPCMultistepScheduler", KARRAS, 0.2925),
+        ("UniPCMultistepScheduler", V, 0.1014),
+        ("UniPCMultistepScheduler", {**KARRAS, **V}, 0.1966),
+        ("DEISMultistepScheduler", {}, 0.23916),
+        ("DEISMultistepScheduler", V, 0.091),
+    ],
+)
+def test_published_means_of_multistep_solvers(name, config, mean):
+    got = published(name, **{"final_sigmas_type": "sigma_min", **config})
+    assert got[1] == pytest.approx(mean, abs=1e-3)
+
+
+def test_published_sums_of_edm():
+    total, mean = published("EDMEulerScheduler", num_train_timesteps=256)
+    assert (total, mean) == (pytest.approx(34.1855, abs=1e-3), pytest.approx(0.044, abs=1e-3))
+    base = {"lower_order_final": False, "final_sigmas_type": "sigma_min", "raw": True}
+    for config, mean in (({}, 0.0001), (V, 0.0092)):
+        got = published("EDMDPMSolverMultistepScheduler", **base, **config)
+        assert got[1] == pytest.approx(mean, abs=1e-3)
 
 
 @pytest.mark.parametrize(

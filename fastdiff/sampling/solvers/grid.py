@@ -161,8 +161,11 @@ def broken_levels(grid: Grid, update: Float64Array, reason: str) -> dict[str, st
 def forgetful_start(schedule: Schedule, grid: Grid, compat: bool) -> float:
     """Return the initial deviation of k-diffusion's solvers in diffusers, NaN for the right one.
 
-    diffusers forgets the data's share of the first level, unless the spacing is leading.
+    diffusers forgets the data's share of the first level, unless the spacing is leading, and takes
+    it to be 1 for edm.
     """
+    if compat and schedule.process == "edm":
+        return float(np.hypot(1.0, grid.sigma[0]))
     if compat and schedule.process == "vp" and schedule.timestep_spacing != "leading":
         return float(grid.sigma[0])
     return np.nan
