@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff.denoisers.base import DTYPES, HOST, EngineStatus, require_usable
 from fastdiff.denoisers.cuda import cuda_status, full_float32
 from fastdiff.denoisers.precision import AtPrecision
 from fastdiff.exporting import Network
+from fastdiff.exporting.attention import replace_attention
+from fastdiff.kernels.attention import choosing
 
 
 class EagerEngine:
@@ -45,13 +47,17 @@ class EagerEngine:
 
 
 class EagerDenoiser:
-    """A private copy of the module at one precision, so that the caller's stays as it is."""
+    """A private copy of the module at one precision, so that the caller's stays as it is.
+
+    On a GPU its attention is fastdiff's operator, which measures the kernels that there are.
+    """
 
     def __init__(self, network: Network, precision: str, engine: str, device: torch.device) -> None:
         self.engine, self.precision, self.device = engine, precision, device
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
-        self._module = AtPrecision(network.require_module(), self.input_dtype, device)
+        module = AtPrecision(network.require_module(), self.input_dtype, device)
+        self._module = with_attention(module, network) if device.type == "cuda" else module
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -60,7 +66,19 @@ class EagerDenoiser:
             with torch.inference_mode(), full_float32(self.device):
                 out.copy_(self._module(x, t, conditioning))
 
+        if self.device.type == "cuda":
+            with choosing():  # attention of these shapes is measured now; a graph comes later
+                run()
         return run
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """There is nothing compiled to write."""
+
+
+def with_attention(module: AtPrecision, network: Network) -> nn.Module:
+    """Return `module` with ``fastdiff::attention`` in it wherever that operator can serve."""
+    x, t, conditioning = network.example(1)
+    device = next(module.parameters(), x).device
+    moved = [x.to(device), t.to(device), {k: v.to(device) for k, v in conditioning.items()}]
+    replaced, _ = replace_attention(module, moved)
+    return replaced

@@ -54,7 +54,7 @@ def tune(
         An explicit choice cannot run or does not pass here, or nothing does.
     """
     pairs = _pairs(choices)
-    software = choices.precision != "auto"
+    software, seconds_each = choices.precision != "auto", 0.0
     if reference is None:
         say(Stage("reference trajectory in float32"))
         eager = ENGINES["eager"].build(network, "float32")
@@ -80,7 +80,7 @@ def tune(
             + "; ".join(f"{c.name}: {c.refusal}" for c in refused)
         )
     batches = BATCHES if choices.max_batch is None else (choices.max_batch,)
-    trials = measure(network, passed, batches, choices.budget_seconds, say)
+    trials = measure(network, passed, batches, choices.budget_seconds(seconds_each), say)
     denoiser, seconds = _choose(trials)
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
