@@ -58,7 +58,7 @@ def test_every_solver_is_listed():
     assert set(list_solvers()) == set(REGISTRY)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_every_table_that_can_be_asked_for_proves_itself_and_packs(data):
     T = data.draw(st.integers(3, 400))

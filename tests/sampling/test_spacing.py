@@ -1,0 +1,83 @@
+"""Sigma spacings, and the paths they make."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from fastdiff.errors import InvalidArgument
+from fastdiff.sampling import Schedule, get_solver
+from fastdiff.sampling.spacing import (
+    beta_quantile,
+    beta_sigmas,
+    exponential_sigmas,
+    karras_sigmas,
+)
+
+
+def test_karras_sigmas_are_even_in_their_root():
+    """Karras et al., eq. 5, by its definition."""
+    roots = karras_sigmas(9, 80.0, 0.002, rho=5.0) ** 0.2
+    np.testing.assert_allclose(np.diff(roots), (0.002**0.2 - 80.0**0.2) / 8, rtol=1e-12)
+
+
+@given(u=st.floats(0, 1), a=st.floats(0.3, 6), b=st.floats(0.3, 6))
+def test_beta_quantile_is_that_of_scipy(u, a, b):
+    got, want = beta_quantile(u, a, b), beta.ppf(u, a, b)
+    # Near 1 the quantile is known to one unit of its own last place only.
+    assert got == pytest.approx(want, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("spacing", [karras_sigmas, exponential_sigmas, beta_sigmas])
+def test_spacings_run_from_the_highest_to_the_lowest(spacing):
+    sigmas = spacing(17, 14.6, 0.03)
+    assert sigmas[[0, -1]] == pytest.approx([14.6, 0.03], rel=1e-12)
+    assert np.all(np.diff(sigmas) < 0)
+    assert spacing(1, 14.6, 0.03) == pytest.approx([14.6])
+
+
+def test_levels_are_the_sigmas_that_are_given():
+    vp = Schedule(prediction_type="sample")
+    table = get_solver("dpmpp_2m").table(vp, sigmas=[10.0, 2.5, 0.4])
+    np.testing.assert_allclose(table.sigma / table.alpha, [10.0, 2.5, 0.4], rtol=1e-14)
+    np.testing.assert_allclose(np.hypot(table.alpha, table.sigma), 1.0, rtol=1e-14)
+    # The time of a training level is its own.
+    table = get_solver("euler").table(vp, sigmas=vp.ratios[[900, 300]].tolist())
+    np.testing.assert_allclose(table.t, [900, 300], rtol=1e-12)
+
+
+def test_denoisers_of_sigma_take_x_and_sigma_themselves():
+    """Consistency models, Algorithm 1, for a network f(x, sigma) that predicts the data."""
+    schedule = Schedule(process="ve", prediction_type="sample")
+    table = get_solver("consistency").table(schedule, sigmas=[80.0, 24.4, 5.84])
+    assert table.t.tolist() == [80.0, 24.4, 5.84]
+    assert table.c_in.tolist() == [1.0, 1.0, 1.0]
+    same = get_solver("consistency").table(schedule, timesteps=[80.0, 24.4, 5.84])
+    np.testing.assert_array_equal(same.update, table.update)
+    np.testing.assert_array_equal(
+        table.update[:, 0], [[0, 1, 0, 24.4], [0, 1, 0, 5.84], [0, 1, 0, 0]]
+    )
+    paper = get_solver("consistency", sigma_data_end=0.002).table(schedule, sigmas=[80.0, 5.84])
+    assert paper.update[0, 0, 3] == pytest.approx(np.sqrt(5.84**2 - 0.002**2), rel=1e-15)
+    assert set(paper.waived) == {"variance"}
+
+
+def test_bad_sigmas_are_refused():
+    euler = get_solver("euler")
+    for process, sigmas, message in (
+        ("vp", [1.0, 2.0], "descend"),
+        ("vp", [1.0, 0.0], "must lie in"),
+        ("ve", [], "non-empty"),
+        ("flow", [1.5, 0.5], r"must lie in .*\.\.1, got 1.5"),
+    ):
+        schedule = Schedule(process=process, prediction_type="sample")
+        with pytest.raises(InvalidArgument, match=message):
+            euler.table(schedule, sigmas=sigmas)
+    with pytest.raises(InvalidArgument, match="timesteps or sigmas, not both"):
+        euler.table(Schedule(), timesteps=[5], sigmas=[0.5])
+    zero = Schedule(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", use_karras_sigmas=True
+    )
+    with pytest.raises(InvalidArgument, match="finite sigma_max"):
+        get_solver("dpmpp_2m").table(zero, 5)
