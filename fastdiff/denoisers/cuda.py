@@ -81,7 +81,8 @@ def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None
 def _without_tf32() -> Iterator[None]:
     """Turn TF32 off, by both of torch's interfaces.
 
-    Torch refuses to read the older one where they disagree, which its own exporter does.
+    Torch's exporter reads the older one, which torch refuses where the two disagree. Where they did
+    before, the newer one is enough: it is what the operators go by.
     """
     backends: Any = torch.backends
     cudnn, cuda, mkldnn = backends.cudnn, backends.cuda, backends.mkldnn
@@ -90,7 +91,8 @@ def _without_tf32() -> Iterator[None]:
     convolutions = _unless_refused(lambda: cudnn.allow_tf32)
     products = _unless_refused(torch.get_float32_matmul_precision)
     try:
-        cudnn.allow_tf32 = False
+        if convolutions is not None:
+            cudnn.allow_tf32 = False
         if products is not None:
             torch.set_float32_matmul_precision("highest")
         for operator in operators:
