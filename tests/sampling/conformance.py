@@ -20,7 +20,7 @@ from solver_variants import SIGMA_SPACINGS, variants
 from fastdiff.sampling import Schedule, run_table
 
 SHAPE = (2, 3, 7, 5)
-STEPS = (1, 5, 10, 13, 50)
+STEPS = (1, 5, 13, 50)
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
@@ -114,8 +114,11 @@ def measure():
     worst = {}
     for variant in variants():
         for prediction_type, spacing, steps in itertools.product(
-            variant.prediction_types, variant.spacings, [n for n in STEPS if variant.takes(n)]
+            variant.prediction_types, variant.spacings, STEPS
         ):
+            # SciPy's beta quantiles take seconds in some of their constructors.
+            if not variant.takes(steps) or (spacing == "beta" and steps == 50):
+                continue
             key = (variant.solver, prediction_type, spacing)
             cases, largest = worst.get(key, (0, Differences()))
             found = compare(variant, prediction_type, spacing, steps)

@@ -17,7 +17,6 @@ MODULES = {
     "DEISMultistepScheduler": "deis_multistep",
     "DPMSolverMultistepScheduler": "dpmsolver_multistep",
     "DPMSolverSDEScheduler": "dpmsolver_sde",
-    "DPMSolverSinglestepScheduler": "dpmsolver_singlestep",
     "EDMDPMSolverMultistepScheduler": "edm_dpmsolver_multistep",
     "EDMEulerScheduler": "edm_euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
@@ -99,6 +98,8 @@ def run_scheduler(
     with scheduler_module(name, double=double, noise=noise) as (module, dtype, cursor):
         scheduler = getattr(module, name)(**config)
         scheduler.set_timesteps(steps)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # or a first time listed twice starts at its second place
         if name == "DPMSolverSDEScheduler":
             correlated_noise(scheduler, noise, cursor, dtype)
         x, trajectory = torch.tensor(x, dtype=dtype), []

@@ -61,9 +61,6 @@ class Variant:
                 config["timestep_spacing"] = "linspace"
             elif spacing in SPACINGS:
                 config["timestep_spacing"] = spacing
-        if self.scheduler == "DPMSolverSinglestepScheduler":
-            config.pop("steps_offset", None)
-            config.pop("timestep_spacing", None)
         return config | self.config
 
     def make_solver(self, config):

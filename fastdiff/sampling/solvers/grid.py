@@ -43,19 +43,6 @@ class Grid:
         """Rows, n."""
         return len(self.t)
 
-    def repeated(self, rows: npt.ArrayLike) -> Grid:
-        """Return the grid whose rows are these, each landing on the level of the next."""
-        i = np.asarray(rows)
-        return replace(
-            self,
-            t=self.t[i],
-            alpha=self.alpha[i],
-            sigma=self.sigma[i],
-            alpha_to=np.append(self.alpha[i[1:]], self.alpha_to[-1]),
-            sigma_to=np.append(self.sigma[i[1:]], self.sigma_to[-1]),
-            c_in=self.c_in[i],
-        )
-
 
 def training_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
     """Return the path in the coordinates of training, ending at `final`."""

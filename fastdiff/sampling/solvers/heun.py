@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.order import TOLERANCE
 from fastdiff.sampling.path import Path, PathRules
 from fastdiff.sampling.schedule import Schedule
 from fastdiff.sampling.solvers.base import Solver
@@ -65,8 +66,10 @@ class Heun(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
+        for option in ("s_tmin", "s_tmax"):
             check_number(option, getattr(self, option), 0.0, math.inf)
+        for option in ("s_churn", "s_noise"):
+            check_number(option, getattr(self, option), 0.0, 1e6)
 
     def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
         if self.s_churn and schedule.process == "flow":
@@ -83,7 +86,8 @@ class Heun(
         forgetful = forgetful_start(schedule, grid, compat)
         start = start if math.isnan(forgetful) else forgetful
         waived = {}
-        if self.s_noise != 1.0 and np.any(added[1:]):
+        missed = np.abs(np.hypot(grid.sigma, added) - hat) > TOLERANCE * np.maximum(1.0, hat)
+        if np.any(missed[1:]):
             waived["variance"] = f"s_noise={self.s_noise} scales the added noise"
         return self._assemble(
             schedule,
