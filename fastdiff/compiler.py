@@ -71,8 +71,9 @@ def compile(
         Other named inputs of the model.
     backend : str
         ``"auto"``, or an engine: ``"eager"``, ``"onnxruntime"``, ``"openvino"``, ``"inductor"``,
-        ``"onnxruntime-cuda"``, ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"``
-        (docs/engines.md). A named one that cannot run raises; nothing falls back.
+        ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``, ``"onnxruntime-tensorrt"``,
+        ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named one that cannot run raises;
+        nothing falls back.
     precision : str
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     max_batch : int
