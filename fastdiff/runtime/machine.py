@@ -29,8 +29,9 @@ def processor() -> str:
 
 
 def describe_machine() -> str:
-    """Return processor, threads and kernel level, for reports."""
-    return f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels"
+    """Return processor, threads, kernel level and GPU, for reports."""
+    host = f"{processor()}, {torch.get_num_threads()} threads, {active_level()} kernels"
+    return ", ".join([host, *_gpu()[:1]])
 
 
 @functools.cache
