@@ -19,7 +19,7 @@ VARIANTS = {variant.label: variant for variant in variants()}
 # the figures by case are in docs/conformance.md.
 SHIPPED_BOUND = 5e-5
 
-CANCELLING = ("deis", "heun", "dpmpp_3m", "dpmpp_3m_sde", "unipc")
+CANCELLING = ("deis", "dpmpp_3m", "dpmpp_3m_sde", "unipc")
 """Where diffusers' own float32 arithmetic loses more than these bounds (docs/conformance.md)."""
 
 
