@@ -91,6 +91,6 @@ def test_command_refuses_before_it_works(tmp_path):
         fastdiff_export("digits", str(tmp_path / "m.onnx"), "--steps", "3")
     with pytest.raises(errors.InvalidArgument, match="--dynamic-size has a meaning only without"):
         fastdiff_export("digits", str(tmp_path / "m.onnx"), "--loop", "--dynamic-size")
-    with pytest.raises(errors.UnknownName, match="known: ddim"):
+    with pytest.raises(errors.UnknownName, match=r"known: .*ddim"):
         fastdiff_export("digits", str(tmp_path / "m.onnx"), "--loop", "--solver", "magic")
     assert list(tmp_path.iterdir()) == []
