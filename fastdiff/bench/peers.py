@@ -24,10 +24,13 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
 }
-DETERMINISTIC = ("ddim", "euler", "dpmpp_2m")
+DETERMINISTIC = ("ddim", "euler", "heun", "kdpm2", "unipc", "dpmpp_2m")
 
 
 class PeerRunner:
@@ -69,7 +72,7 @@ class PeerRunner:
         scheduler, seconds = self._scheduler, []
         channels = self.network.sample_shape[0]
         generator = torch.Generator().manual_seed(0)
-        extra = {} if load.solver in {"ddim", "euler"} else {"generator": generator}
+        extra = {} if load.solver in DETERMINISTIC else {"generator": generator}
         begin = last = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # diffusers warns of NumPy's and its own deprecations
