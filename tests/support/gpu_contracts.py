@@ -135,7 +135,7 @@ def _note(kernel: str, resources: list[Resources]) -> None:
     log = os.environ.get("FASTDIFF_GPU_EVIDENCE")
     if log is None:
         return
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" (", 1)[0]
     with Path(log).open("a") as file:
         for used in resources:
             record = asdict(used) | {"tensor_core": sorted(used.tensor_core)}
