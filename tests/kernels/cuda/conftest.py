@@ -7,7 +7,7 @@ from emulated_cuda import emulated_cuda
 from emulator import SCHEDULES, Library, Schedule
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulated() -> Iterator[Library]:
     """The CUDA kernels run on CPU tensors, through the emulator."""
     with emulated_cuda() as library:
