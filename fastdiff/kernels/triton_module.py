@@ -10,7 +10,7 @@ No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has bee
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape, Unavailable
+from fastdiff.errors import Unavailable
 
 if TYPE_CHECKING:
     import triton
     import triton.language as tl
 
 __all__ = [
-    "FLOATS",
     "MAX_ELEMENTS",
     "block",
-    "check",
     "check_device",
     "interpreting",
     "launch",
@@ -52,7 +50,6 @@ INTERPRETED_BLOCK = 1 << 16
 """The interpreter's time goes by programs, not by elements."""
 MAX_ELEMENTS = 2**31 - INTERPRETED_BLOCK
 """Of one row: offsets inside a row have 32 bits, those of rows 64."""
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -85,33 +82,6 @@ def status() -> str | None:
     if interpreting() or torch.cuda.is_available():
         return None
     return f"torch {torch.__version__} finds no GPU; TRITON_INTERPRET=1 runs the kernels slowly"
-
-
-def check(
-    name: str,
-    tensor: Tensor,
-    dtypes: Sequence[torch.dtype],
-    shape: tuple[int | None, ...],
-    device: torch.device,
-) -> None:
-    """Raise unless a tensor is contiguous on ``device``, of one of ``dtypes`` and of ``shape``.
-
-    A None of ``shape`` accepts every size.
-    """
-    if tensor.device != device:
-        raise InvalidArgument(f"{name}: expected a tensor on {device}, got {tensor.device}")
-    if tensor.dtype not in dtypes:
-        expected = " or ".join(str(dtype) for dtype in dtypes)
-        raise InvalidDtype(f"{name}: expected {expected}, got {tensor.dtype}")
-    got = tensor.shape
-    if got != shape and not (
-        len(got) == len(shape)
-        and all(size in (None, n) for size, n in zip(shape, got, strict=True))
-    ):
-        expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InvalidShape(f"{name}: expected shape ({expected}), got {tuple(got)}")
-    if not tensor.is_contiguous():
-        raise InvalidArgument(f"{name}: expected a contiguous tensor; pass .contiguous()")
 
 
 def check_device(tensor: Tensor) -> torch.device:

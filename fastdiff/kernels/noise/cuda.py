@@ -8,7 +8,7 @@ from torch import Tensor
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.kernels import cuda_module
 from fastdiff.kernels.cuda_module import address
-from fastdiff.kernels.triton_module import check
+from fastdiff.kernels.tensors import check
 
 _BITS = {"draw": 32, "tag": 8}
 _ELEMENT_BITS = 42

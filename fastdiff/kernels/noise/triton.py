@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdiff.errors import InvalidArgument
 from fastdiff.kernels import triton_module
 from fastdiff.kernels.noise import reference
+from fastdiff.kernels.tensors import check
 from fastdiff.kernels.triton_module import tl, triton
 
 LOG = tl.constexpr(tuple(float(c) for c in reference.LOG))
@@ -147,10 +148,10 @@ def fill_normal(
         If ``out`` is not where Triton kernels run.
     """
     device = triton_module.check_device(out)
-    triton_module.check("out", out, (torch.float32,), (None, None), device)
+    check("out", out, (torch.float32,), (None, None), device)
     rows, n = out.shape
     for name, words in (("seeds", seeds), ("images", images)):
-        triton_module.check(name, words, (torch.int64, torch.uint64), (rows,), device)
+        check(name, words, (torch.int64, torch.uint64), (rows,), device)
     for name, value in (("draw", draw), ("tag", tag)):
         if not 0 <= value < 1 << _BITS[name]:
             raise InvalidArgument(f"{name} must be in [0, 2^{_BITS[name]}), got {value}")

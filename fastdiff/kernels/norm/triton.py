@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.kernels import triton_module
-from fastdiff.kernels.triton_module import FLOATS, MAX_ELEMENTS, check, tl, triton
+from fastdiff.kernels.tensors import FLOATS, check
+from fastdiff.kernels.triton_module import MAX_ELEMENTS, tl, triton
 
 __all__ = ["group_norm", "modulated_layer_norm"]
 

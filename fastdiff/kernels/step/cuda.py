@@ -11,17 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastdiff.errors import InvalidArgument, InvalidShape
+from fastdiff.errors import InvalidShape
 from fastdiff.kernels import cuda_module
 from fastdiff.kernels.cuda_module import ELEMENT_TYPES, address
-from fastdiff.kernels.triton_module import FLOATS, check
-from fastdiff.records import BATCH_ROW, TABLE_ROW
+from fastdiff.kernels.step.arguments import check_gather, check_step
 
 __all__ = ["gather", "step"]
-
-_FLOAT32 = (torch.float32,)
-_BYTES = (torch.uint8,)
-_MAX_HISTORY = 4
 
 # Where the blocks of a row are counted, zero between launches, for each flags tensor.
 _tickets = WeakTensorKeyDictionary()
@@ -52,23 +47,10 @@ def step(
         If the kernels are not built, or ``state`` is not where they can run.
     """
     device = cuda_module.check_device(state)
-    check("state", state, _FLOAT32, (None, None), device)
+    batch = _rows_of_a_launch(
+        check_step(device, table, rows, state, output, flags, history, next_input, denoised)
+    )
     slots, n = state.shape
-    batch = _check_records(table, rows, device)
-    check("output", output, FLOATS, (None, None), device)
-    if output.shape[1] < n:
-        raise InvalidShape(f"output: expected rows of at least {n} elements, got {output.shape[1]}")
-    check("flags", flags, _BYTES, (batch,), device)
-    if history is not None:
-        check("history", history, _FLOAT32, (None, slots, n), device)
-        if len(history) > _MAX_HISTORY:
-            raise InvalidShape(
-                f"history: expected at most {_MAX_HISTORY} slots, got {len(history)}"
-            )
-    if next_input is not None:
-        check("next_input", next_input, FLOATS, (slots, n), device)
-    if denoised is not None:
-        check("denoised", denoised, _FLOAT32, (slots, n), device)
     cuda_module.launch(
         "step",
         device,
@@ -96,11 +78,8 @@ def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor
     Takes what :func:`fastdiff.kernels.step.triton.gather` takes, and raises what :func:`step` does.
     """
     device = cuda_module.check_device(x)
-    check("next_input", next_input, FLOATS, (None, None), device)
-    batch = _check_records(table, rows, device)
+    batch = _rows_of_a_launch(check_gather(device, table, rows, next_input, x, t))
     n = next_input.shape[1]
-    check("x", x, (next_input.dtype,), (None, n), device)
-    check("t", t, _FLOAT32, (len(x),), device)
     cuda_module.launch(
         "gather",
         device,
@@ -115,15 +94,10 @@ def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor
     )
 
 
-def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:
-    """Check the records' containers; return the number of batch rows."""
-    for name, records, dtype in (("table", table, TABLE_ROW), ("rows", rows, BATCH_ROW)):
-        check(name, records, _BYTES, (None, dtype.itemsize), device)
-        if records.data_ptr() % 8:
-            raise InvalidArgument(f"{name}: records must start at a multiple of 8 bytes")
-    if len(rows) > cuda_module.MAX_ROWS:
-        raise InvalidShape(f"rows: expected at most {cuda_module.MAX_ROWS}, got {len(rows)}")
-    return len(rows)
+def _rows_of_a_launch(count: int) -> int:
+    if count > cuda_module.MAX_ROWS:
+        raise InvalidShape(f"rows: expected at most {cuda_module.MAX_ROWS}, got {count}")
+    return count
 
 
 def _tickets_of(flags: Tensor) -> Tensor:

@@ -11,17 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastdiff.errors import InvalidArgument, InvalidShape
+from fastdiff.errors import InvalidShape
 from fastdiff.kernels import triton_module
+from fastdiff.kernels.step.arguments import check_gather, check_step
 from fastdiff.kernels.step.triton_kernels import gather_kernel, step_kernel
-from fastdiff.kernels.triton_module import FLOATS, MAX_ELEMENTS, check
-from fastdiff.records import BATCH_ROW, TABLE_ROW
+from fastdiff.kernels.triton_module import MAX_ELEMENTS
 
 __all__ = ["gather", "step"]
-
-_FLOAT32 = (torch.float32,)
-_BYTES = (torch.uint8,)
-_MAX_HISTORY = 4
 
 # What a row's chunks count in, zero between launches, for each flags tensor that step has seen.
 _arrivals = WeakTensorKeyDictionary()
@@ -73,25 +69,12 @@ def step(
         If ``state`` is not where Triton kernels run.
     """
     device = triton_module.check_device(state)
-    check("state", state, _FLOAT32, (None, None), device)
+    if state.dim() == 2 and not 0 < state.shape[1] <= MAX_ELEMENTS:
+        raise InvalidShape(
+            f"state: expected rows of 1 to {MAX_ELEMENTS} elements, got {state.shape[1]}"
+        )
+    batch = check_step(device, table, rows, state, output, flags, history, next_input, denoised)
     slots, n = state.shape
-    if not 0 < n <= MAX_ELEMENTS:
-        raise InvalidShape(f"state: expected rows of 1 to {MAX_ELEMENTS} elements, got {n}")
-    batch = _check_records(table, rows, device)
-    check("output", output, FLOATS, (None, None), device)
-    if output.shape[1] < n:
-        raise InvalidShape(f"output: expected rows of at least {n} elements, got {output.shape[1]}")
-    check("flags", flags, _BYTES, (batch,), device)
-    if history is not None:
-        check("history", history, _FLOAT32, (None, slots, n), device)
-        if len(history) > _MAX_HISTORY:
-            raise InvalidShape(
-                f"history: expected at most {_MAX_HISTORY} slots, got {len(history)}"
-            )
-    if next_input is not None:
-        check("next_input", next_input, FLOATS, (slots, n), device)
-    if denoised is not None:
-        check("denoised", denoised, _FLOAT32, (slots, n), device)
     block = triton_module.block(n)
     triton_module.launch(
         step_kernel,
@@ -134,25 +117,13 @@ def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor
         As :func:`step` does.
     """
     device = triton_module.check_device(x)
-    check("next_input", next_input, FLOATS, (None, None), device)
-    batch = _check_records(table, rows, device)
+    batch = check_gather(device, table, rows, next_input, x, t)
     n = next_input.shape[1]
-    check("x", x, (next_input.dtype,), (None, n), device)
-    check("t", t, _FLOAT32, (len(x),), device)
     block = triton_module.block(n)
     programs = batch * -(-n // block)
     triton_module.launch(
         gather_kernel, programs, device, table, rows, next_input, x, t, n, BLOCK=block
     )
-
-
-def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:
-    """Check the records' containers; return the number of batch rows."""
-    for name, records, dtype in (("table", table, TABLE_ROW), ("rows", rows, BATCH_ROW)):
-        check(name, records, _BYTES, (None, dtype.itemsize), device)
-        if records.data_ptr() % 8:
-            raise InvalidArgument(f"{name}: records must start at a multiple of 8 bytes")
-    return len(rows)
 
 
 def _arrivals_of(flags: Tensor) -> Tensor:
