@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.kernels import SHAPES, comparisons, measure
+from benchmarks.marks import replace_figures
 from benchmarks.sampling import overhead, pipelines
 from fastdiff.runtime.machine import describe_machine
 
@@ -67,9 +68,7 @@ def main() -> None:
     table = "\n".join(lines(options.rounds, Console(stderr=True)))
     print(table)
     if options.write:
-        before, rest = options.write.read_text().split(BEGIN)
-        _, after = rest.split(END)
-        options.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+        replace_figures(options.write, BEGIN, END, f"\n{table}\n")
 
 
 if __name__ == "__main__":

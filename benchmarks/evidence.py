@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks.marks import replace_figures
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- figures: evidence -->\n", "<!-- /figures: evidence -->"
 
@@ -129,8 +131,7 @@ def main() -> None:
         text = "\n".join(lines(log)) + "\n"
     print(text)
     if options.write:
-        before, rest = options.write.read_text().split(BEGIN)
-        options.write.write_text(before + BEGIN + text + END + rest.split(END)[1])
+        replace_figures(options.write, BEGIN, END, text)
 
 
 if __name__ == "__main__":

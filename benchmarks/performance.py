@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.marks import replace_figures
 from fastdiff.bench import BASELINE, Plan, Result, describe_run, run
 from fastdiff.bench.results import HEADINGS, cells, ordered
 from fastdiff.bench.timing import ratio
@@ -92,9 +93,7 @@ def main() -> None:
         text = "\n".join(section(results)) + "\n"
         print(text, flush=True)
         if options.write:
-            begin, end = marks(model)
-            before, rest = options.write.read_text().split(begin)
-            options.write.write_text(before + begin + text + end + rest.split(end)[1])
+            replace_figures(options.write, *marks(model), text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.marks import replace_figures
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 SHAPE = (8, 4, 64, 64)
@@ -125,8 +126,7 @@ def main() -> None:
     text = "\n".join(lines()) + "\n"
     print(text)
     if options.write:
-        before, rest = options.write.read_text().split(BEGIN)
-        options.write.write_text(before + BEGIN + text + END + rest.split(END)[1])
+        replace_figures(options.write, BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Network
+from fastdiff.paths import cache_folder
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.sampling import Schedule
@@ -50,15 +51,13 @@ class Cache:
     Parameters
     ----------
     folder : Path, optional
-        ``$FASTDIFF_CACHE``, else ``fastdiff`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        `fastdiff.paths.cache_folder` by default.
     limit_bytes : int, optional
         ``$FASTDIFF_CACHE_BYTES``, else 10 GiB.
     """
 
     def __init__(self, folder: Path | None = None, limit_bytes: int | None = None) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        named = os.environ.get("FASTDIFF_CACHE")
-        self.folder = folder or (Path(named) if named else Path(base) / "fastdiff")
+        self.folder = folder or cache_folder()
         self.limit_bytes = _limit() if limit_bytes is None else limit_bytes
 
     def path(self, key: str) -> Path:
