@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from networks import Mixer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -21,22 +22,6 @@ from fastdiff.runtime.certificate import (
 )
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.sampling import Schedule, run_table
-
-
-class Mixer(nn.Module):
-    """A few layers, exact enough in float32 and worse in bfloat16."""
-
-    def __init__(self, scale: float = 1.0):
-        super().__init__()
-        torch.manual_seed(1)
-        self.inner = nn.Conv2d(1, 8, 3, padding=1)
-        self.outer = nn.Conv2d(8, 1, 3, padding=1)
-        self.scale = scale
-
-    def forward(self, x, t):
-        hidden = torch.tanh(self.inner(x) + (t / 1000)[:, None, None, None].to(x.dtype))
-        # A difference of large numbers: bfloat16's 8 bits lose it, float32's 24 do not.
-        return self.outer((hidden + self.scale) - self.scale)
 
 
 class Planted:

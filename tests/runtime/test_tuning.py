@@ -1,5 +1,6 @@
 import pytest
 import torch
+from networks import Mixer
 from torch import nn
 
 import fastdiff
@@ -16,22 +17,6 @@ from fastdiff.sampling import Schedule
 def every_precision_is_tried(monkeypatch):
     """However busy the machine is, the networks here count as quick."""
     monkeypatch.setattr(tuning, "_QUICK_SECONDS", float("inf"))
-
-
-class Mixer(nn.Module):
-    """A few layers, exact enough in float32 and worse in bfloat16."""
-
-    def __init__(self, scale: float = 1.0):
-        super().__init__()
-        torch.manual_seed(1)
-        self.inner = nn.Conv2d(1, 8, 3, padding=1)
-        self.outer = nn.Conv2d(8, 1, 3, padding=1)
-        self.scale = scale
-
-    def forward(self, x, t):
-        hidden = torch.tanh(self.inner(x) + (t / 1000)[:, None, None, None].to(x.dtype))
-        # A difference of large numbers: bfloat16's 8 bits lose it, float32's 24 do not.
-        return self.outer((hidden + self.scale) - self.scale)
 
 
 def network(scale=1.0):
