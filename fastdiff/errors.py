@@ -112,3 +112,31 @@ class NonFiniteOutput(ModelOutputError, ArithmeticError):
 
 class Cancelled(SamplingError):
     """A callback stopped the request."""
+
+
+class Overloaded(FastdiffError, RuntimeError):
+    """A server's queue is full.
+
+    Attributes
+    ----------
+    retry_after : float
+        Seconds after which there will probably be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineImpossible(FastdiffError, TimeoutError):
+    """A request cannot be done by its deadline.
+
+    Attributes
+    ----------
+    estimate_seconds : float
+        How long it would take.
+    """
+
+    def __init__(self, message: str, estimate_seconds: float) -> None:
+        super().__init__(message)
+        self.estimate_seconds = estimate_seconds
