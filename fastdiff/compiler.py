@@ -18,6 +18,7 @@ from fastdiff.integrations import (
     MODEL_NAMES,
     cached_weights,
     from_diffusers,
+    is_pipeline,
     load_diffusers,
     named_model,
 )
@@ -43,7 +44,7 @@ def compile(
     verify: str = "strict",
     cache: bool = True,
     progress: bool = False,
-) -> Sampler:
+) -> Sampler | Any:
     """Turn a trained denoiser into the fastest correct sampler that this machine can run.
 
     Exports the model, measures the engines interleaved at several batch sizes, refuses those whose
@@ -92,6 +93,8 @@ def compile(
     Returns
     -------
     Sampler
+        For a pipeline of diffusers instead an object that is called as the pipeline is
+        (docs/pipelines.md).
 
     Raises
     ------
@@ -102,7 +105,30 @@ def compile(
     Unavailable
         The engine asked for cannot run here, or none passes its certificate.
     """
-    network, chosen = describe(model, schedule, sample_shape, num_classes, null_class, conditioning)
+    description = {
+        "schedule": schedule,
+        "sample_shape": sample_shape,
+        "num_classes": num_classes,
+        "null_class": null_class,
+        "conditioning": conditioning,
+    }
+    if is_pipeline(model):
+        from fastdiff.integrations.pipelines import compile_pipeline
+
+        told = [name for name, value in description.items() if value is not None]
+        if told:
+            raise InvalidArgument(f"{told[0]}= is for a denoiser; a pipeline says it itself")
+        return compile_pipeline(
+            model,
+            backend=backend,
+            precision=precision,
+            max_batch=max_batch,
+            tune=tune,
+            verify=verify,
+            cache=cache,
+            progress=progress,
+        )
+    network, chosen = describe(model, **description)
     network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ MODEL_CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 """What `fastdiff.integrations.from_diffusers` describes."""
 
 _SCHEDULER_CONFIGS = ("scheduler/scheduler_config.json", "scheduler_config.json")
+
+
+def is_pipeline(model: object) -> bool:
+    """Whether `model` is a pipeline of diffusers, or the folder of a saved one."""
+    if isinstance(model, (str, os.PathLike)):
+        return (Path(model) / "model_index.json").is_file()
+    return any(
+        base.__name__ == "DiffusionPipeline" and base.__module__.startswith("diffusers.")
+        for base in type(model).__mro__
+    )
 
 
 def load_diffusers(folder: Path) -> tuple[nn.Module, Path | None]:

@@ -9,7 +9,7 @@ from diffusers_models import dit, unet2d, unet2d_condition
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.integrations import load_diffusers
+from fastdiff.integrations import is_pipeline, load_diffusers
 
 pytestmark = pytest.mark.peer
 
@@ -19,9 +19,12 @@ def same_weights(one, other):
     return all(a == b and torch.equal(v, w) for (a, v), (b, w) in pairs)
 
 
-def test_pipeline_folder_gives_the_same_sampler(tmp_path):
+def test_folder_gives_the_same_sampler(tmp_path):
     model = unet2d()
     DDPMPipeline(model, DDPMScheduler(beta_schedule="squaredcos_cap_v2")).save_pretrained(tmp_path)
+    assert is_pipeline(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    assert not is_pipeline(tmp_path)
     options = {"backend": "eager", "precision": "float32", "max_batch": 2, "cache": False}
     sampler = fastdiff.compile(tmp_path, **options)
     assert sampler.schedule.beta_schedule == "squaredcos_cap_v2"
