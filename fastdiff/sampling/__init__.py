@@ -1,5 +1,6 @@
 """Noise schedules, prediction types and solvers: sampling as data, in NumPy float64."""
 
+from fastdiff.sampling.passes import Thresholding, rescale_factors
 from fastdiff.sampling.prediction import (
     PREDICTION_TYPES,
     convert_prediction,
@@ -7,7 +8,7 @@ from fastdiff.sampling.prediction import (
     epsilon_to_score,
     score_to_epsilon,
 )
-from fastdiff.sampling.reference import moments, run_table
+from fastdiff.sampling.reference import Guidance, Inpainting, moments, run_table
 from fastdiff.sampling.schedule import Schedule
 from fastdiff.sampling.solvers import Solver, get_solver, list_solvers, solver_from_config
 from fastdiff.sampling.table import PackedTable, StepTable
@@ -16,16 +17,20 @@ from fastdiff.sampling.timesteps import SPACINGS, spaced_timesteps
 __all__ = [
     "PREDICTION_TYPES",
     "SPACINGS",
+    "Guidance",
+    "Inpainting",
     "PackedTable",
     "Schedule",
     "Solver",
     "StepTable",
+    "Thresholding",
     "convert_prediction",
     "denoised_coefficients",
     "epsilon_to_score",
     "get_solver",
     "list_solvers",
     "moments",
+    "rescale_factors",
     "run_table",
     "score_to_epsilon",
     "solver_from_config",

@@ -20,7 +20,6 @@ MAX_CONFIG_BYTES = 1 << 20
 # Keys that change the result in a way no table here reproduces, with the values that switch them
 # off. Anything else in such a key is refused.
 _INERT_VALUES: dict[str, tuple[Any, ...]] = {
-    "thresholding": (False, None),
     "use_lu_lambdas": (False, None),
     "interpolation_type": ("linear", None),
     "invert_sigmas": (False, None),
@@ -35,7 +34,6 @@ SOLVER_KEYS = frozenset(
         "base_shift",
         "clip_denoised",
         "disable_corrector",
-        "dynamic_thresholding_ratio",
         "euler_at_final",
         "flow_shift",
         "lower_order_final",
@@ -45,7 +43,6 @@ SOLVER_KEYS = frozenset(
         "original_inference_steps",
         "predict_x0",
         "s_noise",
-        "sample_max_value",
         "sigma_schedule",
         "skip_prk_steps",
         "solver_order",
@@ -113,6 +110,20 @@ _CLASS_FIXED: dict[str, dict[str, Any]] = {
     "LCMScheduler": _NO_SIGMA_SPACING,
     "PNDMScheduler": _NO_SIGMA_SPACING,
 }
+# Classes without dynamic thresholding.
+_UNTHRESHOLDED = (
+    "DDIMInverseScheduler",
+    "DPMSolverSDEScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+)
 _EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
@@ -184,6 +195,8 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
             )
     name = str(config.get("_class_name"))
     settings = {**_CLASS_DEFAULTS.get(name, {}), **settings, **_CLASS_FIXED.get(name, {})}
+    if name in _UNTHRESHOLDED:
+        settings["thresholding"] = False
     settings.update(_edm_settings(config, settings))
     if config.get("use_flow_sigmas"):
         settings["process"] = "flow"

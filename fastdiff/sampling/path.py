@@ -22,7 +22,7 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Path:
-    """Where the network is evaluated, from noise to data; every field is (n,) float64.
+    """Where the network is evaluated, from noise to data; every array is (n,) float64.
 
     Parameters
     ----------
@@ -30,11 +30,29 @@ class Path:
         What the network gets as time.
     alpha, sigma : array
         The levels of the process.
+    skipped : int
+        How many steps of the whole path lie before these.
     """
 
     t: Float64Array
     alpha: Float64Array
     sigma: Float64Array
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of steps, n."""
+        return len(self.t)
+
+    def after(self, start: int) -> Path:
+        """Return the path without its first `start` steps.
+
+        Raises
+        ------
+        InvalidArgument
+            If that leaves none.
+        """
+        start = whole_number("start", start, 0, len(self) - 1)
+        return Path(self.t[start:], self.alpha[start:], self.sigma[start:], self.skipped + start)
 
 
 @dataclass(frozen=True)

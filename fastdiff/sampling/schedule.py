@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, InvalidShape, UnknownName
 from fastdiff.sampling.betas import BETA_SCHEDULES, named_betas, products, trained_betas
-from fastdiff.sampling.checks import check_flag, positive_number, whole_number
+from fastdiff.sampling.checks import check_flag, check_number, positive_number, whole_number
 from fastdiff.sampling.config import read_config, schedule_settings
 from fastdiff.sampling.prediction import PREDICTION_TYPES
 from fastdiff.sampling.timesteps import SPACINGS
@@ -69,6 +69,10 @@ class Schedule:
         See `spaced_timesteps`.
     clip_sample : bool, clip_sample_range : float
         Whether DDPM and DDIM clip the denoised estimate, and to which magnitude.
+    thresholding : bool
+        Dynamic thresholding of the denoised estimate instead of a clip (`Thresholding`).
+    dynamic_thresholding_ratio, sample_max_value : float
+        Its quantile, in (0, 1], and its greatest limit, at least 1.
     variance_type : str
         The noise of DDPM, see `DDPM`.
     set_alpha_to_one : bool
@@ -112,6 +116,9 @@ class Schedule:
     steps_offset: int = 0
     clip_sample: bool = True
     clip_sample_range: float = 1.0
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
     variance_type: str = "fixed_small"
     set_alpha_to_one: bool = True
     final_sigmas_type: str = "zero"
@@ -144,7 +151,12 @@ class Schedule:
         if self.trained_betas is not None:
             betas = trained_betas(self.trained_betas, self.num_train_timesteps)
             object.__setattr__(self, "trained_betas", betas)
+        self._check_thresholding()
         self._check_combination()
+
+    def _check_thresholding(self) -> None:
+        check_number("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 1e-6, 1.0)
+        check_number("sample_max_value", self.sample_max_value, 1.0, 1e6)
 
     def _check_combination(self) -> None:
         spacings = [name for name in _SIGMA_SPACINGS if getattr(self, name)]

@@ -24,6 +24,7 @@ from fastdiff.errors import TableError
 from fastdiff.records import TABLE_ROW
 from fastdiff.sampling.order import BASES, RULES
 from fastdiff.sampling.packing import assign_slots
+from fastdiff.sampling.passes import Thresholding
 from fastdiff.sampling.proof import prove
 
 Float64Array = npt.NDArray[np.float64]
@@ -47,6 +48,11 @@ class PackedTable:
         Whether any row draws noise.
     needs_variance : bool
         Whether the network must also return a log-variance.
+    levels : (n + 1, 2) float32
+        alpha and sigma at which each row starts and, last, where the last row ends, read-only.
+        x = alpha X + sigma N there, in the coordinates of the rows.
+    thresholding : Thresholding, optional
+        A pass before each step takes s from the image: see `fastdiff.sampling.passes`.
     """
 
     rows: npt.NDArray[np.void]
@@ -55,6 +61,8 @@ class PackedTable:
     first_c_in: float
     uses_noise: bool
     needs_variance: bool
+    levels: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    thresholding: Thresholding | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +97,8 @@ class StepTable:
         The network takes x itself, c_in = 1, rather than x of unit variance.
     init_noise_sigma : float
         Standard deviation of the initial noise; that of noised data of the first level if NaN.
+    thresholding : Thresholding, optional
+        Dynamic thresholding of D in place of the clip, whose limit is then its greatest.
     waived : mapping of str to str
         Checks that the method breaks on purpose, each with the reason. A check that is waived must
         indeed fail, so that a waiver cannot outlive its reason.
@@ -122,6 +132,7 @@ class StepTable:
     sigma_data: float = 1.0
     raw_input: bool = False
     init_noise_sigma: float = math.nan
+    thresholding: Thresholding | None = None
     waived: Mapping[str, str] = field(default_factory=dict)
     compat: bool = False
 
@@ -148,6 +159,12 @@ class StepTable:
         """Logical history slots, k."""
         return int(self.update.shape[1]) - 1
 
+    @property
+    def levels(self) -> Float64Array:
+        """(alpha, sigma) at which each row starts and where the last one ends, (n + 1, 2)."""
+        alpha = np.append(self.alpha, self.alpha_to[-1])
+        return np.stack([alpha, np.append(self.sigma, self.sigma_to[-1])], axis=1)
+
     def pack(self) -> PackedTable:
         """Compile to the records of the step kernels.
 
@@ -165,7 +182,9 @@ class StepTable:
         for name in ("p", "q", "clip", "t", "w"):
             rows[name] = getattr(self, name)
         rows["c_in_next"] = np.append(self.c_in[1:], 1.0)
+        levels = self.levels.astype(np.float32)
         rows.setflags(write=False)
+        levels.setflags(write=False)
         return PackedTable(
             rows=rows,
             history_slots=int(destinations.max()),
@@ -173,6 +192,8 @@ class StepTable:
             first_c_in=float(self.c_in[0]),
             uses_noise=bool(np.any(rows["x"][:, -1]) or np.any(rows["h"][:, -1])),
             needs_variance=bool(np.any(self.w)),
+            levels=levels,
+            thresholding=self.thresholding,
         )
 
     def _check_shapes(self) -> None:
@@ -187,6 +208,11 @@ class StepTable:
             array = getattr(self, name)
             if name != "update" and array.shape != (n,):
                 raise TableError(f"{self.name}: {name} must be ({n},), got {array.shape}")
+        if self.thresholding and np.any(self.clip != self.thresholding.max_value):
+            raise TableError(
+                f"{self.name}: with thresholding clip must be its max_value, "
+                f"{self.thresholding.max_value:g}, got {self.clip.tolist()}"
+            )
         for name, known in (("moment_basis", BASES), ("moment_rule", RULES)):
             if getattr(self, name) not in known:
                 raise TableError(

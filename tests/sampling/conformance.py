@@ -49,12 +49,12 @@ class Differences:
         return Differences(*np.fmax(astuple(self), astuple(other)).tolist())
 
 
-def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
+def compare(variant, prediction_type, spacing, steps, outputs=None, start=0, **settings):
     """Return the Differences of one case."""
     config = {**variant.configuration(prediction_type, spacing), **settings}
     named = {"_class_name": variant.scheduler, **config}
     solver, schedule = variant.make_solver(named), Schedule.from_config(named)
-    table = solver.table(schedule, steps, compat="diffusers")
+    table = solver.table(schedule, steps, compat="diffusers", start=start)
     rng, shape = np.random.default_rng(steps), (len(table), *SHAPE)
     x = rng.standard_normal(SHAPE).astype(np.float32) * np.float32(table.init_noise_sigma)
     noise = rng.standard_normal(shape).astype(np.float32)
@@ -72,6 +72,7 @@ def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
             noise,
             double=double,
             variance=learned.get(config.get("variance_type")),
+            start=start,
             **variant.step_options,
         )
         for double in (True, False)
@@ -87,7 +88,9 @@ def compare(variant, prediction_type, spacing, steps, outputs=None, **settings):
         and not schedule.rescale_betas_zero_snr
     ):
         betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
-        theirs = solver.table(replace(schedule, trained_betas=betas), steps, compat="diffusers")
+        theirs = solver.table(
+            replace(schedule, trained_betas=betas), steps, compat="diffusers", start=start
+        )
         levels = relative(run_packed(theirs.pack(), outputs, x, noise, v), shipped)
     return Differences(
         relative(run_table(table, in_order(outputs, v, table.w), x, noise), exact),

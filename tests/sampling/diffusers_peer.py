@@ -87,23 +87,38 @@ def correlated_noise(scheduler, noise, cursor, dtype):
 
 
 def run_scheduler(
-    name, config, steps, x, outputs, noise, *, double, variance=None, rescaled=False, **step_options
+    name,
+    config,
+    steps,
+    x,
+    outputs,
+    noise,
+    *,
+    double,
+    variance=None,
+    rescaled=False,
+    start=0,
+    **step_options,
 ):
     """Return (x after each step, times, alphas_cumprod) of a diffusers scheduler, float64.
 
     `outputs` is a list of arrays or a callable (x_in, t, i) -> m. With `rescaled` the scaled model
-    input is stepped instead of x, as the published test values of the Euler family do. The third
-    is None for the schedulers without discrete times.
+    input is stepped instead of x, as the published test values of the Euler family do. The first
+    `start` steps are left out as the image-to-image pipelines do. The third is None for the
+    schedulers without discrete times.
     """
     with scheduler_module(name, double=double, noise=noise) as (module, dtype, cursor):
         scheduler = getattr(module, name)(**config)
         scheduler.set_timesteps(steps)
+        begin = start * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # or a first time listed twice starts at its second place
+            scheduler.set_begin_index(
+                begin
+            )  # or a first time listed twice starts at its second place
         if name == "DPMSolverSDEScheduler":
             correlated_noise(scheduler, noise, cursor, dtype)
         x, trajectory = torch.tensor(x, dtype=dtype), []
-        for i, t in enumerate(scheduler.timesteps):
+        for i, t in enumerate(scheduler.timesteps[begin:]):
             cursor[0] = i
             scale = getattr(scheduler, "scale_model_input", lambda x, _: x)
             x_in = scale(x, t)
@@ -114,5 +129,5 @@ def run_scheduler(
             x = scheduler.step(m, t, x_in if rescaled else x, **step_options).prev_sample
             trajectory.append(x.double().numpy())
         levels = getattr(scheduler, "alphas_cumprod", None)
-        times = scheduler.timesteps.double().numpy()
+        times = scheduler.timesteps[begin:].double().numpy()
         return np.array(trajectory), times, None if levels is None else levels.double().numpy()

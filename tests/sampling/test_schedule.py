@@ -257,7 +257,6 @@ def test_stable_diffusion_pndm_configuration_is_read():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("thresholding", True),
         ("use_lu_lambdas", True),
         ("invert_sigmas", True),
         ("interpolation_type", "log_linear"),

@@ -15,7 +15,7 @@ from fastdiff.sampling.checks import check_number
 from fastdiff.sampling.path import Path, PathRules, visit
 from fastdiff.sampling.prediction import denoised_coefficients
 from fastdiff.sampling.schedule import Schedule
-from fastdiff.sampling.solvers.grid import Grid
+from fastdiff.sampling.solvers.grid import Grid, thresholding
 from fastdiff.sampling.table import StepTable
 
 REGISTRY: dict[str, type[Solver]] = {}
@@ -95,6 +95,7 @@ class Solver(ABC):
         timesteps: Sequence[float] | None = None,
         compat: str | None = None,
         sigmas: Sequence[float] | None = None,
+        start: int = 0,
     ) -> StepTable:
         """Return the rows that sample `schedule` with this solver.
 
@@ -112,18 +113,22 @@ class Solver(ABC):
         sigmas : sequence of float, optional
             The noise levels themselves, strictly descending, instead of `steps`: sigma / alpha for
             a vp schedule, sigma for ve and edm, and for flow sigma before its shift.
+        start : int
+            Leave out the first `start` steps, to begin with data that are noised to the level of
+            the next one. A multistep method begins anew, at low order. As ``set_begin_index`` in
+            diffusers.
 
         Raises
         ------
         InvalidArgument
             If none or contradicting steps, timesteps and sigmas are given, they are out of range,
-            or the prediction type cannot be used on this schedule.
+            `start` leaves no step, or the prediction type cannot be used on this schedule.
         UnknownName
             If `compat` is unknown.
         """
         if compat is not None and compat not in COMPAT:
             raise UnknownName("compat", compat, COMPAT)
-        path = self._path(schedule, steps, timesteps, sigmas, compat is not None)
+        path = self._path(schedule, steps, timesteps, sigmas, compat is not None).after(start)
         return self._build(schedule, path, compat is not None)
 
     def _path(
@@ -172,5 +177,6 @@ class Solver(ABC):
             order=np.broadcast_to(order, n),
             sigma_data=scale,
             raw_input=schedule.process in ("ve", "flow"),
+            thresholding=thresholding(schedule),
             **extra,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from fastdiff.errors import InvalidArgument
 from fastdiff.sampling.checks import check_number
 from fastdiff.sampling.path import Path
 from fastdiff.sampling.schedule import Schedule
@@ -54,7 +55,7 @@ class DDIM(Solver, name="ddim", schedulers=("DDIMScheduler",)):
         final = data_level(schedule)
         grid = training_grid(schedule, path, final)
         if compat and schedule.process == "vp":
-            alpha_to, sigma_to = _one_stride_below(schedule, path.t, final)
+            alpha_to, sigma_to = _one_stride_below(schedule, path, final)
             grid = replace(grid, alpha_to=alpha_to, sigma_to=sigma_to)
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
         update = first_order_update(
@@ -97,11 +98,16 @@ class DDIMInverse(Solver, name="ddim_inverse", schedulers=("DDIMInverseScheduler
         return Path(path.t[::-1], path.alpha[::-1], path.sigma[::-1])
 
     def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
+        if path.skipped:
+            raise InvalidArgument(
+                f"ddim_inverse starts from the data, so it cannot leave out steps; got start="
+                f"{path.skipped}: give the timesteps to stop at instead"
+            )
         start = data_level(schedule)
         alpha = np.append(start[0], path.alpha[:-1])
         sigma = np.append(start[1], path.sigma[:-1])
         if compat and schedule.process == "vp":
-            alpha, sigma = _one_stride_below(schedule, path.t, start)
+            alpha, sigma = _one_stride_below(schedule, path, start)
         grid = Grid(
             t=path.t,
             alpha=alpha,
@@ -125,9 +131,9 @@ def data_level(schedule: Schedule) -> Level:
 
 
 def _one_stride_below(
-    schedule: Schedule, t: npt.NDArray[np.float64], final: Level
+    schedule: Schedule, path: Path, final: Level
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the levels at t - T // n, and `final` where that is negative."""
-    to = t - schedule.num_train_timesteps // len(t)
+    to = path.t - schedule.num_train_timesteps // (path.skipped + len(path))
     alpha, sigma = schedule.level(np.maximum(to, 0.0))
     return np.where(to >= 0, alpha, final[0]), np.where(to >= 0, sigma, final[1])

@@ -63,7 +63,7 @@ class DEIS(Solver, name="deis", schedulers=("DEISMultistepScheduler",)):
 
     def _orders(self, grid: Grid) -> list[int]:
         n = len(grid)
-        few = self.lower_order_final and n < FEW_STEPS
+        few = self.lower_order_final and grid.skipped + n < FEW_STEPS
         first = int(np.sum(grid.alpha == 0))
         orders = []
         for i in range(n):

@@ -115,7 +115,7 @@ class DPMpp2M(
         n = len(grid)
         first = int(np.sum(grid.alpha == 0))  # zero terminal SNR: that level is no node
         orders = np.clip(np.arange(n) + 1 - first, 1, self.solver_order)
-        few = self.lower_order_final and n < FEW_STEPS
+        few = self.lower_order_final and grid.skipped + n < FEW_STEPS
         if few:
             orders[-2:-1] = np.minimum(orders[-2:-1], 2)
         if self.euler_at_final or few:

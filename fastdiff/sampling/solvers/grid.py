@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling.numerics import ancestral_std
 from fastdiff.sampling.order import TOLERANCE
+from fastdiff.sampling.passes import Thresholding
 from fastdiff.sampling.path import Path
 from fastdiff.sampling.prediction import conversion_coefficients
 from fastdiff.sampling.schedule import Schedule
@@ -20,7 +21,7 @@ Level = tuple[float, float]
 
 @dataclass(frozen=True)
 class Grid:
-    """The levels a table visits; every field is (n,) float64.
+    """The levels a table visits; every array is (n,) float64.
 
     Parameters
     ----------
@@ -30,6 +31,9 @@ class Grid:
         Levels before and after each row.
     c_in : array
         Scale of the network's input.
+    skipped : int
+        How many steps of the whole path lie before these: methods that choose orders or strides
+        by the number of steps count them too.
     """
 
     t: Float64Array
@@ -38,6 +42,7 @@ class Grid:
     alpha_to: Float64Array
     sigma_to: Float64Array
     c_in: Float64Array
+    skipped: int = 0
 
     def __len__(self) -> int:
         """Rows, n."""
@@ -53,6 +58,7 @@ def training_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
         alpha_to=np.append(path.alpha[1:], final[0]),
         sigma_to=np.append(path.sigma[1:], final[1]),
         c_in=schedule.input_scale(path.alpha, path.sigma),
+        skipped=path.skipped,
     )
 
 
@@ -161,7 +167,19 @@ def forgetful_start(schedule: Schedule, grid: Grid, compat: bool) -> float:
 def clip_limit(
     schedule: Schedule, clip_sample: bool | None, clip_sample_range: float | None
 ) -> float:
-    """Return the magnitude at which D is clipped, inf for none; None asks the schedule."""
+    """Return the magnitude at which D is clipped, inf for none; None asks the schedule.
+
+    Dynamic thresholding replaces the clip; what it leaves of D is known before only as a bound.
+    """
+    if schedule.thresholding:
+        return schedule.sample_max_value
     if not (schedule.clip_sample if clip_sample is None else clip_sample):
         return np.inf
     return schedule.clip_sample_range if clip_sample_range is None else float(clip_sample_range)
+
+
+def thresholding(schedule: Schedule) -> Thresholding | None:
+    """Return the dynamic thresholding that a schedule asks for."""
+    if not schedule.thresholding:
+        return None
+    return Thresholding(schedule.dynamic_thresholding_ratio, schedule.sample_max_value)

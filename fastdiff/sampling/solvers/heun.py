@@ -79,7 +79,7 @@ class Heun(
             )
         grid = straight_grid(schedule, path, final_level(schedule, path))
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
-        hat = grid.sigma * (1.0 + self._gammas(grid.sigma))
+        hat = grid.sigma * (1.0 + self._gammas(grid))
         added = self.s_noise * np.sqrt(hat**2 - grid.sigma**2)
         levels, update, order = self._rows(schedule, grid, clip, hat, added)
         start = math.hypot(schedule.data_scale * levels.alpha[0], grid.sigma[0])
@@ -100,8 +100,9 @@ class Heun(
             waived=waived,
         )
 
-    def _gammas(self, sigma: Float64Array) -> Float64Array:
-        gamma = min(self.s_churn / len(sigma), math.sqrt(2.0) - 1.0)
+    def _gammas(self, grid: Grid) -> Float64Array:
+        sigma, steps = grid.sigma, grid.skipped + len(grid)
+        gamma = min(self.s_churn / steps, math.sqrt(2.0) - 1.0)
         return np.where((sigma >= self.s_tmin) & (sigma <= self.s_tmax), gamma, 0.0)
 
     def _rows(

@@ -55,6 +55,11 @@ class PNDM(Solver, name="pndm", schedulers=("PNDMScheduler",)):
                 f"pndm steps evenly through discrete times, which process {schedule.process!r} "
                 "does not have; use 'dpmpp_2m' or 'unipc'"
             )
+        if schedule.thresholding:
+            raise InvalidArgument(
+                "pndm mixes the network's outputs and has no denoised estimate to threshold; use "
+                "'ddim' or 'dpmpp_2m', or a schedule without thresholding"
+            )
         if not self.skip_prk_steps and len(path.t) <= _RUNGE_KUTTA_STEPS:
             raise InvalidArgument(
                 f"the Runge-Kutta start of pndm takes {_RUNGE_KUTTA_STEPS} steps and needs one "
@@ -89,6 +94,11 @@ class _Plan:
     levels: list[Level] = field(default_factory=list)
     to: list[Level] = field(default_factory=list)
 
+    @property
+    def stride(self) -> int:
+        """By how much diffusers steps."""
+        return self.schedule.num_train_timesteps // (self.path.skipped + len(self.path))
+
     def level(self, t: float) -> Level:
         """Return the level of a time; below 0 it is where sampling ends."""
         if t < 0:
@@ -100,7 +110,7 @@ class _Plan:
         """Return the time that step i goes to, negative for the end."""
         t = self.path.t
         if self.compat:
-            return float(t[i]) - self.schedule.num_train_timesteps // len(t)
+            return float(t[i]) - self.stride
         return float(t[i + 1]) if i + 1 < len(t) else -1.0
 
     def output(self, t: float) -> Float64Array:
@@ -159,9 +169,8 @@ class _Plan:
         half = (t + end) / 2  # where the first stage goes, and where the next two are evaluated
         landing = half
         if self.compat:
-            stride = self.schedule.num_train_timesteps // len(self.path.t)
-            half, landing = end + stride // 2, t - stride // 2
-            end = half - stride // 2
+            half, landing = end + self.stride // 2, t - self.stride // 2
+            end = half - self.stride // 2
         if not end < min(half, landing) <= max(half, landing) < t:
             raise InvalidArgument(
                 f"the half steps of diffusers do not fit between the times {t:g} and {end:g}; use "

@@ -99,7 +99,8 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
         return orders
 
     def _corrected(self, grid: Grid, step: int) -> bool:
-        return step >= 0 and step not in self.disable_corrector and grid.alpha[step] > 0
+        disabled = step + grid.skipped in self.disable_corrector
+        return step >= 0 and not disabled and bool(grid.alpha[step] > 0)
 
     def _proved(self, grid: Grid, orders: list[int]) -> list[int]:
         """Return the order that each row has from an exact x, which is not the method's.
