@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +12,8 @@ from fastdiff.exporting import Conditioning
 from fastdiff.kernels import operators  # noqa: F401  registers torch.ops.fastdiff
 from fastdiff.kernels.noise import TAG_INITIAL
 from fastdiff.records import TABLE_ROW
-from fastdiff.runtime.device import Records, Slots
+from fastdiff.runtime.device import Records, Slots, upload
+from fastdiff.runtime.passes import PassBuffers
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import PackedTable
 
@@ -38,17 +37,6 @@ def lay_out(rows: Records) -> Slots:
     return np.concatenate([np.arange(len(rows)), guided])
 
 
-def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
-    """Return host values in `device`'s memory, without waiting for the work that it has.
-
-    torch keeps the pinned copy until the transfer is over.
-    """
-    tensor = torch.as_tensor(values)
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 class SlotBuffers:
     """State of every row that runs, indexed by slot.
 
@@ -66,7 +54,11 @@ class SlotBuffers:
     denoised : Tensor or None
         (S, n) float32: the last x0 estimate, allocated when a callback first asks for it.
     conditioning : dict of str to Tensor
-        (S + 1, ...) each; index S holds the null value.
+        (S + 1, ...) each; index S holds the null value. (2 S + 1, ...) once a request has brought
+        values for its unconditional branch: that of slot i is at S + 1 + i.
+    unconditional : ndarray
+        (S,) int64: where in `conditioning` the unconditional branch of each slot is.
+    passes : PassBuffers
     generation : int
         How often any of these has moved.
     """
@@ -88,6 +80,8 @@ class SlotBuffers:
         self.inputs = torch.empty(capacity, self.numel, dtype=input_dtype, device=device)
         self.history = self._empty(history_slots, capacity)
         self.denoised: Tensor | None = None
+        self.passes = PassBuffers(capacity, self.numel, device)
+        self.unconditional = np.full(capacity, capacity, np.int64)
         self.conditioning = {}
         for name, spec in conditioning.items():
             self.conditioning[name] = torch.empty(
@@ -102,37 +96,67 @@ class SlotBuffers:
     def admit(self, request: Request, slots: Slots, indices: Slots) -> None:
         """Set rows `indices` of `request` up in `slots`: conditioning, x_T and the first input."""
         table = request.table
-        self._make_room(table.history_slots, request.callback is not None)
+        self._make_room(request)
         where, pick = upload(slots, self.device), torch.from_numpy(indices)
-        for name, buffer in self.conditioning.items():
-            given = request.conditioning.get(name)
-            buffer[where] = (
-                buffer[self.capacity].clone() if given is None else upload(given[pick], self.device)
-            )
+        self._condition(request.conditioning, where, pick)
+        self.unconditional[slots] = self.capacity
+        if request.negative:
+            self.unconditional[slots] += 1 + slots
+            self._condition(request.negative, where + self.capacity + 1, pick)
+
+        def fill_noise(out: Tensor, scale: float = 1.0) -> None:
+            self._fill_noise(out, request, indices, scale)
+
+        self.passes.admit(request, where, pick, fill_noise)
         side_by_side = span(slots)
         x = self.state[side_by_side] if side_by_side is not None else self._empty(len(slots))
-        scale = table.init_noise_sigma
-        if request.latents is not None:
-            latents = request.latents[pick].reshape(len(slots), self.numel).mul(scale)
-            x.copy_(upload(latents, self.device))
+        if (start := request.start) is None:
+            fill_noise(x, table.init_noise_sigma)
         else:
-            seeds, images = (
-                upload(values[indices].view(np.int64), self.device)
-                for values in (request.seeds, request.images)
-            )
-            torch.ops.fastdiff.fill_normal(x, seeds, images, 0, TAG_INITIAL, scale)
+            fill_noise(x, start.sigma)
+            x += upload(start.images[pick].flatten(1).mul(start.alpha), self.device)
         if side_by_side is None:
             self.state[where] = x
         self.inputs[where] = x.mul(table.first_c_in).to(self.inputs.dtype)
 
-    def _make_room(self, history_slots: int, observed: bool) -> None:
+    def _condition(self, given: Mapping[str, Tensor], where: Tensor, pick: Tensor) -> None:
+        """Set the conditioning at `where` to values `pick` of `given`, or to the null value."""
+        for name, buffer in self.conditioning.items():
+            values = given.get(name)
+            buffer[where] = (
+                buffer[self.capacity].clone()
+                if values is None
+                else upload(values[pick], self.device)
+            )
+
+    def _fill_noise(self, out: Tensor, request: Request, indices: Slots, scale: float) -> None:
+        """Fill `out`, (k, n), with `scale` times the initial noise of images `indices`."""
+        if request.latents is not None:
+            latents = request.latents[torch.from_numpy(indices)].flatten(1).mul(scale)
+            out.copy_(upload(latents, self.device))
+            return
+        seeds, images = (
+            upload(values[indices].view(np.int64), self.device)
+            for values in (request.seeds, request.images)
+        )
+        torch.ops.fastdiff.fill_normal(out, seeds, images, 0, TAG_INITIAL, scale)
+
+    def _make_room(self, request: Request) -> None:
+        history_slots = request.table.history_slots
         if history_slots > len(self.history):
             grown = self._empty(history_slots, self.capacity)
             grown[: len(self.history)] = self.history
             self.history = grown
             self.generation += 1
-        if observed and self.denoised is None:
+        if request.callback is not None and self.denoised is None:
             self.denoised = self._empty(self.capacity)
+        if request.negative and len(next(iter(self.conditioning.values()))) == self.capacity + 1:
+            for name, old in self.conditioning.items():
+                grown = torch.empty(
+                    2 * self.capacity + 1, *old.shape[1:], dtype=old.dtype, device=self.device
+                )
+                grown[: self.capacity + 1] = old
+                self.conditioning[name] = grown
 
     def read_state(self, slots: Slots) -> Tensor:
         """Return a copy of x of `slots` on the host, (k, C, H, W)."""
@@ -157,6 +181,9 @@ class TableStore:
     ----------
     records : Tensor
         (R, 96) uint8: TABLE_ROW records, in `device`'s memory.
+    levels : Tensor
+        (R, 2) float32: alpha and sigma of what is kept of an image when a row has been stepped.
+        That is where the row ends, and after the last one the image itself, as in diffusers.
     generation : int
         How often `records` has moved.
     """
@@ -172,6 +199,7 @@ class TableStore:
         self.records = torch.zeros(
             capacity, TABLE_ROW.itemsize, dtype=torch.uint8, device=self.device
         )
+        self.levels = torch.zeros(capacity, 2, device=self.device)
         if self.device.type == "cpu":
             #: (R,) TABLE_ROW and (R,) float32: the records and their times, for the host's kernel.
             self.rows = self.records.numpy().reshape(-1).view(TABLE_ROW)
@@ -186,12 +214,14 @@ class TableStore:
         if id(table) not in self._kept:
             first, end = self._used, self._used + len(table.rows)
             if end > len(self.records):
-                full = self.records
+                full, levels = self.records, self.levels
                 self._reserve(max(end, 2 * len(full)))
-                self.records[: len(full)] = full
+                self.records[: len(full)], self.levels[: len(full)] = full, levels[: len(full)]
                 self.generation += 1
             packed = table.rows.copy().view(np.uint8).reshape(-1, TABLE_ROW.itemsize)
             self.records[first:end] = upload(packed, self.device)
+            ends = np.concatenate([table.levels[1:-1], np.array([[1, 0]], np.float32)])
+            self.levels[first:end] = upload(ends, self.device)
             self._kept[id(table)], self._used = (table, first), end
         return self._kept[id(table)][1]
 

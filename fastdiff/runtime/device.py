@@ -16,11 +16,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastdiff.runtime.requests import Request
+from fastdiff.runtime.requests import Passes, Request
 
 T = TypeVar("T")
 Slots = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
+
+
+def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Return host values in `device`'s memory, without waiting for the work that it has.
+
+    torch keeps the pinned copy until the transfer is over.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,15 @@ class Executor(Protocol):
         """Forget tables if there are many: no row runs."""
         ...
 
-    def arrange(self, rows: Records, observed: bool) -> None:
+    def arrange(self, rows: Records, passes: Passes) -> None:
         """Lay out the evaluations of `rows`, the batch of the next steps.
 
         Parameters
         ----------
         rows : ndarray
             (B,) BATCH_ROW; gets its `cond` and `uncond`.
-        observed : bool
-            Whether `read_denoised` will be called.
+        passes : Passes
+            What these rows need together; `read_denoised` is called only if it says so.
         """
         ...
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from fastdiff.denoisers import Denoiser
 from fastdiff.exporting import Network
 from fastdiff.kernels.step import step
+from fastdiff.records import BATCH_ROW, TABLE_ROW
 from fastdiff.runtime.buffers import SlotBuffers, TableStore, lay_out, span
 from fastdiff.runtime.device import Records, Slots, StepResult
 from fastdiff.runtime.layout import best_batch, parts
-from fastdiff.runtime.requests import Request
+from fastdiff.runtime.requests import Passes, Request
 
 
 @dataclass
@@ -27,7 +28,7 @@ class _Layout:
     t: npt.NDArray[np.float32]  # (E,) filled anew for each step
     output: Tensor  # (E, m)
     calls: list[Callable[[], object]]
-    observed: bool
+    passes: Passes
 
 
 class HostExecutor:
@@ -73,7 +74,7 @@ class HostExecutor:
         """Forget tables if there are many: no row runs."""
         self._tables.trim()
 
-    def arrange(self, rows: Records, observed: bool) -> None:
+    def arrange(self, rows: Records, passes: Passes) -> None:
         """Bind denoiser calls for the evaluations of `rows`, which gets its cond and uncond."""
         buffers, source = self._buffers, lay_out(rows)
         total = len(source)
@@ -87,7 +88,7 @@ class HostExecutor:
         output = self._output[:total]
         t = np.zeros(total, np.float32)
         slots = rows["slot"][source].astype(np.int64)
-        labels = np.where(np.arange(total) < len(rows), slots, buffers.capacity)
+        labels = np.where(np.arange(total) < len(rows), slots, buffers.unconditional[slots])
         calls: list[Callable[[], object]] = []
         for part in parts(total, best_batch(self._batch_seconds, total)):
             x, gather = self._input(slots[part])
@@ -98,7 +99,7 @@ class HostExecutor:
             calls.append(
                 self._denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
             )
-        self._layout = _Layout(source, t, output.flatten(1), calls, observed)
+        self._layout = _Layout(source, t, output.flatten(1), calls, passes)
 
     def launch(self, rows: Records, leaving: Slots | None) -> StepResult:
         """Take a step of `rows`, as arranged, and bring the state of slots `leaving`."""
@@ -106,20 +107,36 @@ class HostExecutor:
         layout.t[:] = self._tables.t[rows["table_row"][layout.source]]
         for call in layout.calls:
             call()
+        table, own = self._tables.rows, rows
+        if layout.passes.adapted:
+            table, own = self._adapt(rows)
         flags = step(
-            table=self._tables.rows,
-            rows=rows,
+            table=table,
+            rows=own,
             state=buffers.state,
             output=layout.output,
             history=buffers.history,
             next_input=buffers.inputs,
-            denoised=buffers.denoised if layout.observed else None,
+            denoised=buffers.denoised if layout.passes.observed else None,
         )
+        if layout.passes.blended:
+            tables = self._tables
+            buffers.passes.blend(
+                tables.records, tables.levels, _as_bytes(rows), buffers.state, buffers.inputs
+            )
         return StepResult(flags, None if leaving is None else buffers.read_state(leaving))
 
     def read_denoised(self, slots: Slots) -> Tensor:
         """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
         return self._buffers.read_denoised(slots)
+
+    def _adapt(self, rows: Records) -> tuple[Records, Records]:
+        """Return the table and the records of a step that needs table rows of its own."""
+        layout, buffers = self._layout, self._buffers
+        table, own = buffers.passes.adapt(
+            layout.passes, self._tables.records, _as_bytes(rows), buffers.state, layout.output
+        )
+        return _as_records(table, TABLE_ROW), _as_records(own, BATCH_ROW)
 
     def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
         """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""
@@ -131,3 +148,13 @@ class HostExecutor:
         flat = torch.empty(len(slots), buffers.numel, dtype=buffers.inputs.dtype)
         gather = lambda: torch.index_select(buffers.inputs, 0, where, out=flat)  # noqa: E731
         return flat.view(-1, *buffers.sample_shape), gather
+
+
+def _as_bytes(rows: Records) -> Tensor:
+    """View records as (B, itemsize) uint8."""
+    return torch.from_numpy(rows.view(np.uint8).reshape(len(rows), -1))
+
+
+def _as_records(values: Tensor, dtype: np.dtype[np.void]) -> Records:
+    """View (B, itemsize) uint8 as records."""
+    return values.numpy().reshape(-1).view(dtype)

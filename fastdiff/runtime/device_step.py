@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.records import BATCH_ROW
-from fastdiff.runtime.buffers import SlotBuffers, upload
-from fastdiff.runtime.device import Device, Event, Graph, Records, Slots, StepResult
+from fastdiff.runtime.buffers import SlotBuffers, TableStore
+from fastdiff.runtime.device import Device, Event, Graph, Records, Slots, StepResult, upload
 from fastdiff.runtime.layout import parts
+from fastdiff.runtime.requests import Passes
 
 
 class BucketStep:
@@ -25,10 +26,10 @@ class BucketStep:
         denoiser: Denoiser,
         batch: int,
         buffers: SlotBuffers,
-        table: Tensor,
-        observed: bool,
+        tables: TableStore,
+        passes: Passes,
     ) -> None:
-        self.evaluations, self.observed = evaluations, observed
+        self.evaluations, self.passes = evaluations, passes
         self.graph: Graph | None = None
         self.eager_because: str | None = None
         (_, height, width), where = buffers.sample_shape, buffers.device
@@ -46,7 +47,7 @@ class BucketStep:
             name: torch.zeros(evaluations, *values.shape[1:], dtype=values.dtype, device=where)
             for name, values in buffers.conditioning.items()
         }
-        self._buffers, self._table = buffers, table
+        self._buffers, self._table, self._levels = buffers, tables.records, tables.levels
         self._calls = [
             denoiser.bind(
                 self.x[part],
@@ -72,20 +73,25 @@ class BucketStep:
 
     def run(self) -> None:
         """Take the step of `rows`; the body of the graph."""
-        slots, table = self._buffers, self._table
+        slots, table, rows = self._buffers, self._table, self.rows
         torch.ops.fastdiff.gather(table, self.rows, slots.inputs, self.x.flatten(1), self.t)
         for call in self._calls:
             call()
+        output = self.output.flatten(1)
+        if self.passes.adapted:
+            table, rows = slots.passes.adapt(self.passes, table, rows, slots.state, output)
         torch.ops.fastdiff.step(
             table,
-            self.rows,
+            rows,
             slots.state,
-            self.output.flatten(1),
+            output,
             self.flags,
             slots.history if len(slots.history) else None,
             slots.inputs,
-            slots.denoised if self.observed else None,
+            slots.denoised if self.passes.observed else None,
         )
+        if self.passes.blended:
+            slots.passes.blend(self._table, self._levels, self.rows, slots.state, slots.inputs)
 
 
 class Frame:

@@ -24,7 +24,7 @@ from fastdiff.runtime.device import Device, Executor, Launched, Records, Slots, 
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.device_host import HostExecutor
 from fastdiff.runtime.graphs import GraphExecutor
-from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
+from fastdiff.runtime.requests import Callback, Passes, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
 _MAX_ROWS = 1024
@@ -41,14 +41,14 @@ class _Share:
 
 @dataclass
 class _Plan:
-    """The batch, until a row joins or leaves. All of its rows take every step."""
+    """The batch, until a row joins, leaves or is guided no more. All of its rows take each step."""
 
     slots: Slots  # (B,)
     rows: Records  # (B,) BATCH_ROW, of the next step
     ends: Slots  # (B,) number of the step that is each row's last
-    next_end: int  # the earliest of them
+    until: int  # number of the step after which somebody ends, or its guidance changes
     shares: list[_Share]
-    observed: bool  # whether a callback wants the estimates of x0
+    passes: Passes
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Engine:
             self._fail_all((row.request for row in self._batcher.running), error)
             return
         # A callback sees its step before the next one, and the last results wait for nothing.
-        left_for_later = self.executor.lag if step and not step.plan.observed else 0
+        left_for_later = self.executor.lag if step and not step.plan.passes.observed else 0
         while len(self._in_flight) > left_for_later:
             self._settle(self._in_flight.popleft())
 
@@ -193,9 +193,15 @@ class Engine:
         rows, ends, shares = self._first_rows[slots], self._ends[slots], _shares(running)
         rows["draw"] = self._steps_taken - self._starts[slots]
         rows["table_row"] += rows["draw"].astype(np.int32)
-        observed = any(share.ticket.request.callback is not None for share in shares)
-        self.executor.arrange(rows, observed)
-        return _Plan(slots, rows, ends, int(ends.min()), shares, observed)
+        until = ends.copy()
+        for share in shares:
+            if (guided := share.ticket.request.guided) is not None:
+                draws, positions = rows["draw"][share.positions], share.positions
+                rows["guidance"][positions[~guided.on[draws]]] = 1
+                until[positions] = self._starts[slots[positions]] + guided.until[draws]
+        passes = Passes.of(share.ticket.request for share in shares)
+        self.executor.arrange(rows, passes)
+        return _Plan(slots, rows, ends, int(until.min()), shares, passes)
 
     def _launch(self) -> _Step | None:
         """Launch a step of the running rows, if there are any, and free the slots that end."""
@@ -203,9 +209,9 @@ class Engine:
         if plan is None:
             return None
         number = self._steps_taken + 1
-        last = number == plan.next_end
+        last = number == plan.until
         leaving = np.flatnonzero(plan.ends == number) if last else _NOBODY
-        launched = self.executor.launch(plan.rows, plan.slots[leaving] if last else None)
+        launched = self.executor.launch(plan.rows, plan.slots[leaving] if len(leaving) else None)
         self._steps_taken = number
         plan.rows["table_row"] += 1
         plan.rows["draw"] += 1

@@ -33,11 +33,11 @@ from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.exporting import Network
-from fastdiff.runtime.buffers import SlotBuffers, TableStore, lay_out, upload
-from fastdiff.runtime.device import Device, Event, Records, Slots
+from fastdiff.runtime.buffers import SlotBuffers, TableStore, lay_out
+from fastdiff.runtime.device import Device, Event, Records, Slots, upload
 from fastdiff.runtime.device_step import BucketStep, Frame, InFlight
 from fastdiff.runtime.layout import best_batch
-from fastdiff.runtime.requests import Request
+from fastdiff.runtime.requests import Passes, Request
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class GraphStatus:
     ----------
     evaluations : int
         Size of the bucket.
-    observed : bool
-        Whether its steps also write the estimates of x0.
+    passes : Passes
+        What its steps do besides.
     bytes : int
         Device memory of its buffers and its graph.
     eager_because : str or None
@@ -76,7 +76,7 @@ class GraphStatus:
     """
 
     evaluations: int
-    observed: bool
+    passes: Passes
     bytes: int
     eager_because: str | None
 
@@ -110,11 +110,12 @@ class GraphExecutor:
         capacity: int,
         device: Device,
     ) -> None:
+        self._capacity = capacity
         self._device, self._denoiser, self._batch_seconds = device, denoiser, batch_seconds
         self._compute, self._copies = device.stream(), device.stream()
         self._buffers = self._compute.run(
             lambda: SlotBuffers(
-                capacity,
+                capacity + 1,  # the last is nobody's: padding may write there
                 network.sample_shape,
                 denoiser.input_dtype,
                 network.conditioning,
@@ -125,16 +126,16 @@ class GraphExecutor:
         self._tables = self._compute.run(lambda: TableStore(device.memory))
         largest = bucket_of(2 * capacity)
         self._frames = [Frame(device, largest) for _ in range(self.lag + 1)]
-        self._steps: OrderedDict[tuple[int, bool], BucketStep] = OrderedDict()  # oldest use first
+        self._steps: OrderedDict[tuple[int, Passes], BucketStep] = OrderedDict()  # oldest use first
         self._stamp = self._current_stamp()
         self._labels: Slots = np.zeros(0, np.int64)
-        self._observed = False
+        self._passes = Passes()
         self._step: BucketStep | None = None
 
     def status(self) -> list[GraphStatus]:
         """Return how the steps of each bucket in use are run, least recently used first."""
         return [
-            GraphStatus(step.evaluations, step.observed, step.bytes, step.eager_because)
+            GraphStatus(step.evaluations, step.passes, step.bytes, step.eager_because)
             for step in self._steps.values()
         ]
 
@@ -144,8 +145,8 @@ class GraphExecutor:
         The largest comes first: the memory pool then holds what the smaller ones need.
         """
         self._drop_stale()
-        for bucket in reversed(buckets_up_to(min(evaluations, 2 * self._buffers.capacity))):
-            self._step_of(bucket, observed=False)
+        for bucket in reversed(buckets_up_to(min(evaluations, 2 * self._capacity))):
+            self._step_of(bucket, Passes())
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:
         """Set rows `indices` of `request` up in `slots`; return the index of its table's row 0."""
@@ -156,14 +157,15 @@ class GraphExecutor:
         """Forget tables if there are many: no row runs."""
         self._tables.trim()
 
-    def arrange(self, rows: Records, observed: bool) -> None:
+    def arrange(self, rows: Records, passes: Passes) -> None:
         """Choose the bucket of `rows`, which gets its cond and uncond."""
         source = lay_out(rows)
         # Padding is conditioned like slot 0, the first to be used: the network can take that.
         labels = np.zeros(bucket_of(len(source)), np.int64)
         labels[: len(source)] = rows["slot"][source]
-        labels[len(rows) : len(source)] = self._buffers.capacity
-        self._labels, self._observed, self._step = labels, observed, None
+        unconditional = labels[len(rows) : len(source)]
+        unconditional[:] = self._buffers.unconditional[unconditional]
+        self._labels, self._passes, self._step = labels, passes, None
 
     def launch(self, rows: Records, leaving: Slots | None) -> InFlight:
         """Enqueue a step of `rows`, as arranged; its result brings the state of slots `leaving`."""
@@ -202,25 +204,23 @@ class GraphExecutor:
         return samples.view(-1, *self._buffers.sample_shape), self._copies.record()
 
     def _conditioned_step(self) -> BucketStep:
-        step = self._step_of(len(self._labels), self._observed)
+        step = self._step_of(len(self._labels), self._passes)
         self._compute.run(lambda: step.condition(self._labels))
         return step
 
-    def _step_of(self, bucket: int, observed: bool) -> BucketStep:
-        key = (bucket, observed)
+    def _step_of(self, bucket: int, passes: Passes) -> BucketStep:
+        key = (bucket, passes)
         if key not in self._steps:
-            self._steps[key] = self._build(bucket, observed)
+            self._steps[key] = self._build(bucket, passes)
         self._steps.move_to_end(key)
         self._evict()
         return self._steps[key]
 
-    def _build(self, bucket: int, observed: bool) -> BucketStep:
+    def _build(self, bucket: int, passes: Passes) -> BucketStep:
         """Allocate the buffers of a bucket and capture its graph, or note why that cannot be."""
         batch = best_batch(self._batch_seconds, bucket)
         step = self._compute.run(
-            lambda: BucketStep(
-                bucket, self._denoiser, batch, self._buffers, self._tables.records, observed
-            )
+            lambda: BucketStep(bucket, self._denoiser, batch, self._buffers, self._tables, passes)
         )
         reason: str | None = getattr(self._denoiser, "eager_because", None)
         if os.environ.get("FASTDIFF_GRAPHS") == "0":

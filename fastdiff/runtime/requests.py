@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,59 @@ from fastdiff.errors import Cancelled
 from fastdiff.sampling import PackedTable
 
 Callback = Callable[["StepInfo"], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """x starts as alpha image + sigma noise, instead of as noise alone.
+
+    Attributes
+    ----------
+    images : Tensor
+        (n, C, H, W) float32 clean data.
+    alpha, sigma : float
+        The noise level.
+    """
+
+    images: Tensor
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """After every step, images are put back where a mask keeps them, noised to the step's level.
+
+    Attributes
+    ----------
+    images : Tensor
+        (n, C, H, W) float32 clean data.
+    mask : Tensor
+        (n, C, H, W) float32 in [0, 1]; 1 where to paint anew.
+    """
+
+    images: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedSteps:
+    """At which steps guidance applies; at the others the conditional branch alone is evaluated.
+
+    Attributes
+    ----------
+    on : ndarray
+        (steps,) bool.
+    """
+
+    on: npt.NDArray[np.bool_]
+
+    @cached_property
+    def until(self) -> npt.NDArray[np.int64]:
+        """For each step, the first later one that differs; `steps` if there is none, (steps,)."""
+        steps = len(self.on)
+        changes = np.append(np.flatnonzero(self.on[1:] != self.on[:-1]) + 1, steps)
+        return changes[np.searchsorted(changes, np.arange(steps), side="right")]
 
 
 @dataclass(eq=False)
@@ -30,8 +84,18 @@ class Request:
         (n,) float32 guidance scales; 1 evaluates the conditional branch alone.
     conditioning : mapping of str to Tensor
         (n, ...) each; an absent name takes its null value.
+    negative : mapping of str to Tensor
+        (n, ...) each: what the unconditional branch gets; an absent name takes its null value.
     latents : Tensor or None
-        (n, C, H, W) float32 standard normal x_T to start from instead of the seeds' own.
+        (n, C, H, W) float32 standard normal noise to start from instead of the seeds' own.
+    start : Start or None
+        Data to start from.
+    blend : Blend or None
+        Data to keep.
+    guided : GuidedSteps or None
+        When guidance applies; None for always.
+    guidance_rescale : float
+        phi in [0, 1] (arXiv 2305.08891, sec. 3.4); 0 for none.
     callback : callable or None
         Called with a `StepInfo` after each step.
     """
@@ -41,7 +105,12 @@ class Request:
     images: npt.NDArray[np.uint64]
     guidance: npt.NDArray[np.float32]
     conditioning: Mapping[str, Tensor] = field(default_factory=dict)
+    negative: Mapping[str, Tensor] = field(default_factory=dict)
     latents: Tensor | None = None
+    start: Start | None = None
+    blend: Blend | None = None
+    guided: GuidedSteps | None = None
+    guidance_rescale: float = 0.0
     callback: Callback | None = None
 
     @property
@@ -53,6 +122,42 @@ class Request:
     def steps(self) -> int:
         """Model evaluations per image, guidance not counted."""
         return len(self.table.rows)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The extra work of a step, done if any of its rows needs it.
+
+    Attributes
+    ----------
+    observed : bool
+        The estimates of x0 are kept for a callback.
+    rescaled, thresholded : bool
+        Before the step: guidance rescale, dynamic thresholding.
+    blended : bool
+        After it: what is known of the image is put back.
+    """
+
+    observed: bool = False
+    rescaled: bool = False
+    thresholded: bool = False
+    blended: bool = False
+
+    @classmethod
+    def of(cls, requests: Iterable[Request]) -> Passes:
+        """Return what `requests` need together."""
+        each = list(requests)
+        return cls(
+            observed=any(request.callback is not None for request in each),
+            rescaled=any(request.guidance_rescale > 0 for request in each),
+            thresholded=any(request.table.thresholding is not None for request in each),
+            blended=any(request.blend is not None for request in each),
+        )
+
+    @property
+    def adapted(self) -> bool:
+        """Whether rows need table rows of their own."""
+        return self.rescaled or self.thresholded
 
 
 @dataclass

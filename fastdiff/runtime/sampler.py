@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import operator
 import os
-import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from fastdiff.errors import InvalidArgument, InvalidShape
+from fastdiff.runtime import arguments
 from fastdiff.runtime.artifact import save_artifact
 from fastdiff.runtime.compiled import Compiled
+from fastdiff.runtime.editing import Edit
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.progress import ProgressBar
-from fastdiff.runtime.requests import Callback, Request
+from fastdiff.runtime.requests import Callback, Request, Start
 from fastdiff.sampling import PackedTable, Solver, get_solver
+from fastdiff.sampling.checks import check_number, whole_number
 
 _MAX_TABLES = 64
-_MAX_SEED = (1 << 64) - 1
 
 
 class Sampler:
@@ -60,9 +56,16 @@ class Sampler:
         steps: int | None = None,
         eta: float | None = None,
         guidance_scale: float | Sequence[float] = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        negative: Mapping[str, Any] | None = None,
         seed: int | Sequence[int] | None = None,
         latents: Tensor | None = None,
+        image: Tensor | None = None,
+        strength: float | None = None,
+        mask: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
         compat: str | None = None,
         callback: Callback | None = None,
         progress: bool = False,
@@ -73,25 +76,47 @@ class Sampler:
         Parameters
         ----------
         n : int, optional
-            Number of images; taken from the conditioning, the seeds or the latents if left out.
+            Number of images; taken from what is given for each of them if left out.
         solver : str or Solver
             Name (see `fastdiff.list_solvers`), or a solver object with options of its own.
         steps : int, optional
-            Number of steps, 1 to the schedule's ``num_train_timesteps``; 50 if `timesteps` is not
-            given either.
+            Number of steps, 1 to the schedule's ``num_train_timesteps``; 50 if neither
+            `timesteps` nor `sigmas` is given.
         eta : float, optional
             Noise of DDIM, 0 (deterministic) to 1 (arXiv 2010.02502, eq. 16).
         guidance_scale : float or sequence of float
             Classifier-free guidance ``m_u + g (m_c - m_u)`` (arXiv 2207.12598), for all images or
             one each; 1 is none.
+        guidance_interval : (float, float), optional
+            Noise levels sigma / alpha, above the first and up to the second, at which guidance
+            applies (arXiv 2404.07724, eq. 6); at the others the conditional branch alone is
+            evaluated.
+        guidance_rescale : float
+            phi, 0 to 1: how far the guided output is given the deviation of the conditional one
+            (arXiv 2305.08891, sec. 3.4).
+        negative : mapping, optional
+            What the unconditional branch of guidance gets instead of the null values, by input
+            name, for all images or one each.
         seed : int or sequence of int, optional
             One seed, 0 to 2^64 - 1, from which every image draws its own noise by its number; or
             one seed per image. An image depends on its seed and number alone: not on the batch,
             the order or the machine. None draws a fresh one.
         latents : Tensor, optional
-            (n, C, H, W) standard normal x_T to start from.
+            (n, C, H, W) standard normal noise to start from, instead of the seeds' own.
+        image : Tensor, optional
+            (n or 1, C, H, W) clean data in the model's range: x starts as alpha image + sigma
+            noise at the level of the first step that is taken.
+        strength : float, optional
+            In (0, 1]: ``min(int(steps * strength), steps)`` steps are taken, the last ones; 0.8
+            with an image, 1 with a mask.
+        mask : Tensor, optional
+            (n or 1, 1 or C, H, W) in [0, 1]: 1 where to paint anew, 0 where `image` is kept. After
+            each step x becomes mask x + (1 - mask) (alpha image + sigma noise), after the last one
+            mask x + (1 - mask) image. With strength 1, x starts as noise alone.
         timesteps : sequence of float, optional
             Explicit descending list of training times, instead of `steps`.
+        sigmas : sequence of float, optional
+            Explicit descending list of noise levels, instead of `steps`: see `Solver.table`.
         compat : {"diffusers"}, optional
             Reproduce that library where it departs from the papers (docs/conformance.md).
         callback : callable, optional
@@ -122,23 +147,21 @@ class Sampler:
             steps=steps,
             eta=eta,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            negative=negative,
             seed=seed,
             latents=latents,
+            image=image,
+            strength=strength,
+            mask=mask,
             timesteps=timesteps,
+            sigmas=sigmas,
             compat=compat,
             callback=callback,
             **conditioning,
         )
-        ticket = self.engine.submit(request)
-        try:
-            with ProgressBar(request.rows * request.steps, enabled=progress) as bar:
-                while not ticket.done:
-                    self.engine.advance(ticket)
-                    bar.update(ticket.completed)
-        except BaseException:
-            self.engine.cancel(ticket)
-            raise
-        return ticket.result()
+        return self._run(request, progress)
 
     def request(
         self,
@@ -148,9 +171,16 @@ class Sampler:
         steps: int | None = None,
         eta: float | None = None,
         guidance_scale: float | Sequence[float] = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        negative: Mapping[str, Any] | None = None,
         seed: int | Sequence[int] | None = None,
         latents: Tensor | None = None,
+        image: Tensor | None = None,
+        strength: float | None = None,
+        mask: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
         compat: str | None = None,
         callback: Callback | None = None,
         **conditioning: Any,
@@ -161,19 +191,62 @@ class Sampler:
         takes one step of everything that runs, ``ticket.result()`` is what `sample` returns.
         Parameters and errors are those of `sample`.
         """
-        inputs = self._conditioning(conditioning)
+        inputs = arguments.conditioning(self.network, conditioning)
+        unwanted = arguments.negative(self.network, negative)
+        check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        edit = Edit.check(self.network, image, mask, strength)
         if latents is not None:
-            latents = self._latents(latents)
-        n = _count(n, inputs, seed, latents)
+            latents = arguments.tensor("latents", latents, self.network.sample_shape)
+        values = inputs | {f"negative {name}": value for name, value in unwanted.items()}
+        n = arguments.count(n, values | (edit.values if edit else {}), seed, latents)
+        table = self._table(solver, steps, eta, timesteps, sigmas, compat, edit)
         return Request(
-            table=self._table(solver, steps, eta, timesteps, compat),
-            seeds=_seeds(seed, n),
-            images=_images(seed, n),
-            guidance=self._guidance(guidance_scale, n),
-            conditioning={k: v.expand(n, *v.shape[1:]).contiguous() for k, v in inputs.items()},
+            table=table,
+            seeds=arguments.seeds(seed, n),
+            images=arguments.image_numbers(seed, n),
+            guidance=arguments.guidance_scales(self.network, guidance_scale, n, unwanted),
+            conditioning=arguments.for_all(inputs, n),
+            negative=arguments.for_all(unwanted, n),
             latents=latents,
+            start=edit.start(table, n) if edit else None,
+            blend=edit.blend(n) if edit else None,
+            guided=arguments.guided_steps(guidance_interval, table),
+            guidance_rescale=guidance_rescale,
             callback=callback,
         )
+
+    def invert(
+        self,
+        images: Tensor,
+        *,
+        steps: int | None = None,
+        compat: str | None = None,
+        **conditioning: Any,
+    ) -> Tensor:
+        """Return the noise from which DDIM samples `images` (arXiv 2010.02502, sec. 4.3).
+
+        ``sample(latents=invert(images, steps=k), steps=k)`` gives the images back, up to an error
+        that vanishes as k grows.
+
+        Parameters
+        ----------
+        images : Tensor
+            (n, C, H, W) clean data in the model's range.
+        steps, compat, **conditioning
+            As for `sample`; guidance is left out, which does not invert well.
+
+        Returns
+        -------
+        Tensor
+            (n, C, H, W) float32 `latents`.
+        """
+        images = arguments.tensor("images", images, self.network.sample_shape)
+        request = self.request(
+            len(images), solver="ddim_inverse", steps=steps, compat=compat, seed=0, **conditioning
+        )
+        request.start = Start(images, 1.0, 0.0)
+        forward = self._table("ddim", steps, None, None, None, compat, None)
+        return self._run(request, progress=False) / forward.init_noise_sigma
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled model to one file, which `fastdiff.load` reads without compiling.
@@ -194,116 +267,53 @@ class Sampler:
         """
         save_artifact(self._compiled, Path(path))
 
+    def _run(self, request: Request, progress: bool) -> Tensor:
+        """Advance until `request` is done."""
+        ticket = self.engine.submit(request)
+        try:
+            with ProgressBar(request.rows * request.steps, enabled=progress) as bar:
+                while not ticket.done:
+                    self.engine.advance(ticket)
+                    bar.update(ticket.completed)
+        except BaseException:
+            self.engine.cancel(ticket)
+            raise
+        return ticket.result()
+
     def _table(
         self,
         solver: str | Solver,
         steps: int | None,
         eta: float | None,
         timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
         compat: str | None,
+        edit: Edit | None,
     ) -> PackedTable:
         """Build the solver's table, or take it from the last few."""
         chosen = get_solver(solver, **({} if eta is None else {"eta": eta}))
-        if steps is None and timesteps is None:
+        given = timesteps if timesteps is not None else sigmas
+        if steps is None and given is None:
             steps = min(50, self.schedule.num_train_timesteps)
-        times = None if timesteps is None else tuple(float(t) for t in timesteps)
-        key = (chosen, steps, times, compat)
+        total = len(given) if given is not None else whole_number("steps", steps, 1)
+        start = edit.skipped(total) if edit is not None else 0
+        times, levels = (
+            None if values is None else tuple(float(value) for value in values)
+            for values in (timesteps, sigmas)
+        )
+        key = (chosen, steps, times, levels, compat, start)
         with self._tables_lock:
             if key not in self._tables:
-                table = chosen.table(self.schedule, steps=steps, timesteps=times, compat=compat)
+                table = chosen.table(
+                    self.schedule,
+                    steps=steps,
+                    timesteps=times,
+                    sigmas=levels,
+                    compat=compat,
+                    start=start,
+                )
                 self._tables[key] = table.pack()
                 if len(self._tables) > _MAX_TABLES:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)
             return self._tables[key]
-
-    def _conditioning(self, given: dict[str, Any]) -> dict[str, Tensor]:
-        known = self.network.conditioning
-        for name in given:
-            if name not in known:
-                takes = ", ".join(known) or "none"
-                raise InvalidArgument(f"sample() got {name!r}; this model's conditioning: {takes}")
-        for name, spec in known.items():
-            if given.get(name) is None and spec.null is None:
-                raise InvalidArgument(f"this model needs {name}=, one value per image")
-        return {k: known[k].check(k, v) for k, v in given.items() if v is not None}
-
-    def _latents(self, latents: Tensor) -> Tensor:
-        tensor = torch.as_tensor(latents).detach().cpu()
-        if tensor.ndim != 4 or tuple(tensor.shape[1:]) != self.network.sample_shape:
-            shape = ", ".join(map(str, self.network.sample_shape))
-            raise InvalidShape(f"latents: expected (n, {shape}), got {tuple(tensor.shape)}")
-        return tensor.float()
-
-    def _guidance(self, scale: float | Sequence[float], n: int) -> npt.NDArray[np.float32]:
-        scales: npt.NDArray[np.float32] = np.asarray(scale, np.float32)
-        if scales.ndim > 1 or (scales.ndim == 1 and len(scales) != n):
-            raise InvalidShape(
-                f"guidance_scale: expected a number or {n} of them, got shape {scales.shape}"
-            )
-        if not np.isfinite(scales).all():
-            raise InvalidArgument(f"guidance_scale: expected finite numbers, got {scale}")
-        if (scales != 1).any() and not self.network.guidable:
-            raise InvalidArgument(
-                "guidance_scale other than 1 needs a conditional model with a null value: "
-                "pass null_class= to fastdiff.compile"
-            )
-        return np.array(np.broadcast_to(scales, n))
-
-
-def _per_image(seed: Any) -> list[Any] | None:
-    """Return seeds given one per image as a list (any sequence, array or tensor); else None."""
-    return list(seed) if hasattr(seed, "__len__") else None
-
-
-def _count(
-    n: int | None,
-    inputs: dict[str, Tensor],
-    seed: int | Sequence[int] | None,
-    latents: Tensor | None,
-) -> int:
-    """Return the number of images on which all arguments agree."""
-    lengths = {name: len(value) for name, value in inputs.items() if len(value) != 1}
-    if latents is not None:
-        lengths["latents"] = len(latents)
-    own_seeds = _per_image(seed)
-    if own_seeds is not None:
-        lengths["seed"] = len(own_seeds)
-    if n is not None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise InvalidArgument(f"n: expected a count of images, got {n!r}")
-        lengths["n"] = n
-    if not lengths:
-        if not inputs:
-            raise InvalidArgument("say how many images: sample(16), or give conditioning")
-        return 1
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise InvalidShape(f"the arguments disagree on the number of images: {said}")
-    return next(iter(lengths.values()))
-
-
-def _seeds(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
-    if seed is None:
-        seed = secrets.randbits(64)
-    values = _per_image(seed)
-    return np.array(
-        [_seed(v) for v in values] if values is not None else [_seed(seed)] * n, np.uint64
-    )
-
-
-def _seed(value: Any) -> int:
-    """Return `value` as an int if it is a seed, of whatever integer type."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or not 0 <= number <= _MAX_SEED:
-        raise InvalidArgument(f"seed: expected an integer from 0 to 2^64 - 1, got {value!r}")
-    return number
-
-
-def _images(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
-    """Return image numbers: 0, 1, ... under a common seed; 0 for all with seeds of their own."""
-    own_seeds = _per_image(seed) is not None
-    return np.zeros(n, np.uint64) if own_seeds else np.arange(n, dtype=np.uint64)
