@@ -1,0 +1,136 @@
+"""Compiling a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastdiff.errors import ArtifactError, InvalidArgument, Unavailable, WeightsError
+from fastdiff.exporting import Network
+from fastdiff.integrations.pipelines.families import Shape, family_of
+from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
+from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact, tune
+from fastdiff.runtime.progress import Say, compile_progress
+from fastdiff.sampling import Schedule
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+_MAX_INDEX_BYTES = 1 << 20
+
+
+def compile_pipeline(
+    pipe: Any,
+    *,
+    sample_shape: Shape | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    max_batch: int | None = None,
+    tune: str | float = "fast",
+    verify: str = "strict",
+    cache: bool = True,
+    progress: bool = False,
+) -> CompiledPipeline:
+    """Put fastdiff's engine in the place of a pipeline's denoising loop.
+
+    Parameters
+    ----------
+    pipe : DiffusionPipeline or path
+        One of `PIPELINE_CLASSES`, or the folder of a saved one. Weights must be safetensors;
+        nothing is downloaded and no code of the folder is run.
+    sample_shape : tuple of int
+        (C, H, W) that the denoiser is compiled for; what its configuration says if left out.
+    backend, precision, max_batch, tune, verify, cache, progress
+        As for `fastdiff.compile`.
+
+    Returns
+    -------
+    CompiledPipeline
+
+    Raises
+    ------
+    UnknownName
+        The pipeline, or its scheduler, is of a class that is not supported.
+    InvalidArgument
+        Its denoiser takes inputs that are not supported, or an option is wrong.
+    WeightsError
+        Weights in the folder are missing, corrupt or not safetensors.
+    Unavailable
+        diffusers is not installed, or no engine can run the denoiser.
+    """
+    if isinstance(pipe, (str, os.PathLike)):
+        pipe = load_pipeline(Path(pipe))
+    family = family_of(type(pipe).__name__)
+    network = family.describe(pipe, sample_shape)
+    network = replace(network, output_channels=network.probe())
+    config = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
+    schedule = Schedule.from_config(config)
+    choices = Choices(backend, precision, max_batch, tune, verify)
+    with compile_progress(enabled=progress) as say:
+        sampler = _compile(network, schedule, choices, say, cache=cache)
+    return CompiledPipeline(pipe, family, sampler)
+
+
+def load_pipeline(folder: Path) -> Any:
+    """Load a pipeline that diffusers saved; errors are those of `compile_pipeline`."""
+    name = _class_name(folder)
+    try:
+        import diffusers
+    except ImportError as error:
+        raise Unavailable(
+            "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
+        ) from error
+    load: Any = getattr(diffusers, name).from_pretrained
+    try:
+        return load(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{folder} cannot be loaded: {error}") from error
+
+
+def _class_name(folder: Path) -> str:
+    """Return the class that a model_index.json names, after a look at its components."""
+    path = folder / "model_index.json"
+    if not path.is_file() or path.stat().st_size > _MAX_INDEX_BYTES:
+        raise InvalidArgument(f"{folder} holds no model_index.json of a pipeline")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        name = index["_class_name"]
+        components = {key: value for key, value in index.items() if isinstance(value, list)}
+        libraries = {key: str(value[0]) for key, value in components.items() if value[0]}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise InvalidArgument(f"{path} is no index of a diffusers pipeline") from error
+    family_of(name)
+    for key, library in libraries.items():
+        if library not in _LIBRARIES:
+            raise InvalidArgument(
+                f"{path}: {key} is of {library!r}; expected one of {', '.join(_LIBRARIES)}, since "
+                "no other code is run"
+            )
+    return str(name)
+
+
+def _compile(
+    network: Network, schedule: Schedule, choices: Choices, say: Say, *, cache: bool
+) -> Sampler:
+    """Measure the engines, or take what was measured for this denoiser before."""
+    key = cache_key(network, schedule, choices) if cache else None
+    if key is None:
+        return Sampler(tune(network, schedule, choices, say))
+    store = Cache()
+    with store.lock(key):
+        path = store.path(key)
+        if path.exists():
+            try:
+                compiled = load_artifact(path, say, module=network.module)
+            except ArtifactError:
+                path.unlink(missing_ok=True)
+            else:
+                store.touch(key)
+                return Sampler(compiled)
+        sampler = Sampler(tune(network, schedule, choices, say))
+        with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
+            sampler.save(path)
+            store.trim()
+        return sampler

@@ -1,0 +1,190 @@
+"""The public face of a compiled pipeline."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from fastdiff.errors import Cancelled, InvalidArgument
+from fastdiff.integrations.pipelines.families import Family, paints_masked
+from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, LoopScheduler, watch_inpainting
+from fastdiff.runtime import Sampler
+from fastdiff.runtime.report import Report
+from fastdiff.sampling import Schedule, Solver, solver_from_config
+
+_UNSUPPORTED = ("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs")
+_CHANGES_WEIGHTS = ("lora", "adapter", "freeu", "fuse", "textual_inversion")
+
+
+class CompiledPipeline:
+    """A pipeline of diffusers whose denoising loop is fastdiff's engine.
+
+    Called as the pipeline is, it returns what the pipeline returns; its attributes are the
+    pipeline's own. Safe to call from several threads: their images share the denoiser's batches.
+
+    Attributes
+    ----------
+    pipeline : DiffusionPipeline
+        What was compiled.
+    sampler : Sampler
+        Its denoiser, to be sampled directly.
+    report : Report
+        Engine chosen, and every candidate's measured rate and error.
+    scheduler
+        The pipeline's. Another one takes effect at the next call, and nothing is compiled for it.
+    """
+
+    pipeline: Any
+    sampler: Sampler
+    report: Report
+
+    def __init__(self, pipeline: Any, family: Family, sampler: Sampler) -> None:
+        vars(self).update(
+            pipeline=pipeline,
+            sampler=sampler,
+            report=sampler.report,
+            _family=family,
+            _samplers={sampler.schedule: sampler},
+            __signature__=inspect.signature(pipeline),
+        )
+
+    def __repr__(self) -> str:
+        return f"<CompiledPipeline {type(self.pipeline).__name__}: {self.report.chosen.name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate images; arguments and result are those of the pipeline (docs/pipelines.md).
+
+        Raises
+        ------
+        InvalidArgument
+            An argument is not supported, or has a value that is not.
+        NonFiniteOutput
+            The denoiser returned NaN or infinity; the message names the step.
+        Cancelled
+            ``callback_on_step_end`` interrupted the pipeline.
+        """
+        bound = vars(self)["__signature__"].bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        self._check(arguments)
+        solver, sampler = self._solver(self.pipeline.scheduler)
+        loop = Loop(sampler, solver, self._family, dict(arguments))
+        arguments.pop("kwargs", None)  # checked to be empty
+        try:
+            return type(self.pipeline).__call__(self._stand_in(loop, arguments), **arguments)
+        except BaseException:
+            loop.cancel()
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.pipeline, name)
+        if callable(value) and (name == "to" or any(word in name for word in _CHANGES_WEIGHTS)):
+            return _refused(name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "scheduler":
+            raise InvalidArgument(
+                f"{name} cannot be set: a compiled pipeline takes another scheduler, and other "
+                "weights by update_weights(); compile the pipeline again for anything else"
+            )
+        self._solver(value)
+        self.pipeline.scheduler = value
+
+    def update_weights(self, denoiser: nn.Module) -> None:
+        """Take the weights of another model of the same architecture (`Sampler.update_weights`)."""
+        module = self.sampler.network.require_module()
+        self.sampler.update_weights(type(module)(denoiser))
+        setattr(self.pipeline, self._family.denoiser, denoiser)
+
+    def _solver(self, scheduler: Any) -> tuple[Solver, Sampler]:
+        """Return the solver that a scheduler is, and the sampler with its schedule."""
+        config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+        schedule = Schedule.from_config(config)
+        if schedule not in self._samplers:
+            self._samplers[schedule] = _with_schedule(self.sampler, schedule)
+        return solver_from_config(config), self._samplers[schedule]
+
+    def _check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse what the engine cannot do."""
+        for name in (*_UNSUPPORTED, *arguments.get("kwargs", {})):
+            if arguments.get(name) is not None or name in arguments.get("kwargs", {}):
+                raise InvalidArgument(f"{name}= is not supported by a compiled pipeline")
+        if arguments["output_type"] not in self._family.output_types:
+            known = ", ".join(map(repr, self._family.output_types))
+            raise InvalidArgument(f"output_type: expected {known}, got {arguments['output_type']!r}")
+        if arguments.get("callback_on_step_end") is not None:
+            wanted = arguments["callback_on_step_end_tensor_inputs"]
+            if wanted:
+                raise InvalidArgument(
+                    f"callback_on_step_end_tensor_inputs: expected [], got {wanted!r}: the state "
+                    "stays in the engine; pipe.sampler.sample(callback=) gets estimates of x0"
+                )
+        self._check_size(arguments)
+
+    def _check_size(self, arguments: Mapping[str, Any]) -> None:
+        _, *size = self.sampler.network.sample_shape
+        for name, latent in zip(("height", "width"), size, strict=True):
+            given = arguments.get(name)
+            if given is not None and given != latent * self.pipeline.vae_scale_factor:
+                raise InvalidArgument(
+                    f"{name}: expected {latent * self.pipeline.vae_scale_factor}, for which the "
+                    f"pipeline was compiled, got {given}"
+                )
+
+    def _stand_in(self, loop: Loop, arguments: dict[str, Any]) -> Any:
+        """Return the pipeline for one call; change the arguments that the engine looks after."""
+        pipe = copy.copy(self.pipeline)
+        name = self._family.denoiser
+        denoiser = getattr(pipe, name)
+        # Around the pipeline's own __setattr__, which would rewrite its shared configuration.
+        vars(pipe).update(
+            {name: LoopDenoiser(denoiser, loop), "scheduler": LoopScheduler(pipe.scheduler, loop)}
+        )
+        if "mask_image" in arguments and not paints_masked(denoiser):
+            watch_inpainting(pipe, loop)
+        if "guidance_rescale" in arguments:
+            arguments["guidance_rescale"] = 0.0
+        if arguments.get("callback_on_step_end") is not None:
+            arguments["callback_on_step_end"] = _only_told(pipe, arguments["callback_on_step_end"])
+        return pipe
+
+
+def _with_schedule(sampler: Sampler, schedule: Schedule) -> Sampler:
+    """Return a sampler with another schedule that shares the engine."""
+    view = copy.copy(sampler)
+    view.schedule, view._tables = schedule, OrderedDict()
+    return view
+
+
+def _refused(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise InvalidArgument(
+            f"{name}() would not reach the compiled engine; call it on the pipeline, then compile"
+        )
+
+    return refuse
+
+
+def _only_told(pipe: Any, callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `callback`, with an error where it tries to change the course."""
+
+    def told(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+        before = dict(vars(pipe))
+        outputs = callback(pipe, step, timestep, tensors)
+        if pipe.interrupt:
+            raise Cancelled(f"callback_on_step_end interrupted the pipeline at step {step + 1}")
+        changed = [name for name, value in vars(pipe).items() if before.get(name) is not value]
+        if outputs or changed:
+            raise InvalidArgument(
+                "callback_on_step_end may look on and interrupt; it changed "
+                f"{', '.join([*outputs, *changed])}"
+            )
+        return outputs
+
+    return told
