@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from fastdiff.errors import ArtifactError, InvalidArgument, UnknownName
+from fastdiff.errors import ArtifactError, InvalidArgument
 from fastdiff.exporting import Conditioning, Network
-from fastdiff.integrations import (
-    MODEL_NAMES,
-    cached_weights,
-    from_diffusers,
-    is_pipeline,
-    load_diffusers,
-    named_model,
-)
-from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
+from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
 from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact
 from fastdiff.runtime import tune as measure_engines
 from fastdiff.runtime.progress import Say, compile_progress
-from fastdiff.sampling import Schedule
+
+__all__ = ["compile", "describe", "load"]
 
 
 def compile(
-    model: nn.Module | str | os.PathLike[str],
+    model: Model,
     *,
-    schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    schedule: ScheduleLike | None = None,
+    prediction_type: str | None = None,
+    inputs: Mapping[str, str] | None = None,
     sample_shape: tuple[int, int, int] | None = None,
     num_classes: int | None = None,
     null_class: int | None = None,
@@ -105,8 +97,10 @@ def compile(
     Unavailable
         The engine asked for cannot run here, or none passes its certificate.
     """
-    description = {
+    description: dict[str, Any] = {
         "schedule": schedule,
+        "prediction_type": prediction_type,
+        "inputs": inputs,
         "sample_shape": sample_shape,
         "num_classes": num_classes,
         "null_class": null_class,
@@ -195,83 +189,3 @@ def load(
     """
     with compile_progress(enabled=progress) as say:
         return Sampler(load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs))
-
-
-def describe(
-    model: nn.Module | str | os.PathLike[str],
-    schedule: Schedule | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    sample_shape: tuple[int, int, int] | None = None,
-    num_classes: int | None = None,
-    null_class: int | None = None,
-    conditioning: Mapping[str, Conditioning] | None = None,
-) -> tuple[Network, Schedule]:
-    """Return what `compile` makes of its arguments: the network and its noise schedule.
-
-    Parameters and errors are those of `compile`.
-    """
-    network, config = _read(model, sample_shape)
-    network = _with_conditioning(network, num_classes, null_class, conditioning)
-    given = schedule if schedule is not None else config
-    return network, given if isinstance(given, Schedule) else Schedule.from_config(given)
-
-
-def _read(
-    model: nn.Module | str | os.PathLike[str], sample_shape: tuple[int, int, int] | None
-) -> tuple[Network, Mapping[str, Any] | Path]:
-    """Return what is known of `model` by itself, with its schedule's config where it has one."""
-    config: Mapping[str, Any] | Path = {}
-    name = None
-    if isinstance(model, str) and model in MODEL_NAMES:
-        name = model
-        model, config = named_model(name)
-    elif isinstance(model, (str, os.PathLike)):
-        if not Path(model).is_dir():
-            known = [*MODEL_NAMES, "the path of a diffusers folder"]
-            raise UnknownName("model", str(model), known)
-        model, beside = load_diffusers(Path(model))
-        config = beside or {}
-    if not isinstance(model, nn.Module):
-        raise InvalidArgument(
-            f"model: expected an nn.Module, a name or a folder, got {type(model).__name__}"
-        )
-    if name == "digits":
-        labels = Conditioning(num_classes=NUM_CLASSES, null=NULL_CLASS)
-        return Network(model, SAMPLE_SHAPE, {"class_labels": labels}, name), config
-    network = from_diffusers(model, sample_shape)
-    if network is not None:
-        return (network if name is None else replace(network, name=_label(name))), config
-    if sample_shape is None:
-        raise InvalidArgument(
-            f"sample_shape=(C, H, W) is needed: {type(model).__name__} has no config that tells it"
-        )
-    return Network(model, sample_shape, name=type(model).__name__), config
-
-
-def _label(name: str) -> str:
-    """Return what reports call a named model; warn if it cannot draw."""
-    if cached_weights(name) is not None:
-        return name
-    warnings.warn(
-        f"{name} has random weights, since the local Hugging Face cache holds none: it serves to "
-        "measure speed, its samples are noise",
-        stacklevel=5,  # whoever called compile
-    )
-    return f"{name} (random weights)"
-
-
-def _with_conditioning(
-    network: Network,
-    num_classes: int | None,
-    null_class: int | None,
-    conditioning: Mapping[str, Conditioning] | None,
-) -> Network:
-    """Add what the caller says of the model's inputs to what its config says."""
-    inputs = {**network.conditioning, **(conditioning or {})}
-    if num_classes is not None:
-        labels = inputs.get("class_labels", Conditioning())
-        inputs["class_labels"] = replace(labels, num_classes=num_classes)
-    if null_class is not None:
-        if "class_labels" not in inputs:
-            raise InvalidArgument("null_class= needs num_classes= as well")
-        inputs["class_labels"] = replace(inputs["class_labels"], null=null_class)
-    return replace(network, conditioning=inputs)

@@ -2,16 +2,19 @@
 
 from fastdiff.denoisers.base import Denoiser, Engine, EngineStatus
 from fastdiff.denoisers.by_size import by_size, kind_of, parts_of
-from fastdiff.denoisers.registry import ENGINES, engine_status, get_engine
+from fastdiff.denoisers.reference import reference_denoiser
+from fastdiff.denoisers.registry import ENGINES, build_denoiser, engine_status, get_engine
 
 __all__ = [
     "ENGINES",
     "Denoiser",
     "Engine",
     "EngineStatus",
+    "build_denoiser",
     "by_size",
     "engine_status",
     "get_engine",
     "kind_of",
     "parts_of",
+    "reference_denoiser",
 ]

@@ -77,7 +77,7 @@ class EagerDenoiser:
 
 def with_attention(module: AtPrecision, network: Network) -> nn.Module:
     """Return `module` with ``fastdiff::attention`` in it wherever that operator can serve."""
-    x, t, conditioning = network.example(1)
+    x, t, conditioning = network.example(network.batch or 1)
     device = next(module.parameters(), x).device
     moved = [x.to(device), t.to(device), {k: v.to(device) for k, v in conditioning.items()}]
     replaced, _ = replace_attention(module, moved)

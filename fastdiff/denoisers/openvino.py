@@ -73,7 +73,8 @@ class OpenVinoDenoiser:
         self._compiled = lru_cache(maxsize=None)(self._compile)
         try:
             # What cannot be compiled is refused here, not in a tick.
-            self._compiled(next((size for size in _FIXED_SIZES if _blob(size) in self._blobs), 1))
+            kept = next((size for size in _FIXED_SIZES if _blob(size) in self._blobs), 1)
+            self._compiled(_size(network.batch) if network.batch else kept)
         except RuntimeError as error:
             raise Unavailable(f"openvino refuses the network: {error}") from error
 

@@ -67,17 +67,18 @@ class _HalfInside(AtPrecision):
 def trace(
     module: AtPrecision, network: Network, dtype: torch.dtype
 ) -> torch.export.ExportedProgram:
-    """Return the graph of `module` for x of `dtype`, t and conditioning, with an open batch axis.
+    """Return the graph of `module` for x of `dtype`, t and conditioning.
+
+    Its batch axis is open, unless the network's is fixed.
 
     Raises
     ------
     Unavailable
         torch cannot export the module; the message carries its reason.
     """
-    x, t, conditioning = network.example(2)
-    rows = {
-        0: torch.export.Dim.DYNAMIC
-    }  # diffusers compares the batch with 64, so no range is said
+    x, t, conditioning = network.example(network.batch or 2)
+    # diffusers compares the batch with 64, so no range is said
+    rows = {} if network.batch else {0: torch.export.Dim.DYNAMIC}
     shapes = (rows, rows, dict.fromkeys(conditioning, rows))
     try:
         with torch.no_grad(), warnings.catch_warnings():

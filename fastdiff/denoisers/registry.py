@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fastdiff.denoisers.base import Engine, EngineStatus
+from pathlib import Path
+
+from fastdiff.denoisers.base import Denoiser, Engine, EngineStatus
 from fastdiff.denoisers.cuda import DEVICE
 from fastdiff.denoisers.eager import EagerEngine
+from fastdiff.denoisers.fixed_batch import FixedBatch
 from fastdiff.denoisers.inductor import InductorEngine
 from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
 from fastdiff.denoisers.onnxruntime_gpu import OnnxRuntimeGpuEngine
@@ -12,6 +15,7 @@ from fastdiff.denoisers.openvino import OpenVinoEngine
 from fastdiff.denoisers.tensorrt import TensorRtEngine
 from fastdiff.denoisers.tensorrt_rtx import TensorRtRtxEngine
 from fastdiff.errors import Unavailable, UnknownName
+from fastdiff.exporting import Network
 
 _ALL: tuple[Engine, ...] = (
     EagerEngine(),
@@ -44,6 +48,14 @@ def get_engine(name: str) -> Engine:
     if not status.usable:
         raise Unavailable(f"backend {name!r} cannot run here: {status.detail}")
     return ENGINES[name]
+
+
+def build_denoiser(
+    engine: str, network: Network, precision: str, blobs: Path | None = None
+) -> Denoiser:
+    """Prepare `network` for calls of any number of rows; see `Engine.build` and `get_engine`."""
+    denoiser = get_engine(engine).build(network, precision, blobs)
+    return denoiser if network.batch is None else FixedBatch(denoiser, network.batch)
 
 
 def engine_status() -> dict[str, EngineStatus]:

@@ -3,12 +3,15 @@
 from fastdiff.exporting.loop import export_sampler
 from fastdiff.exporting.metadata import Metadata, read_metadata
 from fastdiff.exporting.network import Conditioning, Network
-from fastdiff.exporting.onnx import export_onnx, first_line
+from fastdiff.exporting.onnx import export_onnx
+from fastdiff.exporting.onnx_file import OnnxFile
+from fastdiff.exporting.session import first_line
 
 __all__ = [
     "Conditioning",
     "Metadata",
     "Network",
+    "OnnxFile",
     "export_onnx",
     "export_sampler",
     "first_line",

@@ -22,7 +22,8 @@ from fastdiff.exporting.arithmetic import exponential
 from fastdiff.exporting.graph import BOOL, FLOAT, INT64, Builder, Value
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.network import Network
-from fastdiff.exporting.onnx import export_onnx, open_session, replacing
+from fastdiff.exporting.onnx import export_onnx, replacing
+from fastdiff.exporting.session import open_session
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
 from fastdiff.sampling import PackedTable, Schedule

@@ -17,6 +17,7 @@ from fastdiff.errors import (
     ModelOutputError,
     Unavailable,
 )
+from fastdiff.exporting.onnx_file import OnnxFile
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Conditioning:
             raise InvalidDtype(f"{name}: expected numbers, got {type(value).__name__}") from error
         if tensor.dtype.is_floating_point and not self.dtype.is_floating_point:
             raise InvalidDtype(f"{name}: expected integers, got {tensor.dtype}")
+        if self.shape == (1,) and tensor.ndim < 2:  # a number per image, as (n,) or alone
+            tensor = tensor.reshape(-1, 1)
         if tensor.ndim == len(self.shape):
             tensor = tensor[None]
         if tuple(tensor.shape[1:]) != self.shape:
@@ -92,8 +95,12 @@ class Network:
         The network as a file, once it has been exported (`fastdiff.exporting.export_onnx`).
     output_channels : int or None
         C or 2C; None until it is known, see `probe`.
+    batch : int or None
+        Rows that every call takes, where their number is fixed.
+    file : OnnxFile or None
+        What the network was given as, where that was somebody's ONNX file.
 
-    The module is None where only the file is known.
+    The module is None where only a file is known.
     """
 
     module: nn.Module | None
@@ -102,6 +109,8 @@ class Network:
     name: str = "model"
     onnx: Path | None = None
     output_channels: int | None = None
+    batch: int | None = None
+    file: OnnxFile | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.sample_shape)
@@ -166,12 +175,8 @@ class Network:
         """
         if self.output_channels is not None:
             return self.output_channels
-        module = self.require_module()
-        x, t, conditioning = self.example(2)
-        first = next(module.parameters(), x)
-        dtype = first.dtype if first.dtype.is_floating_point else x.dtype
-        with torch.inference_mode():
-            output = module(x.to(first.device, dtype), t.to(first.device), **conditioning)
+        rows = self.batch or 2
+        output = self._run(*self.example(rows))
         channels, height, width = self.sample_shape
         if not isinstance(output, Tensor):
             raise ModelOutputError(
@@ -179,9 +184,19 @@ class Network:
                 "wrap the module so that forward returns the prediction alone"
             )
         got = tuple(output.shape)
-        if got not in {(2, channels, height, width), (2, 2 * channels, height, width)}:
+        if got not in {(rows, channels, height, width), (rows, 2 * channels, height, width)}:
             raise ModelOutputError(
                 f"expected {self.name} to return (B, {channels} or {2 * channels}, {height}, "
-                f"{width}) for x of (B, {channels}, {height}, {width}), got {got} for B = 2"
+                f"{width}) for x of (B, {channels}, {height}, {width}), got {got} for B = {rows}"
             )
         return got[1]
+
+    def _run(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> object:
+        """Return what the module answers, or the file that the network was given as."""
+        if self.file is not None:
+            return self.file.open()(x, t, conditioning)
+        module = self.require_module()
+        first = next(module.parameters(), x)
+        dtype = first.dtype if first.dtype.is_floating_point else x.dtype
+        with torch.inference_mode():
+            return module(x.to(first.device, dtype), t.to(first.device), **conditioning)

@@ -75,6 +75,7 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             "model": network.name,
             "sample_shape": network.sample_shape,
             "output_channels": network.probe(),
+            "batch": network.batch,
             "conditioning": {k: conditioning_to_json(v) for k, v in network.conditioning.items()},
             "schedule": compiled.schedule.to_config(),
             "files": hashes,
@@ -162,6 +163,7 @@ class Artifact:
             name=str(manifest["model"]),
             onnx=folder / NETWORK,
             output_channels=int(manifest["output_channels"]),
+            batch=_batch(manifest.get("batch")),
         )
         tensors = load_file(folder / REFERENCE)
         self.reference = _trajectory(tensors, self.network, self.schedule)
@@ -192,6 +194,13 @@ class Artifact:
             raise ArtifactError(
                 f"what the artifact says was measured is malformed: {error}"
             ) from error
+
+
+def _batch(value: Any) -> int | None:
+    """Return the fixed number of rows per call, if there is one."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"batch {value!r} is no number of rows")
+    return value
 
 
 def _extract(path: Path, folder: Path) -> dict[str, Any]:

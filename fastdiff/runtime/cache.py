@@ -24,7 +24,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, OnnxFile
 from fastdiff.paths import cache_folder
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.machine import fingerprint
@@ -119,7 +119,7 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
     Parameters
     ----------
     network : Network
-        With its module.
+        With its module, or the file that it was given as.
     schedule : Schedule
     choices : Choices
     """
@@ -129,11 +129,26 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
         for name, spec in network.conditioning.items():
             _add(digest, [name, spec.shape, spec.dtype, spec.null, spec.num_classes])
         _add(digest, [json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])
+        _add(digest, network.batch)
+        if network.file is not None:
+            _add_file(digest, network.file)
+            return digest.hexdigest()[:40]
         for name, module in network.require_module().named_modules():
             _add_module(digest, name, module)
     except (_Unknown, RecursionError):
         return None
     return digest.hexdigest()[:40]
+
+
+def _add_file(digest: Any, file: OnnxFile) -> None:
+    """Add an ONNX file: which inputs are what, and the bytes of it and of its weights."""
+    for name, port in {"x": file.x, "t": file.t, **file.conditioning}.items():
+        _add(digest, [name, *astuple(port)])
+    _add(digest, file.output)
+    for path in (file.path, *file.data):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
 
 
 def _add_module(digest: Any, name: str, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fastdiff.denoisers import Denoiser, by_size, get_engine, parts_of
+from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of
 from fastdiff.errors import ArtifactError, FastdiffError
 from fastdiff.exporting import Network
 from fastdiff.runtime.artifact import Artifact, Measured
@@ -82,7 +82,7 @@ def _build(network: Network, measured: Measured) -> Denoiser | None:
     for blobs in (measured.blobs, None):
         with contextlib.suppress(FastdiffError, RuntimeError):
             built = {
-                engine: get_engine(engine).build(network, measured.precision, blobs)
+                engine: build_denoiser(engine, network, measured.precision, blobs)
                 for engine in set(measured.engines.values())
             }
             return by_size({size: built[engine] for size, engine in measured.engines.items()})

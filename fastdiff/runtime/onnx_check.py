@@ -13,10 +13,12 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from fastdiff.errors import ArtifactError
 
-_DOMAINS = {"", "ai.onnx"}
+# onnxruntime brings the operators of com.microsoft, which its own optimizer writes into files.
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}
+_OPAQUE = "EPContext"  # runs what some engine compiled, native code
 
 
-def check_onnx(path: Path, files: set[str]) -> None:
+def check_onnx(path: Path, files: set[str]) -> set[str]:
     """Refuse a model that declares more than it holds, or reaches outside its folder.
 
     Parameters
@@ -26,26 +28,40 @@ def check_onnx(path: Path, files: set[str]) -> None:
     files : set of str
         Names beside it that its tensors may lie in.
 
+    Returns
+    -------
+    set of str
+        Those of `files` that tensors lie in.
+
     Raises
     ------
     ArtifactError
         The file is no ONNX model; a tensor's declared size is not what is there; a tensor lies in
-        another file; an operator is not of the standard domain.
+        another file; an operator is not one of the standard's or onnxruntime's.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ArtifactError(f"{path.name} is no ONNX model: {error}") from error
-    graphs = [model.graph, *model.functions]
-    for graph in graphs:
+    domains = _DOMAINS | {function.domain for function in model.functions}
+    used = set()
+    for graph in (model.graph, *model.functions):
+        tensors = list(getattr(graph, "initializer", ()))
         for node in _nodes(graph):
-            if node.domain not in _DOMAINS | {f.domain for f in model.functions}:
-                raise ArtifactError(f"{path.name} uses operators of the domain {node.domain!r}")
+            if node.domain not in domains or node.op_type == _OPAQUE:
+                raise ArtifactError(
+                    f"{path.name} uses operators of the domain {node.domain!r}: {node.op_type}; "
+                    "export it with standard operators"
+                )
             for attribute in node.attribute:
-                for tensor in (attribute.t, *attribute.tensors):
-                    _check_tensor(tensor, path, files)
-        for tensor in getattr(graph, "initializer", ()):
+                tensors += [attribute.t, *attribute.tensors]
+                for inner in (attribute.g, *attribute.graphs):
+                    tensors += inner.initializer
+        for tensor in tensors:
             _check_tensor(tensor, path, files)
+        external = filter(uses_external_data, tensors)
+        used |= {str(ExternalDataInfo(tensor).location) for tensor in external}
+    return used
 
 
 def _nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import torch
 
-from fastdiff.denoisers import ENGINES, Denoiser, by_size, get_engine, kind_of
+from fastdiff.denoisers import (
+    ENGINES,
+    Denoiser,
+    build_denoiser,
+    by_size,
+    get_engine,
+    kind_of,
+    reference_denoiser,
+)
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.denoisers.precision import in_hardware
-from fastdiff.errors import AccuracyWarning, FastdiffError, Unavailable
+from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, first_line
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
@@ -46,7 +54,7 @@ def tune(
     say : callable
         Told what is running.
     reference : Trajectory, optional
-        What the float32 model answers; without it, the torch module is asked.
+        What the float32 model answers; without it, the torch module or the given file is asked.
 
     Raises
     ------
@@ -57,9 +65,9 @@ def tune(
     software, seconds_each = choices.precision != "auto", 0.0
     if reference is None:
         say(Stage("reference trajectory in float32"))
-        eager = ENGINES["eager"].build(network, "float32")
+        plain = reference_denoiser(network)
         begin = time.perf_counter()
-        reference = reference_trajectory(network, eager, schedule)
+        reference = reference_trajectory(network, plain, schedule)
         seconds_each = (time.perf_counter() - begin) / len(reference.outputs)
         software = software or seconds_each < _QUICK_SECONDS
     workspace = Workspace()
@@ -79,12 +87,25 @@ def tune(
             "no engine can run this model as asked: "
             + "; ".join(f"{c.name}: {c.refusal}" for c in refused)
         )
-    batches = BATCHES if choices.max_batch is None else (choices.max_batch,)
-    trials = measure(network, passed, batches, choices.budget_seconds(seconds_each), say)
+    trials = measure(
+        network, passed, _batches(network, choices), choices.budget_seconds(seconds_each), say
+    )
     denoiser, seconds = _choose(trials)
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
     return Compiled(preparation.network, schedule, reference, denoiser, seconds, report, workspace)
+
+
+def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
+    """Return the numbers of rows per call to measure."""
+    fixed = network.batch or choices.max_batch
+    if fixed is None:
+        return BATCHES
+    if choices.max_batch not in {None, fixed}:
+        raise InvalidArgument(
+            f"max_batch: every call of {network.name} takes {fixed} rows, got {choices.max_batch}"
+        )
+    return (fixed,)
 
 
 def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
@@ -180,7 +201,7 @@ class _Preparation:
                 self._require_file()
             else:
                 self._require_module(ENGINES[engine].device, precision)
-            denoiser = get_engine(engine).build(self.network, precision)
+            denoiser = build_denoiser(engine, self.network, precision)
             if self.verify != "off":
                 self._certify(denoiser, candidate)
         except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError

@@ -1,0 +1,147 @@
+"""Denoisers that are neither modules nor files: exported programs and plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fastdiff.errors import InvalidArgument, InvalidShape
+from fastdiff.exporting import Conditioning, Network
+from fastdiff.integrations.conditioning import completed
+
+_MOST_ROWS = 32  # that a call is measured with
+
+
+class ProgramModule(nn.Module):
+    """A program of ``torch.export`` as ``module(x, t, **conditioning)``.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        Its first two inputs are x and t.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module()
+        names = [str(name) for name in program.graph_signature.user_inputs]
+        by_position, _ = program.call_spec.in_spec.children()
+        self.names, self.positional = names, by_position.num_children
+
+    def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the prediction."""
+        given = {self.names[0]: x, self.names[1]: t, **conditioning}
+        first, rest = self.names[: self.positional], self.names[self.positional :]
+        output: Tensor = self.program(
+            *(given[name] for name in first), **{name: given[name] for name in rest}
+        )
+        return output
+
+    def train(self, mode: bool = True) -> ProgramModule:
+        """Do nothing: a program stays what it was exported as."""
+        return self
+
+
+def from_program(
+    program: ExportedProgram,
+    sample_shape: tuple[int, int, int] | None = None,
+    conditioning: Mapping[str, Conditioning] | None = None,
+) -> Network:
+    """Describe a program, whose first two inputs are x and t, the others conditioning by name.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+    sample_shape : tuple of int, optional
+        (C, H, W), where the program leaves it open.
+    conditioning : mapping of str to Conditioning, optional
+        Null values and numbers of classes, which a program does not tell.
+
+    Raises
+    ------
+    InvalidArgument, InvalidShape
+        It takes other things than tensors with a batch axis each, or not any number of rows.
+    """
+    values = _inputs(program)
+    if len(values) < 2:
+        raise InvalidArgument(f"expected a program that takes x and t, got {', '.join(values)}")
+    (_, x), (_, t), *rest = values.items()
+    if x.ndim != 4 or t.ndim != 1:
+        raise InvalidShape(
+            "expected the program's first inputs to be x (B, C, H, W) and t (B,), got shapes "
+            f"{tuple(x.shape)} and {tuple(t.shape)}"
+        )
+    channels, height, width = x.shape[1:]
+    if sample_shape is None:
+        if not all(isinstance(size, int) for size in x.shape[1:]):
+            raise InvalidArgument("sample_shape=(C, H, W) is needed: the program leaves it open")
+        sample_shape = channels, height, width
+    specs = {name: Conditioning(tuple(value.shape[1:]), value.dtype) for name, value in rest}
+    return Network(
+        ProgramModule(program),
+        sample_shape,
+        completed("the program", specs, conditioning or {}),
+        "program",
+        batch=_batch(program, x),
+    )
+
+
+def _inputs(program: ExportedProgram) -> dict[str, Tensor]:
+    """Return the program's inputs by name, as tensors without values."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    values = {}
+    for name in map(str, program.graph_signature.user_inputs):
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            raise InvalidArgument(
+                f"expected a program that takes tensors with a batch axis, its input {name!r} "
+                "is none"
+            )
+        values[name] = value
+    return values
+
+
+def _batch(program: ExportedProgram, x: Tensor) -> int | None:
+    """Return how many rows the program takes; None for any number."""
+    rows: Any = x.shape[0]
+    if isinstance(rows, int):
+        return rows
+    allowed = program.range_constraints.get(rows.node.expr)
+    # torch states a lower bound of 2 for axes that may be 1.
+    if allowed is not None and (allowed.lower > 2 or allowed.upper < _MOST_ROWS):
+        raise InvalidArgument(
+            f"the program takes {allowed.lower} to {allowed.upper} rows; export it with "
+            "{0: torch.export.Dim.DYNAMIC} as the dynamic shape of each input"
+        )
+    return None
+
+
+class FunctionModule(nn.Module):
+    """A function as a module, which holds the modules that the function can be seen to use.
+
+    Parameters
+    ----------
+    function : callable
+        ``f(x, t, **conditioning)``.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.forward = function
+        self.used = nn.ModuleList(_modules(function))
+
+
+def _modules(function: object) -> list[nn.Module]:
+    """Return the modules of a method, a partial function, a closure or a callable object."""
+    cells = getattr(function, "__closure__", None) or ()
+    parts = [getattr(function, name, None) for name in ("__self__", "func", "__wrapped__")]
+    parts += [*getattr(function, "args", ()), *(cell.cell_contents for cell in cells)]
+    parts += [
+        *getattr(function, "keywords", {}).values(),
+        *getattr(function, "__dict__", {}).values(),
+    ]
+    found = [part for part in parts if isinstance(part, nn.Module)]
+    return list(dict.fromkeys(found))
