@@ -1,0 +1,328 @@
+"""What a served model is: what it takes, and how a request becomes one of the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError, InvalidArgument, InvalidShape, UnknownName
+from fastdiff.exporting import Conditioning
+from fastdiff.runtime import Sampler
+from fastdiff.runtime.requests import Request
+from fastdiff.sampling import get_solver, list_solvers
+from fastdiff.serving.faults import invalid
+from fastdiff.serving.images import Pixels, to_pixels
+from fastdiff.serving.jobs import Demand, Worker
+from fastdiff.serving.protocol import ImageRequest
+
+DEFAULT_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked against its model, before any work is done on it.
+
+    Attributes
+    ----------
+    width, height : int
+        Of each image, in pixels.
+    steps : int
+        Solver steps.
+    demand : Demand
+        What the worker is asked for.
+    build : callable
+        Returns the engine's request: solver table, noise, conditioning. Takes milliseconds, or as
+        long as a text encoder.
+    """
+
+    width: int
+    height: int
+    steps: int
+    demand: Demand
+    build: Callable[[], Request]
+
+
+class Model(Protocol):
+    """What the server must know of a model. `Plan.build` and `pixels` run in its thread pool."""
+
+    @property
+    def engine(self) -> str:
+        """What runs it, for responses and metrics."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What clients may ask for, as ``/v1/status`` shows it."""
+        ...
+
+    def plan(self, ask: ImageRequest) -> Plan:
+        """Check the parameters of a request that has its seeds.
+
+        Raises
+        ------
+        ApiError
+            400, with the name of a parameter that this model cannot take.
+        """
+        ...
+
+    def pixels(self, samples: Tensor) -> Pixels:
+        """Turn samples, or estimates of them, into (n, H, W, C) bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with the worker that runs it."""
+
+    model: Model
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class SolverCost:
+    """Table rows that `steps` solver steps take: ``per_step * steps + extra``.
+
+    Heun and its like evaluate twice in all steps but the last; PNDM's start adds nine.
+    """
+
+    per_step: int
+    extra: int
+
+    def rows(self, steps: int) -> int:
+        """Return the rows of a table."""
+        return max(1, self.per_step * steps + self.extra)
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """How a model is told what to draw in words.
+
+    Attributes
+    ----------
+    name : str
+        The network's input.
+    encode : callable
+        Turns texts into (n, ...) tensors, in the thread pool; raises `ApiError` for one that is
+        too long.
+    """
+
+    name: str
+    encode: Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How latents become pictures.
+
+    Attributes
+    ----------
+    scale : int
+        Pixels per latent along each side.
+    decode : callable
+        Turns (n, C, H, W) latents into (n, 3, scale H, scale W) in [-1, 1], in the thread pool.
+    """
+
+    scale: int
+    decode: Callable[[Tensor], Tensor]
+
+
+class SamplerModel:
+    """A sampler as a served model: told what to draw by nothing, by class labels or by text.
+
+    Parameters
+    ----------
+    sampler : Sampler
+    text : TextInput, optional
+        For a model that reads text.
+    decoder : Decoder, optional
+        For a model whose samples are latents.
+    default_solver : str
+        Of a request that does not say.
+    default_guidance : float
+
+    Raises
+    ------
+    InvalidArgument, InvalidShape
+        The model needs an input that a request cannot give, or makes no pictures.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        text: TextInput | None = None,
+        decoder: Decoder | None = None,
+        default_solver: str = "ddim",
+        default_guidance: float = 1.0,
+    ) -> None:
+        network = sampler.network
+        channels, height, width = network.sample_shape
+        if decoder is None and channels not in (1, 3):
+            raise InvalidShape(
+                f"{network.name} makes samples of {channels} channels, which are no pictures: "
+                "serve the folder of its whole pipeline"
+            )
+        known = {"class_labels"} if text is None else {"class_labels", text.name}
+        others = sorted(network.conditioning.keys() - known)
+        if others:
+            raise InvalidArgument(
+                f"{network.name} needs {', '.join(others)}, which a request for images cannot "
+                "give: serve the folder of its whole pipeline"
+            )
+        self.sampler, self._text, self._decoder = sampler, text, decoder
+        scale = 1 if decoder is None else decoder.scale
+        self.width, self.height = scale * width, scale * height
+        self.labels: Conditioning | None = network.conditioning.get("class_labels")
+        self.solvers = usable_solvers(sampler)
+        self.max_steps = sampler.schedule.num_train_timesteps
+        self.default_steps = min(DEFAULT_STEPS, self.max_steps)
+        self.default_solver = default_solver if default_solver in self.solvers else "ddim"
+        self.default_guidance = default_guidance
+
+    @property
+    def engine(self) -> str:
+        """The measured choice of engine and precision."""
+        return self.sampler.report.chosen.name
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What clients may ask for."""
+        return {
+            "prompt": self._text is not None,
+            "negative_prompt": self._text is not None,
+            "num_classes": None if self.labels is None else self.labels.num_classes,
+            "guidance_scale": self.sampler.network.guidable,
+            "default_guidance_scale": self.default_guidance,
+            "sizes": [f"{self.width}x{self.height}"],
+            "solvers": sorted(self.solvers),
+            "default_solver": self.default_solver,
+            "max_steps": self.max_steps,
+            "default_steps": self.default_steps,
+        }
+
+    def plan(self, ask: ImageRequest) -> Plan:
+        """Check the parameters of a request that has its seeds."""
+        if ask.wanted_size not in (None, (self.width, self.height)):
+            raise invalid("size", f"size: this model makes {self.width}x{self.height}")
+        steps = ask.num_inference_steps or self.default_steps
+        if steps > self.max_steps:
+            raise invalid(
+                "num_inference_steps",
+                f"num_inference_steps: expected at most {self.max_steps}, got {steps}",
+            )
+        guidance = self._guidance(ask)
+        solver = self._solver(ask)
+        options = {
+            "solver": solver,
+            "steps": steps,
+            "eta": ask.eta,
+            "guidance_scale": guidance,
+            "seed": ask.seed,
+            **self._labels(ask),
+        }
+        texts = self._texts(ask, guided=guidance != 1)
+
+        def build() -> Request:
+            return self.sampler.request(ask.count, **options, **self._encode(*texts))
+
+        demand = Demand(ask.count, self.solvers[solver].rows(steps), guidance != 1)
+        return Plan(self.width, self.height, steps, demand, build)
+
+    def pixels(self, samples: Tensor) -> Pixels:
+        """Turn samples into bytes."""
+        return to_pixels(samples if self._decoder is None else self._decoder.decode(samples))
+
+    def _guidance(self, ask: ImageRequest) -> float:
+        scale = self.default_guidance if ask.guidance_scale is None else ask.guidance_scale
+        if scale != 1 and not self.sampler.network.guidable:
+            raise invalid("guidance_scale", "this model cannot be guided; leave it out or give 1")
+        return scale
+
+    def _solver(self, ask: ImageRequest) -> str:
+        name = ask.solver or self.default_solver
+        if name not in self.solvers:
+            raise invalid("solver", str(UnknownName("solver for this model", name, self.solvers)))
+        try:
+            get_solver(name, **({} if ask.eta is None else {"eta": ask.eta}))
+        except InvalidArgument as error:
+            raise invalid("eta", str(error)) from error
+        return name
+
+    def _texts(self, ask: ImageRequest, *, guided: bool) -> tuple[str | None, str | None]:
+        """Return prompt and negative prompt of a model that reads text."""
+        if self._text is None:
+            if ask.negative_prompt:
+                raise invalid("negative_prompt", "this model takes no text", "unsupported")
+            return None, None
+        if not ask.prompt:
+            raise invalid("prompt", "prompt: expected a text")
+        if ask.negative_prompt and not guided:
+            raise invalid("negative_prompt", "negative_prompt needs a guidance_scale other than 1")
+        return ask.prompt, ask.negative_prompt or None
+
+    def _encode(self, prompt: str | None, negative: str | None) -> dict[str, Any]:
+        """Return the text as the network's inputs; without a negative one its null stays."""
+        if self._text is None or prompt is None:
+            return {}
+        name, encode = self._text.name, self._text.encode
+        if negative is None:
+            return {name: encode([prompt])}
+        texts = encode([prompt, negative])
+        return {name: texts[:1], "negative": {name: texts[1:]}}
+
+    def _labels(self, ask: ImageRequest) -> dict[str, Any]:
+        """Return the labels, from the prompt or by themselves."""
+        labels, source = ask.class_labels, "class_labels"
+        if self.labels is None:
+            if labels is not None:
+                raise invalid("class_labels", "this model has no classes", "unsupported")
+            if ask.prompt and self._text is None:
+                raise invalid("prompt", "prompt: expected none, this model draws what it likes")
+            return {}
+        if ask.prompt and self._text is None:
+            if labels is not None:
+                raise invalid("class_labels", "expected prompt or class_labels, got both")
+            labels, source = self._label_in(ask.prompt), "prompt"
+        if labels is None:
+            if self.labels.null is None:
+                raise invalid("class_labels", f"class_labels: expected {self._range()}")
+            return {}
+        known = range(self.labels.num_classes or 1 << 31)
+        for label in labels if isinstance(labels, list) else [labels]:
+            if label not in known:
+                raise invalid(source, f"{source}: expected {self._range()}, got {label}")
+        return {"class_labels": labels}
+
+    def _label_in(self, prompt: str) -> int:
+        text = prompt.strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise invalid("prompt", f"prompt: this model draws by class; expected {self._range()}")
+        return int(text)
+
+    def _range(self) -> str:
+        if self.labels is None or self.labels.num_classes is None:
+            return "a class label"
+        return f"a class label from 0 to {self.labels.num_classes - 1}"
+
+
+def usable_solvers(sampler: Sampler) -> dict[str, SolverCost]:
+    """Return the solvers that can sample this model from noise, with what their steps cost."""
+    found = {}
+    network, schedule = sampler.network, sampler.schedule
+    most = min(schedule.num_train_timesteps, 11)
+    least = max(most - 1, 1)
+    learned_variance = network.output_channels == 2 * network.sample_shape[0]
+    for name in list_solvers():
+        try:
+            tables = [get_solver(name).table(schedule, steps=n) for n in (least, most)]
+        except FastdiffError:  # it does not fit the schedule
+            continue
+        ends_in_noise = tables[0].sigma_to[-1] > tables[0].sigma[0]
+        if ends_in_noise or (tables[0].pack().needs_variance and not learned_variance):
+            continue
+        few, many = map(len, tables)
+        found[name] = SolverCost(many - few, many - (many - few) * most)
+    return found

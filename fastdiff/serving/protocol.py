@@ -1,0 +1,158 @@
+"""`POST /v1/images/generations`: what a request may say, and how it is read.
+
+The parameters are those of OpenAI's images API (https://platform.openai.com/docs/api-reference/images)
+and fastdiff's own. One that is unknown, or that OpenAI knows and fastdiff does not, is refused by
+name: a parameter that is ignored gives another picture than the one asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fastdiff.serving.faults import ApiError, invalid
+
+MAX_SEED = (1 << 64) - 1
+_DRAWN_SEED_BITS = 53  # what a JavaScript number holds exactly
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+_OPENAI_ONLY = (
+    "complexity",
+    "frame_count",
+    "frame_duration_ms",
+    "moderation",
+    "safety_identifier",
+    "style",
+    "svg",
+    "user",
+)
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class ImageRequest(BaseModel):
+    """Body of ``POST /v1/images/generations``; null means left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    prompt: str | None = Field(
+        None, description="The text, or the class label of a class-conditional model, as in `7`."
+    )
+    model: str | None = Field(
+        None, description="One of `GET /v1/models`; may be left out if only one is served."
+    )
+    n: int | None = Field(None, ge=1, description="Images, 1 unless given.")
+    size: str | None = Field(None, description="`auto` or WIDTHxHEIGHT in pixels.")
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of jpeg and webp, 100 unless given."
+    )
+    background: Literal["auto", "opaque"] | None = None
+    quality: Literal["auto"] | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        None, ge=0, le=100, description="Estimates of each image to send while it is made."
+    )
+    seed: Seed | list[Seed] | None = Field(
+        None, description="One seed for all images, which draw their noise by number; or one each."
+    )
+    num_inference_steps: int | None = Field(None, ge=1, description="Solver steps.")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=100, description="Classifier-free guidance; 1 is none."
+    )
+    solver: str | None = Field(None, description="One of the model's solvers (`/v1/status`).")
+    eta: float | None = Field(None, ge=0, le=1, description="Noise of DDIM.")
+    negative_prompt: str | None = None
+    class_labels: int | list[int] | None = Field(
+        None, description="One label for all images, or one each."
+    )
+    deadline_ms: int | None = Field(
+        None, ge=1, le=86_400_000, description="Refuse or give up what takes longer."
+    )
+
+    @property
+    def count(self) -> int:
+        """Images: `n`, or as many as there are seeds or labels."""
+        given = [len(v) for v in (self.seed, self.class_labels) if isinstance(v, list)]
+        return self.n or max(given, default=1)
+
+    @property
+    def format(self) -> Literal["png", "jpeg", "webp"]:
+        """The file format of the answer."""
+        return self.output_format or "png"
+
+    @property
+    def wanted_size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels; None if the model's own will do."""
+        found = _SIZE.fullmatch(self.size or "")
+        return (int(found[1]), int(found[2])) if found else None
+
+    def seeded(self) -> ImageRequest:
+        """Return the request with a seed of its own for every image, if it gave none."""
+        if self.seed is not None:
+            return self
+        seeds = [secrets.randbits(_DRAWN_SEED_BITS) for _ in range(self.count)]
+        return self.model_copy(update={"seed": seeds})
+
+    def seed_of(self, index: int) -> tuple[int, int]:
+        """Return the seed and the image number under it that image `index` is a function of."""
+        if isinstance(self.seed, list):
+            return self.seed[index], 0
+        if self.seed is None:
+            raise ValueError("the request has no seed yet; see seeded()")
+        return self.seed, index
+
+
+def read_request(body: bytes) -> ImageRequest:
+    """Parse and check what can be checked without a model.
+
+    Raises
+    ------
+    ApiError
+        400, with the parameter's name.
+    """
+    try:
+        request = ImageRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error) from error
+    _check_combination(request)
+    return request
+
+
+def _explain(error: ValidationError) -> ApiError:
+    """Return the first fault of a body, without what the body said."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if not first["loc"]:
+        return invalid(None, f"expected a JSON object of parameters: {first['msg']}", "bad_json")
+    param = str(first["loc"][0])
+    if first["type"] != "extra_forbidden":
+        return invalid(param, f"{param}: {first['msg']}")
+    if param in _OPENAI_ONLY:
+        return invalid(param, f"{param} is not supported here; leave it out", "unsupported")
+    known = ", ".join(sorted(ImageRequest.model_fields))
+    return invalid(param, f"unknown parameter {param!r}; known: {known}", "unknown_parameter")
+
+
+def _check_combination(request: ImageRequest) -> None:
+    """Refuse parameters that contradict each other."""
+    for name in ("seed", "class_labels"):
+        values = getattr(request, name)
+        if isinstance(values, list) and (not values or len(values) != request.count):
+            raise invalid(name, f"{name}: expected one or {request.count}, got {len(values)}")
+    if request.size not in (None, "auto") and request.wanted_size is None:
+        raise invalid("size", "size: expected auto or WIDTHxHEIGHT, such as 512x512")
+    if request.output_compression is not None and request.format == "png":
+        raise invalid("output_compression", "output_compression is for jpeg and webp; png has none")
+    if not request.stream and request.partial_images:
+        raise invalid("partial_images", "partial_images needs stream=true")
+    if request.stream and request.response_format == "url":
+        raise invalid("response_format", "a stream carries its images: expected b64_json, got url")
+
+
+def image_fields(request: ImageRequest, index: int) -> dict[str, Any]:
+    """Return what reproduces image `index`: ``Sampler.sample(seed=[seed])`` gives image 0."""
+    seed, image = request.seed_of(index)
+    return {"seed": seed, "image": image}

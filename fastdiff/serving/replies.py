@@ -1,0 +1,147 @@
+"""Finished images as responses and events, built in the thread pool."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastdiff.serving.faults import ApiError
+from fastdiff.serving.images import ImageStore, encode
+from fastdiff.serving.jobs import Finished
+from fastdiff.serving.mailbox import Partial
+from fastdiff.serving.models import Model, Plan
+from fastdiff.serving.protocol import ImageRequest, image_fields
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Writes what the client of one request gets.
+
+    Attributes
+    ----------
+    name : str
+        The model's name.
+    model : Model
+    ask : ImageRequest
+        With its seeds.
+    plan : Plan
+    estimate_seconds : float
+        What was promised when the request was admitted.
+    """
+
+    name: str
+    model: Model
+    ask: ImageRequest
+    plan: Plan
+    estimate_seconds: float
+
+    def response(self, finished: Finished, store: ImageStore, url: Callable[[str], str]) -> bytes:
+        """Return the JSON of an answer without streaming.
+
+        Parameters
+        ----------
+        finished : Finished
+        store : ImageStore
+            Keeps the images of a request that wants URLs.
+        url : callable
+            Makes a file's URL of its name.
+        """
+        data = []
+        for index, file in enumerate(self._files(finished.samples)):
+            if self.ask.response_format == "url":
+                content = {"url": url(store.put(file, self.ask.format))}
+            else:
+                content = {"b64_json": _text(file)}
+            data.append({**content, **image_fields(self.ask, index)})
+        reply = {"data": data, **self._picture(), **self._told(finished)}
+        created = reply.pop("created_at")
+        return json.dumps({"created": created, **reply}).encode()
+
+    def partials(self, partials: list[Partial], indices: list[int]) -> list[bytes]:
+        """Return the events of estimates; `indices` count those that each image has had."""
+        return [
+            _event(
+                "image_generation.partial_image",
+                {
+                    "b64_json": _text(self._files(partial.denoised[None])[0]),
+                    "partial_image_index": index,
+                    "image_index": partial.image,
+                    "step": partial.step,
+                    "steps": partial.total,
+                    **image_fields(self.ask, partial.image),
+                    **self._picture(),
+                },
+            )
+            for partial, index in zip(partials, indices, strict=True)
+        ]
+
+    def completed(self, finished: Finished) -> list[bytes]:
+        """Return one event for each image."""
+        return [
+            _event(
+                "image_generation.completed",
+                {
+                    "b64_json": _text(file),
+                    "image_index": index,
+                    **image_fields(self.ask, index),
+                    **self._picture(),
+                    **self._told(finished),
+                    "usage": _NO_TOKENS,
+                },
+            )
+            for index, file in enumerate(self._files(finished.samples))
+        ]
+
+    def _files(self, samples: Tensor) -> list[bytes]:
+        quality = self.ask.output_compression
+        return [
+            encode(pixels, self.ask.format, 100 if quality is None else quality)
+            for pixels in self.model.pixels(samples)
+        ]
+
+    def _picture(self) -> dict[str, Any]:
+        return {
+            "created_at": int(time.time()),
+            "size": f"{self.plan.width}x{self.plan.height}",
+            "output_format": self.ask.format,
+            "background": "opaque",
+            "quality": "auto",
+        }
+
+    def _told(self, finished: Finished) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "engine": self.model.engine,
+            "steps": self.plan.steps,
+            "queue_seconds": round(finished.queue_seconds, 6),
+            "run_seconds": round(finished.run_seconds, 6),
+            "estimate_seconds": round(self.estimate_seconds, 6),
+        }
+
+
+# OpenAI's type of the event requires it; fastdiff counts no tokens.
+_NO_TOKENS = {
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "total_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+}
+
+
+def error_event(error: ApiError) -> bytes:
+    """Return the event that ends a stream which cannot go on."""
+    return _event("error", error.body)
+
+
+def _event(kind: str, fields: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+def _text(file: bytes) -> str:
+    return base64.b64encode(file).decode("ascii")

@@ -1,0 +1,155 @@
+"""Pieces of a server for tests: a model, a worker that does what it is told, and a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import uvicorn
+from networks import eager_sampler
+
+from fastdiff.compiler import describe
+from fastdiff.errors import Cancelled, Unavailable
+from fastdiff.runtime import Sampler
+from fastdiff.runtime.requests import Request
+from fastdiff.serving.app import create_app
+from fastdiff.serving.jobs import (
+    Demand,
+    Failed,
+    Finished,
+    Listener,
+    Progress,
+    Started,
+    WorkerStatus,
+)
+from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.service import Service, Settings
+
+
+@functools.cache
+def digits() -> Sampler:
+    """Return the digits model on the eager engine, unmeasured; one for a test run."""
+    network, schedule = describe("digits")
+    return eager_sampler(replace(network, output_channels=network.probe()), schedule)
+
+
+@dataclass(eq=False)
+class FakeJob:
+    """A place in a `FakeWorker`, and all that was done with it."""
+
+    worker: FakeWorker
+    demand: Demand
+    request: Request | None = None
+    listener: Listener | None = None
+    progress_every: int = 0
+    cancelled: bool = False
+    ended: bool = False
+    estimate_seconds: float = 1.5
+
+    def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
+        self.request, self.listener, self.progress_every = request, listener, progress_every
+        if self.worker.gate.is_set():
+            threading.Thread(target=self.play).start()
+
+    def cancel(self) -> None:
+        if not self.ended:
+            self.cancelled = True
+            self.end(Failed(Cancelled("the request was cancelled")))
+
+    def play(self) -> None:
+        """Tell a whole life of the job."""
+        self.tell(Started(0.25))
+        steps, every = self.demand.steps, self.progress_every or self.demand.steps
+        for step in range(every, steps, every):
+            self.tell_progress(step)
+        samples = torch.zeros(self.demand.rows, *self.worker.sample_shape)
+        error = self.worker.error
+        self.end(Failed(error) if error else Finished(samples, 0.25, 0.5))
+
+    def tell_progress(self, step: int) -> None:
+        rows = self.demand.rows
+        estimates = torch.full((rows, *self.worker.sample_shape), step / self.demand.steps)
+        self.tell(Progress(step, self.demand.steps, np.arange(rows), estimates))
+
+    def end(self, event: Finished | Failed) -> None:
+        self.ended = True
+        self.worker.jobs.discard(self)
+        self.tell(event)
+
+    def tell(self, event) -> None:
+        if self.listener is not None:
+            self.listener(event)
+
+
+@dataclass(eq=False)
+class FakeWorker:
+    """A worker that runs jobs at once while `gate` is set, and raises `refusal` if there is one."""
+
+    name: str = "digits"
+    sample_shape: tuple[int, int, int] = (1, 8, 8)
+    state: str = "ready"
+    refusal: Exception | None = None
+    error: BaseException | None = None
+    gate: threading.Event = field(default_factory=threading.Event)
+    jobs: set[FakeJob] = field(default_factory=set)
+    seen: list[FakeJob] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def reserve(self, demand: Demand) -> FakeJob:
+        if self.refusal is not None:
+            raise self.refusal
+        if self.state != "ready":
+            raise Unavailable(f"the worker is {self.state}")
+        job = FakeJob(self, demand)
+        self.jobs.add(job)
+        self.seen.append(job)
+        return job
+
+    def status(self) -> WorkerStatus:
+        rows = sum(job.demand.rows for job in self.jobs)
+        return WorkerStatus(self.state, 0, rows, len(self.jobs), 0.0, 0.0, {})
+
+
+def fake_service(worker: FakeWorker | None = None, settings: Settings | None = None) -> Service:
+    """Return a service of the digits model on a fake worker."""
+    service = Service(["digits"], settings)
+    service.add("digits", Served(SamplerModel(digits()), worker or FakeWorker()))
+    return service
+
+
+@contextlib.contextmanager
+def running(service: Service) -> Iterator[str]:
+    """Serve on a free port of the loopback in a thread; give the base URL."""
+    config = uvicorn.Config(
+        create_app(service), log_config=None, lifespan="on", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    """Wait until `condition` holds; fail if it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    for pause in itertools.chain([0.001, 0.002, 0.005], itertools.repeat(0.01)):
+        if condition():
+            return
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(pause)
