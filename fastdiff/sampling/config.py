@@ -7,6 +7,7 @@ a key that is silently dropped would give other images than the ones the model w
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +21,8 @@ MAX_CONFIG_BYTES = 1 << 20
 # Keys that change the result in a way no table here reproduces, with the values that switch them
 # off. Anything else in such a key is refused.
 _INERT_VALUES: dict[str, tuple[Any, ...]] = {
-    "use_lu_lambdas": (False, None),
     "interpolation_type": ("linear", None),
     "invert_sigmas": (False, None),
-    "lambda_min_clipped": (float("-inf"), None),
 }
 
 # Keys of one solver, of a feature refused above, or of the pipeline: the schedule leaves them be.
@@ -110,20 +109,21 @@ _CLASS_FIXED: dict[str, dict[str, Any]] = {
     "LCMScheduler": _NO_SIGMA_SPACING,
     "PNDMScheduler": _NO_SIGMA_SPACING,
 }
-# Classes without dynamic thresholding.
-_UNTHRESHOLDED = (
-    "DDIMInverseScheduler",
-    "DPMSolverSDEScheduler",
-    "EDMEulerScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "PNDMScheduler",
-)
+# Keys that only these classes read; of any other class they are left from another's configuration.
+_READERS: dict[str, tuple[str, ...]] = {
+    "thresholding": (
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EDMDPMSolverMultistepScheduler",
+        "LCMScheduler",
+        "UniPCMultistepScheduler",
+    ),
+    "lambda_min_clipped": ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+    "use_lu_lambdas": ("DPMSolverMultistepScheduler",),
+}
 _EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
@@ -179,10 +179,13 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
         If a key would change the result and is not supported, or is not known at all.
     """
     settings: dict[str, Any] = {}
+    name = config.get("_class_name")
     for key, value in config.items():
         if key.startswith("_") or key in SOLVER_KEYS:
             continue
-        if key in fields:
+        if name is not None and name not in _READERS.get(key, (name,)):
+            continue
+        if key in fields or key == "use_lu_lambdas":
             if value is not None:  # null is how a configuration says "the default"
                 settings[key] = value
         elif key not in _INERT_VALUES:
@@ -193,10 +196,12 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
                 f"scheduler setting {key}={value!r} changes the samples and is not supported; "
                 f"set it to {_INERT_VALUES[key][0]!r} or leave it out"
             )
-    name = str(config.get("_class_name"))
-    settings = {**_CLASS_DEFAULTS.get(name, {}), **settings, **_CLASS_FIXED.get(name, {})}
-    if name in _UNTHRESHOLDED:
-        settings["thresholding"] = False
+    if settings.get("lambda_min_clipped") == -math.inf:
+        settings["lambda_min_clipped"] = None
+    if settings.pop("use_lu_lambdas", False) and not settings.get("use_karras_sigmas"):
+        # Its exponent is 1, so it is even in log(sigma).
+        settings["use_exponential_sigmas"] = True
+    settings = {**_CLASS_DEFAULTS.get(str(name), {}), **settings, **_CLASS_FIXED.get(str(name), {})}
     settings.update(_edm_settings(config, settings))
     if config.get("use_flow_sigmas"):
         settings["process"] = "flow"

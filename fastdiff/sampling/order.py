@@ -19,7 +19,7 @@ slope    dx/dsigma = s^d,             x = s^(d + 1) / (d + 1)
 
 Every evaluation is taken to be at the exact solution: x and D of the rows before are its values,
 and what a history slot holds follows from them. So a row that completes a step of two evaluations
-is checked as the quadrature that it is.
+is checked as the quadrature that it is. An x inside a step is what the row before made of it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def wrong_moments(table: StepTable) -> Iterator[tuple[int, str]]:
         used = np.flatnonzero(np.any(recipes[i], axis=0))
         alpha = np.append(table.alpha[used], table.alpha_to[i])
         sigma = np.append(table.sigma[used], table.sigma_to[i])
-        solution = _Solution(table, i, alpha, sigma)
+        start = i - int(np.argmin(table.inner[i::-1]))  # of the step that the row belongs to
+        solution = _Solution(table, start, alpha, sigma)
         if not np.all(np.isfinite(solution.places)):
             yield i, "order 2 or more needs finite log-SNR on all its levels"
             continue
@@ -81,10 +82,14 @@ def _recipes(table: StepTable) -> Float64Array:
     recipes, slots = np.zeros((n, 2, n)), np.zeros((k, 2, n))
     for i, update in enumerate(table.update):
         values = np.tensordot(update[:, 1 : k + 1], slots, 1)
-        values[:, 0, i] += update[:, 0]
+        x = np.zeros((2, n))
+        x[0, i] = 1.0
+        if table.inner[i]:
+            x = recipes[i - 1]
+        values += np.multiply.outer(update[:, 0], x)
         values[:, 1, i] += update[:, -3]
         if np.any(update[:, -2]):  # m = (D - p x) / q
-            values[:, 0, i] -= update[:, -2] * table.p[i] / table.q[i]
+            values -= np.multiply.outer(update[:, -2] * table.p[i] / table.q[i], x)
             values[:, 1, i] += update[:, -2] / table.q[i]
         recipes[i], slots = values[0], values[1:]
     return recipes

@@ -27,16 +27,16 @@ class Thresholding:
     Parameters
     ----------
     ratio : float
-        Quantile of |D| over an image, in (0, 1].
+        Quantile of |D| over an image, in [0, 1].
     max_value : float
-        Greatest limit s, at least 1. With 1 it is plain clipping to [-1, 1].
+        Greatest limit s. With 1 it is plain clipping to [-1, 1]; below 1 s is always this.
     """
 
     ratio: float = 0.995
     max_value: float = 1.0
 
     def limits(self, D: npt.ArrayLike) -> Float64Array:
-        """Return s = clamp(quantile(abs(D), ratio), 1, max_value) of each image.
+        """Return s = min(max(quantile(abs(D), ratio), 1), max_value) of each image.
 
         Parameters
         ----------
@@ -48,7 +48,7 @@ class Thresholding:
         (B,) float64
         """
         values = np.abs(_by_image(D))
-        return np.clip(np.quantile(values, self.ratio, axis=1), 1.0, self.max_value)
+        return np.minimum(np.maximum(np.quantile(values, self.ratio, axis=1), 1.0), self.max_value)
 
 
 def rescale_factors(m_c: npt.ArrayLike, m: npt.ArrayLike, rescale: float) -> Float64Array:

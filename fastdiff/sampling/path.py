@@ -17,6 +17,9 @@ from fastdiff.sampling.timesteps import check_timesteps, spaced_timesteps
 EDM_ENDS = (0.002, 80.0)
 """sigma_min and sigma_max of Karras et al. (arXiv 2206.00364, Table 1)."""
 
+_OFF_NOISE = 1e-6
+"""diffusers starts UniPC on a flow this far below pure noise, whose log-SNR is infinite."""
+
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -71,6 +74,8 @@ class PathRules:
         Which sigma spacings have their times rounded to those of training.
     floor : bool
         diffusers replaces alpha = 0 by 2^-12 here.
+    flow_from_noise : bool
+        With `final_point`, a flow starts at pure noise and not one point below.
     """
 
     fractional: bool = False
@@ -78,6 +83,7 @@ class PathRules:
     trained_ends: bool = False
     whole_times: str = "no"
     floor: bool = False
+    flow_from_noise: bool = False
 
 
 def visit(
@@ -126,7 +132,7 @@ def _discrete_path(schedule: Schedule, rules: PathRules, steps: int, *, compat: 
         return _at_sigmas(schedule, _spaced_sigmas(schedule, steps, high, low), rules)
     times = spaced_timesteps(
         steps,
-        schedule.num_train_timesteps,
+        schedule.spaced_range,
         schedule.timestep_spacing,
         schedule.steps_offset,
         fractional=rules.fractional,
@@ -146,6 +152,11 @@ def _discrete_path(schedule: Schedule, rules: PathRules, steps: int, *, compat: 
 
 def _flow_path(schedule: Schedule, rules: PathRules, steps: int, *, compat: bool) -> Path:
     T = schedule.num_train_timesteps
+    if rules.flow_from_noise:
+        sigmas = _shift(schedule, np.linspace(1.0, 1.0 / T, steps + 1)[:-1])
+        if compat:
+            sigmas = np.minimum(sigmas, 1.0 - _OFF_NOISE)
+        return _at_sigmas(schedule, sigmas, rules)
     if rules.final_point:
         # The DPM-Solver family of diffusers starts just below pure noise.
         sigmas = 1.0 - np.linspace(1.0, 1.0 / T, steps + 1)[:0:-1]

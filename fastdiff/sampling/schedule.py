@@ -72,7 +72,7 @@ class Schedule:
     thresholding : bool
         Dynamic thresholding of the denoised estimate instead of a clip (`Thresholding`).
     dynamic_thresholding_ratio, sample_max_value : float
-        Its quantile, in (0, 1], and its greatest limit, at least 1.
+        Its quantile, in [0, 1], and its greatest limit.
     variance_type : str
         The noise of DDPM, see `DDPM`.
     set_alpha_to_one : bool
@@ -81,6 +81,8 @@ class Schedule:
         The same choice for the Euler and DPM-Solver families.
     rescale_betas_zero_snr : bool
         Rescale to zero terminal SNR: alpha_{T-1} = 0 (arXiv 2305.08891, Algorithm 1).
+    lambda_min_clipped : float, optional
+        Space times over those of training whose log(alpha / sigma) is at least this.
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas : bool
         Space sigma instead of time, see `fastdiff.sampling.spacing`; at most one.
     sigma_min, sigma_max : float, optional
@@ -123,6 +125,7 @@ class Schedule:
     set_alpha_to_one: bool = True
     final_sigmas_type: str = "zero"
     rescale_betas_zero_snr: bool = False
+    lambda_min_clipped: float | None = None
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
@@ -151,12 +154,13 @@ class Schedule:
         if self.trained_betas is not None:
             betas = trained_betas(self.trained_betas, self.num_train_timesteps)
             object.__setattr__(self, "trained_betas", betas)
-        self._check_thresholding()
+        self._check_numbers()
         self._check_combination()
 
-    def _check_thresholding(self) -> None:
-        check_number("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 1e-6, 1.0)
-        check_number("sample_max_value", self.sample_max_value, 1.0, 1e6)
+    def _check_numbers(self) -> None:
+        check_number("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 0.0, 1.0)
+        if self.lambda_min_clipped is not None:
+            check_number("lambda_min_clipped", self.lambda_min_clipped, -1e6, 1e6)
 
     def _check_combination(self) -> None:
         spacings = [name for name in _SIGMA_SPACINGS if getattr(self, name)]
@@ -171,6 +175,11 @@ class Schedule:
             raise InvalidArgument(f"shift_terminal must be below 1, got {self.shift_terminal}")
         if self.process == "vp":
             self.alphas_cumprod  # noqa: B018  refuses betas that do not make a schedule
+            if self.spaced_range == 0:
+                raise InvalidArgument(
+                    f"lambda_min_clipped={self.lambda_min_clipped:g} leaves no time; the log-SNR "
+                    f"of time 0 is {-np.log(self.ratios[0]):g}"
+                )
         elif self.process == "flow" and self.sigma_max is not None and self.sigma_max > 1:
             raise InvalidArgument(f"sigma_max of a flow is at most 1, got {self.sigma_max}")
 
@@ -237,6 +246,14 @@ class Schedule:
         """Ratio sigma / alpha of every discrete time, (T,) float64, read-only."""
         with np.errstate(divide="ignore"):
             return _frozen(np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod))
+
+    @cached_property
+    def spaced_range(self) -> int:
+        """How many of the T discrete times a spacing runs over; the noisiest may be left out."""
+        if self.lambda_min_clipped is None:
+            return self.num_train_timesteps
+        with np.errstate(divide="ignore"):
+            return int(np.sum(-np.log(self.ratios) >= self.lambda_min_clipped))
 
     @cached_property
     def _plain_betas(self) -> Float64Array:
@@ -390,6 +407,7 @@ _POSITIVE = (
     "sigma_max",
     "sigma_data",
     "rho",
+    "sample_max_value",
     "shift",
     "shift_terminal",
 )

@@ -87,6 +87,9 @@ class StepTable:
         Log-slope of a learned noise scale, 0 where there is none.
     order : (n,) int
         Order whose moment conditions the row meets, taken from exact values of the rows before.
+    inner : (n,) bool
+        Whether x before the row is a value inside a step, which the row before made of those at
+        the start of the step; its moments are then taken from there.
     moment_basis : {"data", "epsilon", "slope"}
         What the rows interpolate by polynomials, see `fastdiff.sampling.order`.
     moment_rule : {"exact", "midpoint", "leading"}
@@ -127,6 +130,7 @@ class StepTable:
     sigma_to: Float64Array
     w: Float64Array
     order: npt.NDArray[np.int64]
+    inner: npt.NDArray[np.bool_]
     moment_basis: str = "data"
     moment_rule: str = "exact"
     sigma_data: float = 1.0
@@ -138,8 +142,7 @@ class StepTable:
 
     def __post_init__(self) -> None:
         for name in _ROW_FIELDS:
-            dtype = np.int64 if name == "order" else np.float64
-            array = np.array(getattr(self, name), dtype=dtype)
+            array = np.array(getattr(self, name), dtype=_DTYPES.get(name, np.float64))
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         self._check_shapes()
@@ -220,4 +223,5 @@ class StepTable:
                 )
 
 
+_DTYPES: dict[str, type] = {"order": np.int64, "inner": np.bool_}
 _ROW_FIELDS = tuple(f.name for f in fields(StepTable) if "Array" in str(f.type))

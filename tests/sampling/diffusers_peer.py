@@ -17,6 +17,7 @@ MODULES = {
     "DEISMultistepScheduler": "deis_multistep",
     "DPMSolverMultistepScheduler": "dpmsolver_multistep",
     "DPMSolverSDEScheduler": "dpmsolver_sde",
+    "DPMSolverSinglestepScheduler": "dpmsolver_singlestep",
     "EDMDPMSolverMultistepScheduler": "edm_dpmsolver_multistep",
     "EDMEulerScheduler": "edm_euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",

@@ -38,7 +38,8 @@ class Variant:
 
     @property
     def cuts_times(self):
-        return self.config.get("use_flow_sigmas", False)
+        cosine = self.config.get("beta_schedule") == "squaredcos_cap_v2"
+        return cosine or self.config.get("use_flow_sigmas", False)
 
     def takes(self, steps):
         """Whether the solver has a table of so many steps."""
@@ -61,6 +62,9 @@ class Variant:
                 config["timestep_spacing"] = "linspace"
             elif spacing in SPACINGS:
                 config["timestep_spacing"] = spacing
+        if "Singlestep" in self.scheduler:  # its spacing is always linspace
+            config.pop("steps_offset")
+            config.pop("timestep_spacing", None)
         return config | self.config
 
     def make_solver(self, config):
@@ -76,6 +80,7 @@ def variants():
     yield from _denoising_chains()
     yield from _k_diffusion()
     yield from _dpm_solvers()
+    yield from _singlestep()
     yield from _other_multistep()
     yield from _other_processes()
 
@@ -153,6 +158,12 @@ def _dpm_solvers():
     ):
         base = {"algorithm_type": algorithm, "solver_order": order}
         yield Variant(solver, name, config=base, spacings=BOTH_SPACINGS)
+        if solver == "dpmpp_2m":
+            yield Variant(solver, name, config={**base, "use_lu_lambdas": True}, spacings=("lu",))
+            cosine = {**base, "beta_schedule": "squaredcos_cap_v2"}
+            clipped = {**cosine, "lambda_min_clipped": -5.1}
+            yield Variant(solver, name, config=clipped, spacings=("leading", "linspace"))
+            yield Variant(solver, name, config=cosine, spacings=("karras",), steps=(2, 50))
         if order == 1:
             continue
         options = {"lower_order_final": False}
@@ -163,6 +174,16 @@ def _dpm_solvers():
             yield Variant(solver, name, options, {**base, **options})
             options = {"euler_at_final": True}
             yield Variant(solver, name, options, {**base, **options, **ends})
+
+
+def _singlestep():
+    name, spacings = "DPMSolverSinglestepScheduler", ("linspace", *SIGMA_SPACINGS)
+    for order, kind in itertools.product((1, 2, 3), ("midpoint", "heun")):
+        options = {"solver_order": order, "solver_type": kind}
+        yield Variant("dpmpp_single", name, options, options, spacings=spacings)
+        if order > 1:
+            config = {**options, "final_sigmas_type": "sigma_min"}
+            yield Variant("dpmpp_single", name, options, config, spacings=("linspace",))
 
 
 def _other_multistep():
@@ -218,17 +239,38 @@ def _other_processes():
             steps=(2, 50),
         )
     flow = {"prediction_types": ("flow_prediction",), "spacings": ("flow",)}
-    name = "FlowMatchEulerDiscreteScheduler"
+    euler = "FlowMatchEulerDiscreteScheduler"
     for shift in (1.0, 3.0):
-        yield Variant("euler", name, config={"shift": shift}, **flow)
+        yield Variant("euler", euler, config={"shift": shift}, **flow)
         yield Variant("heun", "FlowMatchHeunDiscreteScheduler", config={"shift": shift}, **flow)
         config = {"shift": shift, "stochastic_sampling": True}
-        yield Variant("consistency", name, config=config, **flow)
+        yield Variant("consistency", euler, config=config, **flow)
         multistep = {"use_flow_sigmas": True, "flow_shift": shift}
-        for solver, order in (("dpmpp_2m", 2), ("dpmpp_3m", 3)):
-            config = {**multistep, "solver_order": order}
-            yield Variant(solver, "DPMSolverMultistepScheduler", config=config, **flow)
-    yield Variant("euler", name, config={"shift_terminal": 0.1}, **{**flow, "steps": (2, 50)})
+        for solver, name, order, extra in (
+            ("dpmpp_2m", "DPMSolverMultistepScheduler", 2, {}),
+            ("dpmpp_3m", "DPMSolverMultistepScheduler", 3, {}),
+            (
+                "dpmpp_2m_sde",
+                "DPMSolverMultistepScheduler",
+                2,
+                {"algorithm_type": "sde-dpmsolver++"},
+            ),
+            ("dpmpp_single", "DPMSolverSinglestepScheduler", 3, {}),
+            ("deis", "DEISMultistepScheduler", 2, {}),
+            ("unipc", "UniPCMultistepScheduler", 2, {}),
+        ):
+            config = {**multistep, **extra, "solver_order": order}
+            options = (
+                {}
+                if solver.startswith("dpmpp_2") or solver == "dpmpp_3m"
+                else {"solver_order": order}
+            )
+            yield Variant(solver, name, options, config, **flow)
+    yield Variant("euler", euler, config={"shift_terminal": 0.1}, **{**flow, "steps": (2, 50)})
     yield Variant(
-        "euler", name, prediction_types=("flow_prediction",), spacings=SIGMA_SPACINGS, steps=(2, 50)
+        "euler",
+        euler,
+        prediction_types=("flow_prediction",),
+        spacings=SIGMA_SPACINGS,
+        steps=(2, 50),
     )

@@ -14,12 +14,13 @@ SCHEDULE = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=
 
 SLOTS = {
     **dict.fromkeys(("heun", "kdpm2", "kdpm2_ancestral", "dpmpp_sde", "deis"), 1),
-    **dict.fromkeys(("dpmpp_2m", "dpmpp_2m_sde"), 1),
+    **dict.fromkeys(("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_single"), 1),
     **dict.fromkeys(("dpmpp_3m", "dpmpp_3m_sde", "unipc"), 2),
     "pndm": 4,
 }
 CASES = {name: (get_solver(name), SLOTS.get(name, 0)) for name in list_solvers()}
 CASES["deis 3"] = (get_solver("deis", solver_order=3), 2)
+CASES["dpmpp_single 3"] = (get_solver("dpmpp_single", solver_order=3), 2)
 CASES["unipc 3"] = (get_solver("unipc", solver_order=3), 3)
 CASES["pndm plms"] = (get_solver("pndm", skip_prk_steps=True), 3)
 

@@ -257,10 +257,8 @@ def test_stable_diffusion_pndm_configuration_is_read():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("use_lu_lambdas", True),
         ("invert_sigmas", True),
         ("interpolation_type", "log_linear"),
-        ("lambda_min_clipped", -5.1),
     ],
 )
 def test_settings_that_would_change_the_samples_are_refused(key, value):

@@ -33,6 +33,11 @@ OPTIONS |= dict.fromkeys(
     ("dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "dpmpp_1", "dpmpp_1_sde"), OPTIONS["dpmpp_2m"]
 )
 OPTIONS |= {
+    "dpmpp_single": {
+        "solver_order": st.integers(1, 3),
+        "solver_type": st.sampled_from(("midpoint", "heun")),
+        "lower_order_final": st.booleans(),
+    },
     "heun": {"s_churn": st.floats(0, 40), "s_noise": st.floats(0.9, 1.1)},
     "deis": {"solver_order": st.integers(1, 3), "lower_order_final": st.booleans()},
     "unipc": {
@@ -229,6 +234,8 @@ def test_bad_names_and_options_are_refused_with_the_known_ones():
         ("ddpm", {"variance_type": "tiny"}),
         ("heun", {"s_churn": -1}),
         ("deis", {"solver_order": 4}),
+        ("dpmpp_single", {"solver_order": 0}),
+        ("dpmpp_single", {"solver_type": "bh2"}),
         ("unipc", {"solver_type": "bh3"}),
         ("unipc", {"disable_corrector": 2}),
         ("unipc", {"disable_corrector": [-1]}),

@@ -1,5 +1,7 @@
 """Sigma spacings, and the paths they make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,3 +84,26 @@ def test_bad_sigmas_are_refused():
     )
     with pytest.raises(InvalidArgument, match="finite sigma_max"):
         get_solver("dpmpp_2m").table(zero, 5)
+
+
+def test_times_of_too_little_signal_are_left_out():
+    """lambda_min_clipped: the noisiest time that is left has at least this log-SNR."""
+    schedule = Schedule(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-3.0)
+    log_snr = -np.log(schedule.ratios)
+    T = schedule.spaced_range
+    assert log_snr[T - 1] >= -3.0 > log_snr[T]
+    for spacing in ("linspace", "trailing"):
+        kept = replace(schedule, timestep_spacing=spacing)
+        assert get_solver("ddim").table(kept, 10).t[0] == T - 1
+    with pytest.raises(InvalidArgument, match="leaves no time; the log-SNR"):
+        replace(schedule, lambda_min_clipped=40.0)
+
+
+def test_lu_spacing_is_even_in_log_sigma():
+    config = {"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}
+    assert Schedule.from_config(config).use_exponential_sigmas
+    assert not Schedule.from_config({**config, "use_karras_sigmas": True}).use_exponential_sigmas
+    infinite = {**config, "lambda_min_clipped": -np.inf}
+    assert Schedule.from_config(infinite).lambda_min_clipped is None
+    ddim = {"_class_name": "DDIMScheduler", "lambda_min_clipped": -5.1}  # not a key of it
+    assert Schedule.from_config(ddim).lambda_min_clipped is None

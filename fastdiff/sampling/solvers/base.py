@@ -155,6 +155,7 @@ class Solver(ABC):
         clip: float = np.inf,
         w: npt.ArrayLike = 0.0,
         order: npt.ArrayLike = 1,
+        inner: npt.ArrayLike = False,
         **extra: Any,
     ) -> StepTable:
         """Complete `update` with what follows from the grid and the schedule."""
@@ -175,6 +176,7 @@ class Solver(ABC):
             sigma_to=grid.sigma_to,
             w=np.broadcast_to(w, n),
             order=np.broadcast_to(order, n),
+            inner=np.broadcast_to(inner, n),
             sigma_data=scale,
             raw_input=schedule.process in ("ve", "flow"),
             thresholding=thresholding(schedule),

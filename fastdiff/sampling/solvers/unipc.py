@@ -57,7 +57,11 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
     clip_sample: bool = False
     clip_sample_range: float | None = None
     rules: ClassVar[PathRules] = PathRules(
-        final_point=True, trained_ends=True, whole_times="all", floor=True
+        final_point=True,
+        trained_ends=True,
+        whole_times="all",
+        floor=True,
+        flow_from_noise=True,
     )
     required: ClassVar[Mapping[str, Any]] = {"predict_x0": True, "solver_p": None}
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {
