@@ -1,0 +1,336 @@
+"""A Python client of a fastdiff server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fastdiff.errors import FastdiffError, Unavailable
+from fastdiff.serving.answers import (
+    GENERATIONS,
+    authorization,
+    require_httpx,
+    retry_after,
+    to_error,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+_FIRST_WAIT_SECONDS = 0.25  # doubled at each retry
+_JITTER = 0.25  # clients that were refused together shall not come back together
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The images of one request.
+
+    Attributes
+    ----------
+    images : list of PIL.Image.Image
+    seeds : list of tuple of int
+        Each image's seed, and its number under that seed: image 0 of seed s is
+        ``Sampler.sample(seed=[s])``, images 0 to n - 1 are ``Sampler.sample(n, seed=s)``.
+    steps : int
+        Solver steps of each image.
+    engine : str
+        What evaluated the network.
+    queue_seconds, run_seconds : float
+        From the server's acceptance to the first step, and from there to the end.
+    """
+
+    images: list[Image.Image]
+    seeds: list[tuple[int, int]]
+    steps: int
+    engine: str
+    queue_seconds: float
+    run_seconds: float
+
+    def arrays(self) -> npt.NDArray[np.uint8]:
+        """Return the images as (n, H, W, C)."""
+        pictures = np.stack([np.asarray(image) for image in self.images])
+        return pictures if pictures.ndim == 4 else pictures[..., None]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image on its way out of the noise.
+
+    Attributes
+    ----------
+    index : int
+        Which image of the request.
+    image : PIL.Image.Image
+        The estimate of it, or the image.
+    step, total : int
+        Steps behind it, and until it is done.
+    seed : tuple of int
+        As in `Generation`.
+    done : bool
+        Whether this is the image itself.
+    """
+
+    index: int
+    image: Image.Image
+    step: int
+    total: int
+    seed: tuple[int, int]
+    done: bool
+
+
+class Client:
+    """Asks a fastdiff server for images; use as a context manager, or call `close`.
+
+    Parameters
+    ----------
+    base_url : str
+        Where the server is, such as ``"http://127.0.0.1:8000"``.
+    api_key : str, optional
+        Sent as a bearer token.
+    timeout_seconds : float
+        How long the server may be silent, the time in its queue included.
+    retries : int
+        How often a request is sent again when the server is full, loads or cannot be reached;
+        never earlier than its ``Retry-After`` asks.
+    transport : httpx.BaseTransport, optional
+        What carries the requests, instead of the network.
+
+    Raises
+    ------
+    Unavailable
+        httpx is not installed.
+
+    Examples
+    --------
+    >>> with Client("http://127.0.0.1:8000") as client:
+    ...     generation = client.generate("7", n=4, steps=20, seed=1)
+    >>> generation.images[0].save("seven.png")
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = 600.0,
+        retries: int = 3,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        module = require_httpx()
+        self._http = module.Client(
+            base_url=base_url,
+            headers=authorization(api_key),
+            timeout=module.Timeout(timeout_seconds, connect=10.0),
+            transport=transport,
+        )
+        self._retries = retries
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def models(self) -> list[str]:
+        """Return the names of the models that the server has."""
+        return [model["id"] for model in self._read("GET", "/v1/models")["data"]]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return what each model takes and does now, as ``GET /v1/status`` says it."""
+        models: list[dict[str, Any]] = self._read("GET", "/v1/status")["models"]
+        return models
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        n: int = 1,
+        steps: int | None = None,
+        solver: str | None = None,
+        eta: float | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        negative_prompt: str | None = None,
+        class_labels: int | Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+        deadline_ms: int | None = None,
+    ) -> Generation:
+        """Generate images.
+
+        Parameters
+        ----------
+        prompt : str, optional
+            What to draw; a class-conditional model takes its label, such as ``"7"``.
+        model : str, optional
+            One of `models`; a server of a single model needs none.
+        n : int
+            Number of images.
+        steps, solver, eta, guidance_scale, seed : optional
+            As in `fastdiff.Sampler.sample`; what is left out is the server's choice.
+        negative_prompt : str, optional
+            What not to draw.
+        class_labels : int or sequence of int, optional
+            For all images or one each, instead of a prompt.
+        size : tuple of int, optional
+            (width, height) in pixels.
+        deadline_ms : int, optional
+            Refuse or give up what takes longer.
+
+        Raises
+        ------
+        InvalidArgument
+            The server refuses a parameter or the API key; the message says which.
+        Overloaded
+            It was full at every try.
+        DeadlineImpossible
+            It cannot be done by the deadline; `Cancelled` if that turned out on the way.
+        Unavailable
+            The server cannot be reached, loads or drains.
+        SamplingError
+            The request failed while it was being sampled.
+        """
+        body = _body(
+            prompt=prompt,
+            model=model,
+            n=n,
+            steps=steps,
+            solver=solver,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            class_labels=class_labels,
+            size=size,
+            deadline_ms=deadline_ms,
+        )
+        return _generation(self._read("POST", GENERATIONS, body))
+
+    def stream(
+        self, prompt: str | None = None, *, partial_images: int = 3, **parameters: Any
+    ) -> Iterator[Frame]:
+        """Generate images, and yield them as they come out of the noise.
+
+        Close the iterator to stop early: the server frees the rows at its next step.
+
+        Parameters
+        ----------
+        prompt : str, optional
+            As in `generate`.
+        partial_images : int
+            Estimates of each image before it is done.
+        **parameters
+            Those of `generate`; its errors are these too.
+        """
+        body = _body(prompt=prompt, **parameters)
+        body |= {"stream": True, "partial_images": partial_images}
+        with closing(self._send("POST", GENERATIONS, body)) as response, _told_as_ours():
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    yield _frame(json.loads(line[5:]))
+
+    def _read(self, method: str, path: str, body: object = None) -> Any:
+        with closing(self._send(method, path, body)) as response, _told_as_ours():
+            return json.loads(response.read())
+
+    def _send(self, method: str, path: str, body: object) -> httpx.Response:
+        """Return a successful answer whose body is not read yet."""
+        attempt = 0
+        while True:
+            response = self._send_once(method, path, body)
+            if response is not None and response.is_success:
+                return response
+            busy = response is None or response.status_code in _BUSY
+            if attempt == self._retries or not busy:
+                raise self._refusal(response)
+            asked = 0.0 if response is None else retry_after(response.headers)
+            wait = max(asked, _FIRST_WAIT_SECONDS * 2**attempt)
+            time.sleep(wait * random.uniform(1, 1 + _JITTER))  # noqa: S311
+            attempt += 1
+
+    def _send_once(self, method: str, path: str, body: object) -> httpx.Response | None:
+        """Return the answer, read already if it is an error; None if nobody listens."""
+        request = self._http.build_request(method, path, json=body)
+        with _told_as_ours():
+            try:
+                response = self._http.send(request, stream=True)
+            except require_httpx().ConnectError:
+                return None
+            if not response.is_success:
+                response.read()
+            return response
+
+    def _refusal(self, response: httpx.Response | None) -> FastdiffError:
+        if response is None:
+            return Unavailable(f"nobody answers at {self._http.base_url}; is the server running?")
+        return to_error(response.status_code, response.headers, response.text)
+
+
+_BUSY = (429, 503)
+_NAMES = {"steps": "num_inference_steps"}  # of the HTTP API, where it has another
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
+    """Raise httpx's errors of transport as `Unavailable`."""
+    try:
+        yield
+    except require_httpx().TransportError as error:
+        raise Unavailable(f"the connection failed: {error or type(error).__name__}") from error
+
+
+def _body(*, size: tuple[int, int] | None = None, **parameters: Any) -> dict[str, Any]:
+    """Return a request as the HTTP API names it; the server checks it."""
+    named = {_NAMES.get(k, k): v for k, v in parameters.items() if v is not None}
+    return named if size is None else {**named, "size": f"{size[0]}x{size[1]}"}
+
+
+def _generation(answer: dict[str, Any]) -> Generation:
+    return Generation(
+        images=[_image(item) for item in answer["data"]],
+        seeds=[(item["seed"], item["image"]) for item in answer["data"]],
+        steps=answer["steps"],
+        engine=answer["engine"],
+        queue_seconds=answer["queue_seconds"],
+        run_seconds=answer["run_seconds"],
+    )
+
+
+def _frame(event: dict[str, Any]) -> Frame:
+    """Return what an event of a stream shows; raise what it reports."""
+    if event["type"] == "error":
+        raise to_error(500, {}, json.dumps(event))
+    done = event["type"] == "image_generation.completed"
+    return Frame(
+        index=event["image_index"],
+        image=_image(event),
+        step=event["steps"] if done else event["step"],
+        total=event["steps"],
+        seed=(event["seed"], event["image"]),
+        done=done,
+    )
+
+
+def _image(item: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))

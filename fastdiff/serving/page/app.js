@@ -1,0 +1,182 @@
+// The form, and what the server is asked and says.
+
+import { generate, getStatus, ServerError } from "./api.js";
+import { Run } from "./run.js";
+import { asCurl, asPython } from "./snippets.js";
+
+const PARTIAL_IMAGES = 24; // estimates of each image on its way
+const $ = (id) => document.getElementById(id);
+const form = $("form");
+
+let models = new Map();
+let offered = ""; // the parameters that the form shows
+let running = null; // the AbortController of the request on its way
+
+// ---- what the server has ----
+
+async function refresh() {
+  if (!document.hidden) {
+    try {
+      const { models: found } = await getStatus($("key").value);
+      models = new Map(found.map((model) => [model.name, model]));
+      offer($("model"), [...models.keys()]);
+      offerParameters();
+      showStatus();
+    } catch (error) {
+      $("state").textContent = error.status === 401 ? "needs an API key" : "unreachable";
+      if (error.status === 401) $("key-field").hidden = false;
+    }
+  }
+  setTimeout(refresh, running ? 500 : 2000);
+}
+
+function showStatus() {
+  const model = models.get($("model").value);
+  $("state").textContent = model?.state ?? "no model";
+  $("waiting").textContent = model?.waiting_rows ?? 0;
+  $("running").textContent = model?.running_rows ?? 0;
+  $("speed").textContent = Math.round(model?.steps_per_second ?? 0);
+}
+
+/** Show the fields that the chosen model takes, with its limits. */
+function offerParameters() {
+  const takes = models.get($("model").value)?.parameters;
+  if (!takes || offered === JSON.stringify(takes)) return;
+  offered = JSON.stringify(takes);
+  $("prompt-field").hidden = !takes.prompt;
+  $("class-field").hidden = !takes.num_classes;
+  $("negative-field").hidden = !takes.negative_prompt;
+  $("guidance-field").hidden = !takes.guidance_scale;
+  $("size-field").hidden = takes.sizes.length < 2;
+  $("prompt").required = takes.prompt;
+  $("class-hint").textContent =
+    `0 to ${takes.num_classes - 1}; several, as 3 7 7, for one image each.`;
+  $("n").max = takes.max_n;
+  $("steps").max = takes.max_steps;
+  $("steps").value = Math.min($("steps").value, takes.max_steps);
+  offer($("solver"), takes.solvers, takes.default_solver);
+  offer($("size"), takes.sizes);
+  showSnippets();
+}
+
+/** Fill a list, keeping what is chosen if it can be. */
+function offer(list, names, fallback = names[0]) {
+  if ([...list.options].map((option) => option.value).join() === names.join()) return;
+  const chosen = names.includes(list.value) ? list.value : fallback;
+  list.replaceChildren(...names.map((name) => new Option(name)));
+  list.value = chosen;
+}
+
+// ---- the request ----
+
+/** Return what the form asks for, with the names of the API. */
+function readRequest() {
+  const given = (id) => (form.elements[id].closest("[hidden]") ? "" : $(id).value.trim());
+  const request = { model: $("model").value, n: Number($("n").value) };
+  const labels = given("class").match(/\d+/g) ?? [];
+  if (labels.length > 1) {
+    Object.assign(request, { class_labels: labels.map(Number), n: labels.length });
+  } else if (given("prompt") || given("class")) {
+    request.prompt = given("prompt") || given("class");
+  }
+  request.num_inference_steps = Number($("steps").value);
+  request.solver = $("solver").value;
+  if (Number(given("guidance") || 1) !== 1) request.guidance_scale = Number($("guidance").value);
+  if (given("negative")) request.negative_prompt = given("negative");
+  if (given("size")) request.size = given("size");
+  if (given("seed")) request.seed = BigInt($("seed").value);
+  return request;
+}
+
+async function submit() {
+  if (running) return;
+  const run = new Run(readRequest(), (text) => ($("announcement").textContent = text));
+  clearError();
+  running = new AbortController();
+  setBusy(true);
+  $("empty")?.remove();
+  $("results").prepend(run.element);
+  const stream = { ...run.request, stream: true, partial_images: PARTIAL_IMAGES };
+  try {
+    for await (const event of generate(stream, $("key").value, running.signal)) run.show(event);
+    run.finish();
+  } catch (error) {
+    if (error.name === "AbortError") run.cancel();
+    else showError(error, run);
+  } finally {
+    running = null;
+    setBusy(false);
+  }
+}
+
+function cancel() {
+  running?.abort();
+}
+
+function setBusy(busy) {
+  $("generate").setAttribute("aria-disabled", busy);
+  if (!busy && document.activeElement === $("cancel")) $("generate").focus();
+  $("cancel").hidden = !busy;
+}
+
+function showError(error, run) {
+  if (!(error instanceof ServerError)) throw error;
+  run.fail();
+  const when = error.retrySeconds ? ` Try again in ${error.retrySeconds} s.` : "";
+  $("error").textContent = error.message + when;
+  if (error.status === 401) $("key-field").hidden = false;
+  const field = fieldOf(error.status === 401 ? "key" : error.parameter);
+  field?.setAttribute("aria-invalid", "true");
+  field?.setAttribute("aria-errormessage", "error");
+  field?.focus();
+}
+
+function clearError() {
+  $("error").textContent = "";
+  for (const field of form.elements) field.removeAttribute("aria-invalid");
+}
+
+/** Return the field behind a parameter of the API; a class may travel as the prompt. */
+function fieldOf(parameter) {
+  const names = parameter === "prompt" ? ["prompt", "class_labels"] : [parameter];
+  return [...form.elements].find((f) => names.includes(f.name) && !f.closest("[hidden]"));
+}
+
+// ---- the same from code ----
+
+function showSnippets() {
+  const base = new URL("v1", document.baseURI).href;
+  const withKey = !$("key-field").hidden;
+  const request = form.checkValidity() ? readRequest() : null;
+  if (!request) return;
+  $("curl").textContent = asCurl(base, request, withKey);
+  $("python").textContent = asPython(base, request, withKey);
+}
+
+async function copy(button) {
+  const code = $(button.dataset.from);
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(code.textContent);
+    $("announcement").textContent = "Copied.";
+  } else {
+    // Browsers lend the clipboard to https and localhost alone.
+    getSelection().selectAllChildren(code);
+    $("announcement").textContent = "Selected; copy it with your keyboard.";
+  }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+form.addEventListener("input", showSnippets);
+$("model").addEventListener("change", () => {
+  offerParameters();
+  showStatus();
+});
+$("cancel").addEventListener("click", cancel);
+document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", () => copy(button));
+}
+refresh();
