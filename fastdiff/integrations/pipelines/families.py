@@ -56,10 +56,10 @@ class InpaintingDenoiser(nn.Module):
         x: Tensor,
         t: Tensor,
         encoder_hidden_states: Tensor,
-        mask: Tensor,
+        mask_latents: Tensor,
         masked_image_latents: Tensor,
     ) -> Tensor:
-        inputs = torch.cat([x, mask, masked_image_latents], 1)
+        inputs = torch.cat([x, mask_latents, masked_image_latents], 1)
         output = self.model(inputs, t, encoder_hidden_states, return_dict=False)
         return torch.as_tensor(output[0])
 
@@ -110,7 +110,7 @@ def _text_unet(pipe: Any, sample_shape: Shape | None) -> Network:
         config.sample_size,
     )
     known = {
-        "mask": Conditioning((1, height, width), torch.float32, null=0.0),
+        "mask_latents": Conditioning((1, height, width), torch.float32, null=0.0),
         "masked_image_latents": Conditioning((channels, height, width), torch.float32, null=0.0),
     }
     shape = (channels, height, width)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.pipelines.families import Family
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.requests import Request, Ticket
@@ -37,11 +38,15 @@ class Loop:
     solver : Solver
         That of the pipeline's scheduler.
     family : Family
+    scheduler : SchedulerMixin
+        The pipeline's.
     arguments : mapping
         Of the call, by name, with its defaults.
 
     Attributes
     ----------
+    scheduler : LoopScheduler
+        What the loop gets instead.
     inputs : dict of str to Tensor
         The denoiser's conditioning, both halves of it if guided.
     image, noise, mask : Tensor or None
@@ -49,12 +54,17 @@ class Loop:
     """
 
     def __init__(
-        self, sampler: Sampler, solver: Solver, family: Family, arguments: Mapping[str, Any]
+        self,
+        sampler: Sampler,
+        solver: Solver,
+        family: Family,
+        scheduler: Any,
+        arguments: Mapping[str, Any],
     ) -> None:
+        self.scheduler = LoopScheduler(scheduler, self)
         self._sampler, self._solver, self._family = sampler, solver, family
         self._arguments = arguments
-        scale = arguments.get("guidance_scale", 1.0)
-        self._guided = family.guides(scale)
+        self._guided = family.guides(arguments.get("guidance_scale", 1.0))
         self._ticket: Ticket | None = None
         self.inputs: dict[str, Tensor] = {}
         self.image: Tensor | None = None
@@ -86,12 +96,8 @@ class Loop:
     def _request(self, state: Tensor) -> Request:
         given = self._arguments
         n = len(state) // 2 if self._doubled else len(state)
-        options: dict[str, Any] = {"latents": state[:n] if self.noise is None else self.noise}
-        for name in ("timesteps", "sigmas"):
-            if given.get(name) is not None:
-                options[name] = given[name]
-        if not options.keys() & {"timesteps", "sigmas"}:
-            options["steps"] = given["num_inference_steps"]
+        options = self._times()
+        options["latents"] = state[:n] if self.noise is None else self.noise
         conditional, negative = self._halves(n)
         if self._guided:
             options["guidance_scale"] = given["guidance_scale"]
@@ -110,6 +116,20 @@ class Loop:
             **options,
             **conditional,
         )
+
+    def _times(self) -> dict[str, Any]:
+        """Return the arguments that say which times are visited."""
+        timesteps, sigmas = (self._arguments.get(name) for name in ("timesteps", "sigmas"))
+        if timesteps is not None:
+            return {"timesteps": timesteps}
+        if sigmas is None:
+            return {"steps": self._arguments["num_inference_steps"]}
+        if len(sigmas) == len(self.scheduler.timesteps):
+            return {"sigmas": sigmas}
+        *levels, end = sigmas  # this scheduler's list includes the level at which it ends
+        if end != 0:
+            raise InvalidArgument(f"sigmas: expected 0, the data, as the last one, got {end:g}")
+        return {"sigmas": levels}
 
     def _halves(self, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the conditional inputs, and the unconditional ones if they are not the null."""
@@ -201,7 +221,7 @@ class LoopDenoiser(nn.Module):
         known.pop("timestep", None)
         if channels > 2 * state:
             _, mask, image = x.split([state, 1, state], 1)
-            known |= {"mask": mask, "masked_image_latents": image}
+            known |= {"mask_latents": mask, "masked_image_latents": image}
         self._loop.inputs = known
         return _Prediction(x.new_zeros(()).expand(len(x), state, *size))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastdiff.errors import Cancelled, InvalidArgument
 from fastdiff.integrations.pipelines.families import Family, paints_masked
-from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, LoopScheduler, watch_inpainting
+from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpainting
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.report import Report
 from fastdiff.sampling import Schedule, Solver, solver_from_config
@@ -72,8 +72,9 @@ class CompiledPipeline:
         bound.apply_defaults()
         arguments = bound.arguments
         self._check(arguments)
-        solver, sampler = self._solver(self.pipeline.scheduler)
-        loop = Loop(sampler, solver, self._family, dict(arguments))
+        scheduler = self.pipeline.scheduler
+        solver, sampler = self._solver(scheduler)
+        loop = Loop(sampler, solver, self._family, scheduler, dict(arguments))
         arguments.pop("kwargs", None)  # checked to be empty
         try:
             return type(self.pipeline).__call__(self._stand_in(loop, arguments), **arguments)
@@ -117,7 +118,9 @@ class CompiledPipeline:
                 raise InvalidArgument(f"{name}= is not supported by a compiled pipeline")
         if arguments["output_type"] not in self._family.output_types:
             known = ", ".join(map(repr, self._family.output_types))
-            raise InvalidArgument(f"output_type: expected {known}, got {arguments['output_type']!r}")
+            raise InvalidArgument(
+                f"output_type: expected {known}, got {arguments['output_type']!r}"
+            )
         if arguments.get("callback_on_step_end") is not None:
             wanted = arguments["callback_on_step_end_tensor_inputs"]
             if wanted:
@@ -143,9 +146,7 @@ class CompiledPipeline:
         name = self._family.denoiser
         denoiser = getattr(pipe, name)
         # Around the pipeline's own __setattr__, which would rewrite its shared configuration.
-        vars(pipe).update(
-            {name: LoopDenoiser(denoiser, loop), "scheduler": LoopScheduler(pipe.scheduler, loop)}
-        )
+        vars(pipe).update({name: LoopDenoiser(denoiser, loop), "scheduler": loop.scheduler})
         if "mask_image" in arguments and not paints_masked(denoiser):
             watch_inpainting(pipe, loop)
         if "guidance_rescale" in arguments:
