@@ -110,10 +110,11 @@ def compile(
         from fastdiff.integrations.pipelines import compile_pipeline
 
         told = [name for name, value in description.items() if value is not None]
-        if told:
+        if told not in ([], ["sample_shape"]):
             raise InvalidArgument(f"{told[0]}= is for a denoiser; a pipeline says it itself")
         return compile_pipeline(
             model,
+            sample_shape=sample_shape,
             backend=backend,
             precision=precision,
             max_batch=max_batch,

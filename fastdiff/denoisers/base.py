@@ -158,6 +158,17 @@ class Engine(Protocol):
         ...
 
 
+def trim(denoiser: Denoiser, batches: Collection[int]) -> None:
+    """Let `denoiser` go of the memory that calls of other sizes than `batches` have taken.
+
+    Denoisers that keep such memory have a method ``trim(batches)``. Calls that are bound already
+    keep what they hold.
+    """
+    own: Callable[[Collection[int]], None] | None = getattr(denoiser, "trim", None)
+    if own is not None:
+        own(batches)
+
+
 def require_usable(engine: Engine) -> None:
     """Raise `Unavailable` with the reason if `engine` does not run on this machine."""
     status = engine.status()

@@ -6,12 +6,12 @@ in one precision, and each passed a certificate of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from fastdiff.denoisers.base import Denoiser
+from fastdiff.denoisers.base import Denoiser, trim
 from fastdiff.errors import InvalidArgument
 
 
@@ -57,11 +57,21 @@ class BySize:
         size = next((size for size in sizes if size >= len(x)), sizes[-1])
         return self.by_rows[size].bind(x, t, conditioning, out)
 
+    def trim(self, batches: Collection[int]) -> None:
+        """Let each engine go of what it holds for sizes that are not its own."""
+        for denoiser, own in self._own(batches):
+            trim(denoiser, own)
+
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Let each engine write what it compiled for the sizes that are its own."""
+        for denoiser, own in self._own(batches):
+            denoiser.save(folder, own)
+
+    def _own(self, batches: Collection[int]) -> Iterator[tuple[Denoiser, list[int]]]:
+        """Return each engine's denoiser with those of `batches` that it serves."""
         for denoiser in dict.fromkeys(self.by_rows.values()):
             own = [size for size, other in self.by_rows.items() if other is denoiser]
-            denoiser.save(folder, [size for size in own if size in batches])
+            yield denoiser, [size for size in own if size in batches]
 
 
 def kind_of(denoiser: Denoiser) -> tuple[object, ...]:

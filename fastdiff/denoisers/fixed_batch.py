@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastdiff.denoisers.base import Denoiser
+from fastdiff.denoisers.base import Denoiser, trim
 
 
 class FixedBatch:
@@ -73,6 +73,10 @@ class FixedBatch:
             out.copy_(whole[: len(out)])
 
         return run
+
+    def trim(self, batches: Collection[int]) -> None:
+        """Let the denoiser go of what it holds for other sizes."""
+        trim(self.denoiser, [self.rows])
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Let the denoiser write what it compiled for its one size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from fastdiff.denoisers.base import HOST, EngineStatus, numpy_view, onnx_path, version_of
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.exporting import Network
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
@@ -45,17 +49,20 @@ class OnnxRuntimeDenoiser:
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str) -> None:
-        import onnxruntime
-
         self.precision = precision
         self.output_channels = network.probe()
+        self._path = str(onnx_path(network, self.engine))
+        self._session = self._start()
+
+    def _start(self) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        path = str(onnx_path(network, self.engine))
         try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
+            return onnxruntime.InferenceSession(
+                self._path, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own types have no base but Exception
             raise Unavailable(f"onnxruntime refuses the network: {error}") from error
@@ -64,7 +71,8 @@ class OnnxRuntimeDenoiser:
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         inputs = {"x": x, "t": t, **conditioning}
-        binding = self._session.io_binding()
+        session = self._session
+        binding = session.io_binding()
         for name, value in inputs.items():
             element = numpy_view(name, value).dtype.type
             binding.bind_input(name, "cpu", 0, element, tuple(value.shape), value.data_ptr())
@@ -73,12 +81,16 @@ class OnnxRuntimeDenoiser:
 
         def run() -> None:
             try:
-                self._session.run_with_iobinding(binding)
+                session.run_with_iobinding(binding)
             except Exception as error:
                 shapes = {name: tuple(value.shape) for name, value in keep[0].items()}
                 raise ModelOutputError(f"onnxruntime failed on {shapes}: {error}") from error
 
         return run
+
+    def trim(self, batches: Collection[int]) -> None:
+        """Start the session anew: it never gives back the memory of its largest call."""
+        self._session = self._start()
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Sessions start from the network."""

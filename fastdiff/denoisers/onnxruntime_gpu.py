@@ -136,6 +136,10 @@ class OnnxRuntimeGpuDenoiser:
 
         return run
 
+    def trim(self, batches: Collection[int]) -> None:
+        """Let go of all sessions; those that are needed start when they are bound."""
+        self._session.cache_clear()
+
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Sessions start from the network."""
 

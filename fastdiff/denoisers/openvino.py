@@ -8,7 +8,7 @@ others share an open one: compiling takes up to half a second, which no step sho
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class OpenVinoDenoiser:
         self.output_channels = network.probe()
         self._path = onnx_path(network, self.engine)
         self._blobs = {path.name: path for path in blobs.glob("*.blob")} if blobs else {}
-        self._compiled = lru_cache(maxsize=None)(self._compile)
+        self._models: dict[int | None, Any] = {}
         try:
             # What cannot be compiled is refused here, not in a tick.
             kept = next((size for size in _FIXED_SIZES if _blob(size) in self._blobs), 1)
@@ -112,6 +112,18 @@ class OpenVinoDenoiser:
         """Write the compiled model of each size, which holds the weights as well."""
         for size in set(map(_size, batches)):
             (folder / _blob(size)).write_bytes(self._compiled(size).export_model().getvalue())
+
+    def trim(self, batches: Collection[int]) -> None:
+        """Let go of the models for other sizes, each of which holds the weights once more."""
+        kept = set(map(_size, batches))
+        self._models = {size: model for size, model in self._models.items() if size in kept}
+        self.__dict__.pop("_model", None)
+
+    def _compiled(self, size: int | None) -> Any:
+        """Return the model for `size` rows, compiling it when it is first asked for."""
+        if size not in self._models:
+            self._models[size] = self._compile(size)
+        return self._models[size]
 
     @cached_property
     def _model(self) -> Any:

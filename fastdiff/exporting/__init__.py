@@ -6,6 +6,7 @@ from fastdiff.exporting.network import Conditioning, Network
 from fastdiff.exporting.onnx import export_onnx
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
+from fastdiff.exporting.weights import skeleton, with_weights
 
 __all__ = [
     "Conditioning",
@@ -16,4 +17,6 @@ __all__ = [
     "export_sampler",
     "first_line",
     "read_metadata",
+    "skeleton",
+    "with_weights",
 ]

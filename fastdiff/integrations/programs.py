@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +41,15 @@ class ProgramModule(nn.Module):
             *(given[name] for name in first), **{name: given[name] for name in rest}
         )
         return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ProgramModule:
+        copied = ProgramModule.__new__(ProgramModule)
+        nn.Module.__init__(copied)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own deprecations
+            copied.program = copy.deepcopy(self.program, memo)
+        copied.names, copied.positional = self.names, self.positional
+        return copied
 
     def train(self, mode: bool = True) -> ProgramModule:
         """Do nothing: a program stays what it was exported as."""

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastdiff.denoisers import Denoiser
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, skeleton
 from fastdiff.runtime.certificate import Trajectory
 from fastdiff.runtime.report import Report
 from fastdiff.sampling import Schedule
@@ -24,6 +24,13 @@ class Workspace:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
+def without_weights(network: Network) -> Network:
+    """Return `network` without the weights of a module whose file holds them."""
+    if network.onnx is None or network.module is None:
+        return network
+    return replace(network, module=skeleton(network.module))
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A model that was measured on this machine.
@@ -31,7 +38,7 @@ class Compiled:
     Attributes
     ----------
     network : Network
-        With its ONNX file where torch could write one.
+        With its ONNX file where torch could write one, and a module without weights then.
     schedule : Schedule
     reference : Trajectory
         What the float32 model answers, which certificates compare with.

@@ -14,7 +14,7 @@ from fastdiff.exporting import Network
 from fastdiff.runtime.artifact import Artifact, Measured
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
-from fastdiff.runtime.compiled import Compiled
+from fastdiff.runtime.compiled import Compiled, without_weights
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.tuning import tune
 
@@ -67,7 +67,7 @@ def load_artifact(
             if refusal is not None:
                 raise ArtifactError(f"{path.name}: {part.engine} is not what it was: {refusal}")
     return Compiled(
-        network,
+        without_weights(network),
         artifact.schedule,
         artifact.reference,
         denoiser,

@@ -17,6 +17,7 @@ from fastdiff.denoisers import (
     get_engine,
     kind_of,
     reference_denoiser,
+    trim,
 )
 from fastdiff.denoisers.base import DTYPES
 from fastdiff.denoisers.precision import in_hardware
@@ -24,7 +25,7 @@ from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Una
 from fastdiff.exporting import Network, export_onnx, first_line
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
-from fastdiff.runtime.compiled import Compiled, Workspace
+from fastdiff.runtime.compiled import Compiled, Workspace, without_weights
 from fastdiff.runtime.layout import best_batch
 from fastdiff.runtime.machine import describe_machine
 from fastdiff.runtime.measuring import BATCHES, Trial, measure
@@ -93,7 +94,10 @@ def tune(
     denoiser, seconds = _choose(trials)
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
-    return Compiled(preparation.network, schedule, reference, denoiser, seconds, report, workspace)
+    del passed, trials
+    trim(denoiser, seconds)
+    network = without_weights(preparation.network)
+    return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 
 
 def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
