@@ -128,6 +128,7 @@ class _Job(Generic[RequestT]):
     """The rows of a job that have not ended, by index."""
 
     arrival: float
+    patience: float
     deadline: float
     rows: dict[int, Row[RequestT]]
 
@@ -200,6 +201,7 @@ class StepBatcher(Generic[RequestT]):
         evaluations: Sequence[int],
         *,
         arrival: float = 0.0,
+        patience: float = 0.0,
         deadline: float = math.inf,
     ) -> None:
         """Add a job.
@@ -212,12 +214,12 @@ class StepBatcher(Generic[RequestT]):
             Steps of each of its rows, at least 1.
         evaluations : sequence of int
             Evaluations per step of each row; at least one row.
-        arrival, deadline : float
-            In seconds of the clock that `plan` is given. Jobs of the same rank go in the order in
-            which they were submitted.
+        arrival, patience, deadline : float
+            See `policies.Standing`; by the clock that `plan` is given. Jobs of the same rank go in
+            the order in which they were submitted.
         """
         rows = {index: Row(job, index, count, steps) for index, count in enumerate(evaluations)}
-        self._jobs[job] = _Job(arrival, deadline, rows)
+        self._jobs[job] = _Job(arrival, patience, deadline, rows)
         self._stale = True
 
     def withdraw(self, job: RequestT) -> None:

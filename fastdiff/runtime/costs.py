@@ -32,6 +32,7 @@ class StepCost:
 
     def __init__(self, batch_seconds: Mapping[int, float]) -> None:
         self._batch_seconds = dict(batch_seconds)
+        self._measured: dict[int, float] = {}
         self._factors: dict[int, float] = {}
         self._samples: dict[int, int] = {}
 
@@ -40,11 +41,11 @@ class StepCost:
         factor = self._factors.get(bucket_of(evaluations))
         if factor is None:
             factor = median(self._factors.values()) if self._factors else 1.0
-        return factor * self._measured(evaluations)
+        return factor * self._before(evaluations)
 
     def learn(self, evaluations: int, seconds: float) -> None:
         """Take in what a step of `evaluations` evaluations took."""
-        bucket, factor = bucket_of(evaluations), seconds / self._measured(evaluations)
+        bucket, factor = bucket_of(evaluations), seconds / self._before(evaluations)
         seen = self._samples[bucket] = self._samples.get(bucket, 0) + 1
         mean = self._factors.get(bucket, factor)
         if seen > _SURE_AFTER:
@@ -55,9 +56,12 @@ class StepCost:
         """Return the seconds of a step for each bucket that has been seen, by its largest size."""
         return {bucket: self(bucket) for bucket in sorted(self._factors.copy())}
 
-    def _measured(self, evaluations: int) -> float:
-        batch = best_batch(self._batch_seconds, evaluations)
-        return -(-evaluations // batch) * self._batch_seconds[batch]
+    def _before(self, evaluations: int) -> float:
+        """Return what the tuner's figures say."""
+        if evaluations not in self._measured:
+            batch = best_batch(self._batch_seconds, evaluations)
+            self._measured[evaluations] = -(-evaluations // batch) * self._batch_seconds[batch]
+        return self._measured[evaluations]
 
 
 def bucket_of(evaluations: int) -> int:

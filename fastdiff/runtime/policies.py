@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.errors import UnknownName
 
 
 class Standing(Protocol):
-    """What an order looks at."""
+    """What an order looks at. Times are seconds of one clock."""
 
     @property
     def arrival(self) -> float:
-        """When the job came, in seconds of the batcher's clock."""
+        """When the job came."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """How long it lets others go before it, from its arrival on."""
         ...
 
     @property
@@ -29,22 +33,10 @@ class Standing(Protocol):
         ...
 
 
-def _by_arrival(job: Standing) -> float:
-    return job.arrival
-
-
-def _by_remaining(job: Standing) -> float:
-    return job.remaining
-
-
-def _by_deadline(job: Standing) -> float:
-    return job.deadline
-
-
 _KEYS: dict[str, Callable[[Standing], float]] = {
-    "first-come": _by_arrival,
-    "shortest-remaining": _by_remaining,
-    "deadline": _by_deadline,
+    "first-come": lambda job: job.arrival,
+    "shortest-remaining": lambda job: job.remaining,
+    "deadline": lambda job: job.deadline,
 }
 
 POLICIES = tuple(_KEYS)
@@ -54,33 +46,27 @@ POLICIES = tuple(_KEYS)
 class Policy:
     """An order with aging, so that nobody starves.
 
-    A job that came `patience` seconds ago goes before all that did not, in order of arrival. So
-    whoever comes more than `patience` after a job never goes before it, and the job is done at most
-    `patience` later than under first-come, whatever comes meanwhile.
+    A job whose patience has ended goes before all whose has not, in order of arrival. From then on
+    nobody who came after it goes before it, so it is done at most its patience later than under
+    first-come, whatever comes meanwhile.
 
     Attributes
     ----------
     name : str
-        ``"first-come"``; ``"shortest-remaining"``: fewest remaining evaluations first, which gives
-        the least mean latency; ``"deadline"``: earliest deadline first, jobs without one last.
-    patience : float
-        Seconds until a job has aged. First-come needs none: it is the order of the aged.
+        ``"first-come"``, where nobody has patience; ``"shortest-remaining"``: fewest remaining
+        evaluations first, for the least mean latency; ``"deadline"``: earliest deadline first,
+        jobs without one last.
     """
 
     name: str = "first-come"
-    patience: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in _KEYS:
             raise UnknownName("policy", self.name, POLICIES)
-        if not 0 <= self.patience < math.inf:
-            raise InvalidArgument(f"patience: expected finite seconds, got {self.patience!r}")
-        if self.name == "first-come":
-            object.__setattr__(self, "patience", 0.0)
 
     def ages_at(self, job: Standing) -> float:
-        """Return when `job` has aged."""
-        return job.arrival + self.patience
+        """Return when the patience of `job` ends."""
+        return job.arrival + (0.0 if self.name == "first-come" else job.patience)
 
     def rank(self, job: Standing, now: float) -> tuple[int, float, float]:
         """Return a key by which jobs are sorted; the least goes first."""
