@@ -25,8 +25,8 @@ def loadtest(
     mix: Annotated[
         str,
         typer.Option(
-            help="What they ask for: STEPS[@WIDTHxHEIGHT][:WEIGHT] with commas between, such as "
-            "10:0.8,100:0.2 for 80% of 10 steps and 20% of 100."
+            help="What they ask for: STEPS@WIDTHxHEIGHT:WEIGHT with commas between, size and weight "
+            "may be left out. 10:0.8,100:0.2 is 80% of 10 steps and 20% of 100."
         ),
     ] = "10:0.8,100:0.2",
     arrivals: Annotated[

@@ -103,7 +103,7 @@ class Client:
         How long the server may be silent, the time in its queue included.
     retries : int
         How often a request is sent again when the server is full, loads or cannot be reached;
-        never earlier than its ``Retry-After`` asks.
+        never earlier than its ``Retry-After`` asks, and not if that is after `timeout_seconds`.
     transport : httpx.BaseTransport, optional
         What carries the requests, instead of the network.
 
@@ -135,7 +135,7 @@ class Client:
             timeout=module.Timeout(timeout_seconds, connect=10.0),
             transport=transport,
         )
-        self._retries = retries
+        self._retries, self._timeout_seconds = retries, timeout_seconds
 
     def __enter__(self) -> Client:
         return self
@@ -262,9 +262,9 @@ class Client:
             if response is not None and response.is_success:
                 return response
             busy = response is None or response.status_code in _BUSY
-            if attempt == self._retries or not busy:
-                raise self._refusal(response)
             asked = 0.0 if response is None else retry_after(response.headers)
+            if attempt == self._retries or not busy or asked > self._timeout_seconds:
+                raise self._refusal(response)
             wait = max(asked, _FIRST_WAIT_SECONDS * 2**attempt)
             time.sleep(wait * random.uniform(1, 1 + _JITTER))  # noqa: S311
             attempt += 1
@@ -274,7 +274,7 @@ class Client:
         request = self._http.build_request(method, path, json=body)
         with _told_as_ours():
             try:
-                response = self._http.send(request, stream=True)
+                response: httpx.Response = self._http.send(request, stream=True)
             except require_httpx().ConnectError:
                 return None
             if not response.is_success:

@@ -175,6 +175,10 @@ def to_html(report: Report) -> str:
         for summary in report.summaries()
     )
     load = report.load
+    plots = [
+        _over_time(report).to_html(full_html=False, include_plotlyjs=True),
+        _distribution(report).to_html(full_html=False, include_plotlyjs=False),
+    ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -182,9 +186,7 @@ def to_html(report: Report) -> str:
         f"<body><h1>fastdiff loadtest</h1><p>{load.rate:g} requests/s ({load.arrivals}) of "
         f"{load.n} images for {load.seconds:g} s; {report.images_per_second:.2f} images/s "
         f"delivered.</p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        + _over_time(report).to_html(full_html=False, include_plotlyjs=True)
-        + _distribution(report).to_html(full_html=False, include_plotlyjs=False)
-        + "</body></html>"
+        f"{''.join(plots)}</body></html>"
     )
 
 

@@ -197,15 +197,15 @@ class Page:
         """Put text where the focus is, in place of what is selected."""
         self.call("Input.insertText", text=text)
 
-    def controls(self) -> dict[str, str]:
-        """Return the accessible name and role of all that can be operated."""
-        roles = {"button", "textbox", "combobox", "spinbutton", "link", "checkbox", "slider"}
+    def controls(self) -> list[tuple[str, str]]:
+        """Return the role and the accessible name of all that can be operated, sorted."""
+        roles = {"button", "textbox", "combobox", "spinbutton", "link", "DisclosureTriangle"}
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
-        return {
-            node["name"]["value"]: node["role"]["value"]
+        return sorted(
+            (node["role"]["value"], node["name"]["value"])
             for node in nodes
             if not node["ignored"] and node["role"]["value"] in roles
-        }
+        )
 
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page."""

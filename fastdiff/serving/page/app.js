@@ -14,20 +14,22 @@ let running = null; // the AbortController of the request on its way
 
 // ---- what the server has ----
 
+async function watch() {
+  if (!document.hidden) await refresh();
+  setTimeout(watch, running ? 500 : 2000);
+}
+
 async function refresh() {
-  if (!document.hidden) {
-    try {
-      const { models: found } = await getStatus($("key").value);
-      models = new Map(found.map((model) => [model.name, model]));
-      offer($("model"), [...models.keys()]);
-      offerParameters();
-      showStatus();
-    } catch (error) {
-      $("state").textContent = error.status === 401 ? "needs an API key" : "unreachable";
-      if (error.status === 401) $("key-field").hidden = false;
-    }
+  try {
+    const { models: found } = await getStatus($("key").value);
+    models = new Map(found.map((model) => [model.name, model]));
+    offer($("model"), [...models.keys()]);
+    offerParameters();
+    showStatus();
+  } catch (error) {
+    $("state").textContent = error.status === 401 ? "needs an API key" : "unreachable";
+    if (error.status === 401) $("key-field").hidden = false;
   }
-  setTimeout(refresh, running ? 500 : 2000);
 }
 
 function showStatus() {
@@ -174,9 +176,10 @@ $("model").addEventListener("change", () => {
   offerParameters();
   showStatus();
 });
+$("key").addEventListener("change", refresh);
 $("cancel").addEventListener("click", cancel);
 document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", () => copy(button));
 }
-refresh();
+watch();
