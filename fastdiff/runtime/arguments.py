@@ -56,7 +56,7 @@ def tensor(name: str, value: Any, *shapes: tuple[int, int, int]) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
     if result.ndim != 4 or tuple(result.shape[1:]) not in shapes:
-        expected = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
+        expected = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in dict.fromkeys(shapes))
         raise InvalidShape(f"{name}: expected {expected}, got {tuple(result.shape)}")
     result = result.float()
     if not bool(result.isfinite().all()):

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from extras import EXTRAS, with_extras
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import RowByRow, eager_sampler, row_by_row_network
@@ -40,19 +41,21 @@ REQUESTS = st.fixed_dictionaries(
         "guidance": st.sampled_from([1.0, 0.0, 2.5]),
         "label": st.integers(0, 3),
         "delay": st.integers(0, 6),  # ticks before it arrives
+        "extras": EXTRAS,
     }
 )
 
 
 def make_request(spec):
     n = spec["rows"]
-    return Request(
+    request = Request(
         table=TABLES[spec["solver"]],
         seeds=np.full(n, spec["seed"], np.uint64),
         images=np.arange(n, dtype=np.uint64),
         guidance=np.full(n, spec["guidance"], np.float32),
         conditioning={"class_labels": torch.full((n,), spec["label"])},
     )
+    return with_extras(request, spec.get("extras", ()), (1, 3, 5))
 
 
 def make_engine(batch, rows):

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from extras import EXTRAS
 from graph_engines import (
     BAD_LABEL,
     DENOISER,
@@ -41,6 +42,7 @@ EVENTS = st.fixed_dictionaries(
             st.integers(0, 2**64 - 1),
             st.sampled_from([1.0, 0.0, 2.5]),
             st.integers(0, BAD_LABEL),
+            EXTRAS,
         ),
         "arrives": st.integers(0, 6),
         "leaves": st.sampled_from([0, 0, 0, 0, 2, 4]),  # 0: never, nobody arrives before it

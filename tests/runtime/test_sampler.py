@@ -74,6 +74,19 @@ def test_explicit_timesteps_are_what_the_model_sees(sampler, monkeypatch):
     assert seen == [900, 500, 3]
 
 
+def test_strength_counts_steps_as_diffusers_does(sampler):
+    counts = {(50, 0.8): 40, (50, 0.58): 28, (7, 0.5): 3, (3, 1.0): 3, (1000, 0.001): 1}
+    for (steps, strength), expected in counts.items():
+        request = sampler.request(image=IMAGE, steps=steps, strength=strength)
+        assert request.steps == expected
+        assert (
+            request.table.rows["t"][0] == sampler.request(1, steps=steps).table.rows["t"][-expected]
+        )
+    assert sampler.request(image=IMAGE, timesteps=[900, 500, 200, 3], strength=0.5).steps == 2
+    assert sampler.request(image=IMAGE, sigmas=[9.0, 3.0, 1.0, 0.1]).steps == 3  # 0.8 of 4
+    assert sampler.request(image=IMAGE, mask=IMAGE, steps=9).steps == 9
+
+
 def test_callback_sees_every_step_and_the_estimate(sampler):
     infos = []
     images = sampler.sample(2, steps=4, seed=0, callback=infos.append)
@@ -118,6 +131,7 @@ def test_progress_prints_and_changes_nothing(sampler, capsys):
     assert "6/6" in capsys.readouterr().out
 
 
+IMAGE = torch.ones(1, 1, 3, 5)
 BAD_CALLS = {
     "how many images": {},
     "n: expected a count": {"n": -1},
@@ -143,6 +157,43 @@ BAD_CALLS = {
     "eta": {"n": 1, "solver": "euler", "eta": 0.5},
     "timesteps": {"n": 1, "timesteps": [5, 10]},
     "compat": {"n": 1, "compat": "k-diffusion"},
+    "give timesteps or sigmas, not both": {"n": 1, "timesteps": [5], "sigmas": [1.0]},
+    "sigmas": {"n": 1, "sigmas": [1.0, 2.0]},
+    "mask needs image=": {"n": 1, "mask": torch.ones(1, 1, 3, 5)},
+    "strength needs image=": {"n": 1, "strength": 0.5},
+    r"image: expected \(n, 1, 3, 5\), got \(1, 3, 5\)": {"image": IMAGE[0]},
+    "image: expected a tensor, got str": {"image": "cat.png"},
+    "image: expected finite numbers": {"image": IMAGE / 0},
+    "image has 2, n has 3": {"n": 3, "image": IMAGE.expand(2, -1, -1, -1)},
+    r"mask: expected \(n, 1, 3, 5\), got \(1, 1, 3, 4\)": {
+        "image": IMAGE,
+        "mask": torch.ones(1, 1, 3, 4),
+    },
+    "mask: expected values from 0 .keep. to 1": {"image": IMAGE, "mask": IMAGE - 2},
+    "mask has 3, n has 2": {"n": 2, "image": IMAGE, "mask": torch.ones(3, 1, 3, 5)},
+    "strength must be a number from 0 to 1, got 1.5": {"image": IMAGE, "strength": 1.5},
+    "0.1 of 5 steps is less than one step; give more than 1/5": {
+        "image": IMAGE,
+        "strength": 0.1,
+        "steps": 5,
+    },
+    "steps must be a whole number .* got 0": {"image": IMAGE, "steps": 0},
+    r"guidance_interval: expected .* 0 <= low < high, got \(2, 2\)": {
+        "n": 1,
+        "guidance_interval": (2.0, 2.0),
+    },
+    "guidance_interval: expected a pair .low, high., got 2.0": {
+        "n": 1,
+        "guidance_interval": 2.0,
+    },
+    "guidance_rescale must be a number from 0 to 1, got -0.1": {"n": 1, "guidance_rescale": -0.1},
+    "negative names 'prompt'; this model's conditioning: class_labels": {
+        "n": 1,
+        "negative": {"prompt": "ugly"},
+    },
+    "negative: expected a mapping .* got str": {"n": 1, "negative": "ugly"},
+    "labels from 0 to 3, got 9": {"n": 1, "negative": {"class_labels": 9}},
+    "negative class_labels has 3, n has 2": {"n": 2, "negative": {"class_labels": [0, 1, 2]}},
 }
 
 
@@ -161,6 +212,9 @@ def test_guidance_needs_a_null_value():
         sampler.sample(class_labels=[1], guidance_scale=2.0)
     with pytest.raises(errors.InvalidArgument, match="needs class_labels="):
         sampler.sample(2)
+    guided = {"class_labels": [1], "guidance_scale": 2.0, "steps": 2, "seed": 0}
+    contrast = sampler.sample(**guided, negative={"class_labels": 3})
+    assert not torch.equal(contrast, sampler.sample(**guided, negative={"class_labels": 0}))
 
 
 def test_solver_objects_and_numpy_arguments_are_accepted(sampler):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from extras import with_extras
 from torch import nn
 
 from fastdiff.denoisers import ENGINES
@@ -74,8 +75,10 @@ class Planted:
         return planted
 
 
-def make_request(solver="ddim", steps=5, rows=1, seed=0, guidance=1.0, label=1, callback=None):
-    return Request(
+def make_request(
+    solver="ddim", steps=5, rows=1, seed=0, guidance=1.0, label=1, extras=(), callback=None
+):
+    request = Request(
         table=TABLES[solver, steps],
         seeds=np.full(rows, seed, np.uint64),
         images=np.arange(rows, dtype=np.uint64),
@@ -83,6 +86,7 @@ def make_request(solver="ddim", steps=5, rows=1, seed=0, guidance=1.0, label=1, 
         conditioning={"class_labels": torch.full((rows,), label)},
         callback=callback,
     )
+    return with_extras(request, extras, SHAPE)
 
 
 def graph_engine(device, denoiser=DENOISER, batch=4, rows=8):
