@@ -49,15 +49,20 @@ def _named_inputs(network: Network, given: Mapping[str, Any], said: str) -> dict
     return {k: known[k].check(k, v) for k, v in given.items() if v is not None}
 
 
-def tensor(name: str, value: Any, *shapes: tuple[int, int, int]) -> Tensor:
-    """Return (n, C, H, W) float32 on the host, finite, where (C, H, W) is one of `shapes`."""
+def tensor(
+    name: str, value: Any, shape: tuple[int, int, int], *, one_channel: bool = False
+) -> Tensor:
+    """Return (n, *shape) float32 on the host, finite; perhaps with one channel instead of C."""
     try:
         result = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
-    if result.ndim != 4 or tuple(result.shape[1:]) not in shapes:
-        expected = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in dict.fromkeys(shapes))
-        raise InvalidShape(f"{name}: expected {expected}, got {tuple(result.shape)}")
+    channels = {1, shape[0]} if one_channel else {shape[0]}
+    got = tuple(result.shape)
+    if len(got) != 4 or got[1] not in channels or got[2:] != shape[1:]:
+        counts = " or ".join(map(str, sorted(channels)))
+        expected = f"(n, {counts}, {shape[1]}, {shape[2]})"
+        raise InvalidShape(f"{name}: expected {expected}, got {got}")
     result = result.float()
     if not bool(result.isfinite().all()):
         raise InvalidArgument(f"{name}: expected finite numbers, got NaN or infinity")

@@ -7,7 +7,7 @@ memory and graphs, which a test can put a recording in place of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastdiff.denoisers import Denoiser
 from fastdiff.runtime.requests import Passes, Request
 
 T = TypeVar("T")
@@ -79,6 +80,10 @@ class Executor(Protocol):
 
     def prepare(self, evaluations: int) -> None:
         """Do beforehand what the first steps of up to `evaluations` evaluations would do."""
+        ...
+
+    def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
+        """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
         ...
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:

@@ -65,6 +65,10 @@ class HostExecutor:
     def prepare(self, evaluations: int) -> None:
         """Do nothing: a first step costs what any step costs."""
 
+    def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
+        """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
+        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:
         """Set rows `indices` of `request` up in `slots`; return the index of its table's row 0."""
         self._buffers.admit(request, slots, indices)

@@ -46,7 +46,7 @@ class Edit:
         shape = network.sample_shape
         image = arguments.tensor("image", image, shape)
         if mask is not None:
-            mask = arguments.tensor("mask", mask, shape, (1, *shape[1:]))
+            mask = arguments.tensor("mask", mask, shape, one_channel=True)
             if mask.numel() and not 0 <= float(mask.min()) <= float(mask.max()) <= 1:
                 raise InvalidArgument("mask: expected values from 0 (keep) to 1 (paint anew)")
             mask = mask.expand(-1, *shape)

@@ -9,56 +9,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 
 from fastdiff.denoisers import Denoiser
-from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
+from fastdiff.errors import Cancelled, InvalidArgument
 from fastdiff.exporting import Network
 from fastdiff.records import BATCH_ROW
-from fastdiff.runtime.batcher import Assignment, Batcher
-from fastdiff.runtime.device import Device, Executor, Launched, Records, Slots, StepResult
+from fastdiff.runtime.batcher import Batcher
+from fastdiff.runtime.device import Device, Executor, StepResult
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.device_host import HostExecutor
 from fastdiff.runtime.graphs import GraphExecutor
+from fastdiff.runtime.plan import Plan, Share, Step, non_finite, shares_of
 from fastdiff.runtime.requests import Callback, Passes, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
 _MAX_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class _Share:
-    """One ticket's rows in a batch."""
-
-    ticket: Ticket
-    positions: Slots  # where they are in the batch
-    indices: Slots  # which images of the request they are
-
-
-@dataclass
-class _Plan:
-    """The batch, until a row joins, leaves or is guided no more. All of its rows take each step."""
-
-    slots: Slots  # (B,)
-    rows: Records  # (B,) BATCH_ROW, of the next step
-    ends: Slots  # (B,) number of the step that is each row's last
-    until: int  # number of the step after which somebody ends, or its guidance changes
-    shares: list[_Share]
-    passes: Passes
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step that was launched and whose result has not been looked at."""
-
-    number: int
-    plan: _Plan
-    leaving: Slots  # positions of the rows that end with it
-    launched: Launched
 
 
 class Engine:
@@ -107,8 +76,8 @@ class Engine:
         self._starts = np.zeros(capacity, np.int64)  # steps that were taken before it
         self._ends = np.zeros(capacity, np.int64)
         self._steps_taken = 0
-        self._plan: _Plan | None = None
-        self._in_flight: deque[_Step] = deque()
+        self._plan: Plan | None = None
+        self._in_flight: deque[Step] = deque()
         self._lock = threading.Lock()
 
     def prepare(self, evaluations: int) -> None:
@@ -149,10 +118,22 @@ class Engine:
         with self._lock:
             self._fail(ticket, Cancelled("the request was cancelled"))
 
-    def _tick(self) -> None:
+    def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
+        """Evaluate another denoiser from now on: of the same dtypes, shapes and device.
+
+        Rows that have begun are finished with the old one first; rows that wait get the new one.
+        """
+        with self._lock:
+            while len(self._batcher) or self._in_flight:
+                self._tick(admit=False)
+            self._denoiser = denoiser
+            self.executor.replace(denoiser, batch_seconds)
+
+    def _tick(self, *, admit: bool = True) -> None:
         """Launch a step, and look at the results of those that are due."""
         try:
-            self._admit()
+            if admit:
+                self._admit()
             step = self._launch()
         except BaseException as error:
             # The step may have been taken for some rows and not for others: none can go on.
@@ -174,7 +155,7 @@ class Engine:
         self._plan = None
         if len(joined) == len(self._batcher):
             self.executor.trim()
-        for share in _shares(joined):
+        for share in shares_of(joined):
             request, indices = share.ticket.request, share.indices
             slots = np.array([joined[position].slot for position in share.positions], np.int64)
             rows = np.zeros(len(slots), BATCH_ROW)
@@ -185,12 +166,12 @@ class Engine:
             self._starts[slots] = self._steps_taken
             self._ends[slots] = self._steps_taken + request.steps
 
-    def _make_plan(self) -> _Plan | None:
+    def _make_plan(self) -> Plan | None:
         running = self._batcher.running
         if not running:
             return None
         slots = np.array([row.slot for row in running], np.int64)
-        rows, ends, shares = self._first_rows[slots], self._ends[slots], _shares(running)
+        rows, ends, shares = self._first_rows[slots], self._ends[slots], shares_of(running)
         rows["draw"] = self._steps_taken - self._starts[slots]
         rows["table_row"] += rows["draw"].astype(np.int32)
         until = ends.copy()
@@ -201,9 +182,9 @@ class Engine:
                 until[positions] = self._starts[slots[positions]] + guided.until[draws]
         passes = Passes.of(share.ticket.request for share in shares)
         self.executor.arrange(rows, passes)
-        return _Plan(slots, rows, ends, int(until.min()), shares, passes)
+        return Plan(slots, rows, ends, int(until.min()), shares, passes)
 
-    def _launch(self) -> _Step | None:
+    def _launch(self) -> Step | None:
         """Launch a step of the running rows, if there are any, and free the slots that end."""
         plan = self._plan = self._plan or self._make_plan()
         if plan is None:
@@ -218,11 +199,11 @@ class Engine:
         if last:
             self._batcher.leave(plan.slots[leaving].tolist())
             self._plan = None
-        step = _Step(number, plan, leaving, launched)
+        step = Step(number, plan, leaving, launched)
         self._in_flight.append(step)
         return step
 
-    def _settle(self, step: _Step) -> None:
+    def _settle(self, step: Step) -> None:
         """Wait for the result of a step, and act on it."""
         try:
             self._finish(step, step.launched.wait())
@@ -231,7 +212,7 @@ class Engine:
             running = [row.request for row in self._batcher.running]
             self._fail_all([*running, *(share.ticket for share in step.plan.shares)], error)
 
-    def _finish(self, step: _Step, result: StepResult) -> None:
+    def _finish(self, step: Step, result: StepResult) -> None:
         """Fail, notify and deliver."""
         plan = step.plan
         bad = result.flags.astype(bool) if result.flags.any() else None
@@ -239,7 +220,7 @@ class Engine:
             ticket = share.ticket
             ticket.completed += len(share.positions)
             if bad is not None and bad[share.positions].any():
-                self._fail(ticket, _non_finite(step, share, share.positions[bad[share.positions]]))
+                self._fail(ticket, non_finite(step, share, share.positions[bad[share.positions]]))
             elif ticket.request.callback is not None:
                 self._notify(step, share, ticket.request.callback)
             if result.samples is not None and not ticket.done:
@@ -248,7 +229,7 @@ class Engine:
                     places = np.searchsorted(step.leaving, share.positions[ended])
                     ticket.deliver(share.indices[ended].tolist(), result.samples[places])
 
-    def _notify(self, step: _Step, share: _Share, callback: Callback) -> None:
+    def _notify(self, step: Step, share: Share, callback: Callback) -> None:
         ticket, total = share.ticket, share.ticket.request.steps
         info = StepInfo(
             step=total - int(step.plan.ends[share.positions].max()) + step.number,
@@ -286,21 +267,3 @@ def _device_of(denoiser: Denoiser) -> Device | None:
     """Return the CUDA device that `denoiser` says it runs on, if it does."""
     device = torch.device(getattr(denoiser, "device", "cpu"))
     return CudaDevice(device) if device.type == "cuda" else None
-
-
-def _shares(batch: Sequence[Assignment[Ticket]]) -> list[_Share]:
-    """Divide the rows of `batch` by ticket."""
-    by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
-    for position, row in enumerate(batch):
-        by_ticket.setdefault(row.request, []).append((position, row.index))
-    return [
-        _Share(ticket, *np.array(pairs, np.int64).T.copy()) for ticket, pairs in by_ticket.items()
-    ]
-
-
-def _non_finite(step: _Step, share: _Share, bad: Slots) -> NonFiniteOutput:
-    """Describe the first bad row of a request; `bad` are positions."""
-    request = share.ticket.request
-    taken = request.steps - int(step.plan.ends[bad[0]]) + step.number - 1
-    image = int(share.indices[share.positions == bad[0]][0])
-    return NonFiniteOutput(taken, request.steps, image, float(request.table.rows["t"][taken]))

@@ -148,6 +148,12 @@ class GraphExecutor:
         for bucket in reversed(buckets_up_to(min(evaluations, 2 * self._capacity))):
             self._step_of(bucket, Passes())
 
+    def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
+        """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
+        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+        self._steps.clear()
+        self._step = None
+
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:
         """Set rows `indices` of `request` up in `slots`; return the index of its table's row 0."""
         self._compute.run(lambda: self._buffers.admit(request, slots, indices))

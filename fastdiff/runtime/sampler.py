@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff.runtime import arguments
 from fastdiff.runtime.artifact import save_artifact
@@ -18,10 +16,10 @@ from fastdiff.runtime.editing import Edit
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.progress import ProgressBar
 from fastdiff.runtime.requests import Callback, Request, Start
-from fastdiff.sampling import PackedTable, Solver, get_solver
-from fastdiff.sampling.checks import check_number, whole_number
-
-_MAX_TABLES = 64
+from fastdiff.runtime.tables import TableCache
+from fastdiff.runtime.updating import update_weights
+from fastdiff.sampling import Solver
+from fastdiff.sampling.checks import check_number
 
 
 class Sampler:
@@ -38,12 +36,9 @@ class Sampler:
     """
 
     def __init__(self, compiled: Compiled, max_rows: int | None = None) -> None:
-        self._compiled = compiled
-        self.network, self.schedule = compiled.network, compiled.schedule
-        self.report = compiled.report
+        self._adopt(compiled)
         self.engine = Engine(compiled.network, compiled.denoiser, compiled.batch_seconds, max_rows)
-        self._tables: OrderedDict[object, PackedTable] = OrderedDict()
-        self._tables_lock = threading.Lock()
+        self._tables = TableCache(compiled.schedule)
 
     def __repr__(self) -> str:
         return f"<Sampler {self.network.name}: {self.report.chosen.name}>"
@@ -199,7 +194,15 @@ class Sampler:
             latents = arguments.tensor("latents", latents, self.network.sample_shape)
         values = inputs | {f"negative {name}": value for name, value in unwanted.items()}
         n = arguments.count(n, values | (edit.values if edit else {}), seed, latents)
-        table = self._table(solver, steps, eta, timesteps, sigmas, compat, edit)
+        table = self._tables.table(
+            solver,
+            steps=steps,
+            eta=eta,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            compat=compat,
+            edit=edit,
+        )
         return Request(
             table=table,
             seeds=arguments.seeds(seed, n),
@@ -245,7 +248,7 @@ class Sampler:
             len(images), solver="ddim_inverse", steps=steps, compat=compat, seed=0, **conditioning
         )
         request.start = Start(images, 1.0, 0.0)
-        forward = self._table("ddim", steps, None, None, None, compat, None)
+        forward = self._tables.table("ddim", steps=steps, compat=compat)
         return self._run(request, progress=False) / forward.init_noise_sigma
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -267,6 +270,32 @@ class Sampler:
         """
         save_artifact(self._compiled, Path(path))
 
+    def update_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
+        """Sample other weights from now on, as a training run makes them, without measuring again.
+
+        Rows that have begun are finished with the old weights. The engines in use are built anew
+        and certified against the new model; until that has succeeded, nothing changes.
+
+        Parameters
+        ----------
+        weights : nn.Module or mapping of str to Tensor
+            A module with the names and shapes of the one that was compiled, or its ``state_dict``.
+
+        Raises
+        ------
+        WeightsError
+            Names or shapes differ.
+        Unavailable
+            An engine cannot be built with the new weights, or strays too far from the new model.
+        """
+        compiled = update_weights(self._compiled, weights)
+        self.engine.replace(compiled.denoiser, compiled.batch_seconds)
+        self._adopt(compiled)
+
+    def _adopt(self, compiled: Compiled) -> None:
+        self._compiled, self.report = compiled, compiled.report
+        self.network, self.schedule = compiled.network, compiled.schedule
+
     def _run(self, request: Request, progress: bool) -> Tensor:
         """Advance until `request` is done."""
         ticket = self.engine.submit(request)
@@ -279,41 +308,3 @@ class Sampler:
             self.engine.cancel(ticket)
             raise
         return ticket.result()
-
-    def _table(
-        self,
-        solver: str | Solver,
-        steps: int | None,
-        eta: float | None,
-        timesteps: Sequence[float] | None,
-        sigmas: Sequence[float] | None,
-        compat: str | None,
-        edit: Edit | None,
-    ) -> PackedTable:
-        """Build the solver's table, or take it from the last few."""
-        chosen = get_solver(solver, **({} if eta is None else {"eta": eta}))
-        given = timesteps if timesteps is not None else sigmas
-        if steps is None and given is None:
-            steps = min(50, self.schedule.num_train_timesteps)
-        total = len(given) if given is not None else whole_number("steps", steps, 1)
-        start = edit.skipped(total) if edit is not None else 0
-        times, levels = (
-            None if values is None else tuple(float(value) for value in values)
-            for values in (timesteps, sigmas)
-        )
-        key = (chosen, steps, times, levels, compat, start)
-        with self._tables_lock:
-            if key not in self._tables:
-                table = chosen.table(
-                    self.schedule,
-                    steps=steps,
-                    timesteps=times,
-                    sigmas=levels,
-                    compat=compat,
-                    start=start,
-                )
-                self._tables[key] = table.pack()
-                if len(self._tables) > _MAX_TABLES:
-                    self._tables.popitem(last=False)
-            self._tables.move_to_end(key)
-            return self._tables[key]
