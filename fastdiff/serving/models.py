@@ -58,6 +58,10 @@ class Model(Protocol):
         """What clients may ask for, as ``/v1/status`` shows it."""
         ...
 
+    def example(self) -> ImageRequest:
+        """Return a short request that the model can serve, to warm it up with."""
+        ...
+
     def plan(self, ask: ImageRequest) -> Plan:
         """Check the parameters of a request that has its seeds.
 
@@ -202,6 +206,14 @@ class SamplerModel:
             "max_steps": self.max_steps,
             "default_steps": self.default_steps,
         }
+
+    def example(self) -> ImageRequest:
+        """Return a short request that the model can serve."""
+        steps = min(4, self.max_steps)  # the least that every solver takes
+        if self._text is not None:
+            return ImageRequest(prompt="a photograph", num_inference_steps=steps, seed=0)
+        labels = None if self.labels is None else 0
+        return ImageRequest(class_labels=labels, num_inference_steps=steps, seed=0)
 
     def plan(self, ask: ImageRequest) -> Plan:
         """Check the parameters of a request that has its seeds."""
