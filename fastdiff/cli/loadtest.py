@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,8 +26,8 @@ def loadtest(
     mix: Annotated[
         str,
         typer.Option(
-            help="What they ask for: STEPS@WIDTHxHEIGHT:WEIGHT with commas between, size and weight "
-            "may be left out. 10:0.8,100:0.2 is 80% of 10 steps and 20% of 100."
+            help="What they ask for: STEPS@WIDTHxHEIGHT:WEIGHT with commas between, size and "
+            "weight may be left out. 10:0.8,100:0.2 is 80% of 10 steps and 20% of 100."
         ),
     ] = "10:0.8,100:0.2",
     arrivals: Annotated[
@@ -122,11 +123,19 @@ class _Shown:
 
 
 def _show(report: Report, console: Console) -> None:
-    from fastdiff.serving.loadreport import HEADINGS, cells
+    from fastdiff.serving.loadreport import CAPTION, HEADINGS, cells
 
-    table = Table()
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        caption=CAPTION,
+        caption_justify="left",
+    )
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+        table.add_column(
+            heading, justify="left" if heading == HEADINGS[0] else "right", no_wrap=True
+        )
     for summary in report.summaries():
         table.add_row(*cells(summary))
     console.print(table)

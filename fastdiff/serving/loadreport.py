@@ -137,9 +137,9 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 HEADINGS = (
-    "requests", "sent", "answered", "refused", "failed", "mean ms", "p50 ms", "p95 ms", "p99 ms",
-    "max ms", "queue p50 ms", "goodput",
+    "steps", "sent", "ok", "429", "failed", "mean", "p50", "p95", "p99", "max", "queue", "good",
 )  # fmt: skip
+CAPTION = "Latency from when a request was due, in s; queue: the median wait in the queue."
 
 
 def cells(summary: Summary) -> list[str]:
@@ -156,8 +156,8 @@ def cells(summary: Summary) -> list[str]:
     return [
         summary.kind,
         *map(str, counts),
-        *("" if seconds is None else f"{seconds * 1e3:.0f}" for seconds in times),
-        "" if summary.goodput is None else f"{summary.goodput:.1%}",
+        *("" if seconds is None else f"{seconds:.3g}" for seconds in times),
+        "" if summary.goodput is None else f"{summary.goodput:.0%}",
     ]
 
 
@@ -185,7 +185,7 @@ def to_html(report: Report) -> str:
         f"<title>fastdiff loadtest</title><style>{_STYLE}</style></head>"
         f"<body><h1>fastdiff loadtest</h1><p>{load.rate:g} requests/s ({load.arrivals}) of "
         f"{load.n} images for {load.seconds:g} s; {report.images_per_second:.2f} images/s "
-        f"delivered.</p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        f"delivered.</p><table><caption>{CAPTION}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         f"{''.join(plots)}</body></html>"
     )
 
@@ -205,7 +205,7 @@ def _over_time(report: Report) -> go.Figure:
                     y=[o.seconds for o in own],
                     mode="markers",
                     marker={"color": color, "symbol": symbols[number % len(symbols)]},
-                    name=f"{kind.name}, {status}",
+                    name=f"{kind.name} steps, {status}",
                 )
     return _titled(figure, "Latency over time", "due, s", "latency, s", report)
 
@@ -219,7 +219,9 @@ def _distribution(report: Report) -> go.Figure:
         own = [o for o in report.outcomes if o.kind == kind.name]
         seconds = sorted(o.seconds for o in own if o.status == "answered")
         share = (np.arange(len(seconds)) + 1) / max(len(own), 1)
-        figure.add_scatter(x=share, y=seconds, mode="lines", name=kind.name, line_shape="vh")
+        figure.add_scatter(
+            x=share, y=seconds, mode="lines", name=f"{kind.name} steps", line_shape="vh"
+        )
     return _titled(figure, "Latency within which a share was answered", "share", "s", report)
 
 

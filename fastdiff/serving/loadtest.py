@@ -44,8 +44,8 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """For people, and unique in a mix."""
-        return f"{self.steps} steps" + (f" of {self.size}" if self.size else "")
+        """What `parse_mix` reads, without the weight."""
+        return f"{self.steps}" + (f"@{self.size}" if self.size else "")
 
 
 def parse_mix(text: str) -> tuple[Kind, ...]:

@@ -116,18 +116,18 @@ def test_refusals_and_failures_are_told_apart(worker, url):
 
 def report():
     """Return twenty short requests of 10 ms to 200 ms, one refused, one long and one failed."""
-    short = [outcome("10 steps", i * 0.1, (i + 1) / 100, queue_seconds=i / 100) for i in range(20)]
+    short = [outcome("10", i * 0.1, (i + 1) / 100, queue_seconds=i / 100) for i in range(20)]
     others = [
-        outcome("10 steps", 2.0, 0.001, "refused", retry_after_seconds=1.0),
-        outcome("100 steps", 2.1, 0.9, queue_seconds=0.5),
-        outcome("100 steps", 2.2, 0.1, "failed", error="<boom>"),
+        outcome("10", 2.0, 0.001, "refused", retry_after_seconds=1.0),
+        outcome("100", 2.1, 0.9, queue_seconds=0.5),
+        outcome("100", 2.2, 0.1, "failed", error="<boom>"),
     ]
     return Report(Load(rate=10, seconds=2.3, mix=MIX, n=3), short + others, goal_seconds=0.1)
 
 
 def test_summary_counts_and_percentiles_are_those_of_the_answered():
     short, long, total = report().summaries()
-    assert (short.kind, short.sent, short.answered, short.refused) == ("10 steps", 21, 20, 1)
+    assert (short.kind, short.sent, short.answered, short.refused) == ("10", 21, 20, 1)
     assert short.mean_seconds == pytest.approx(0.105)
     assert (short.p50_seconds, short.p95_seconds, short.p99_seconds) == (0.1, 0.19, 0.2)
     assert short.queue_p50_seconds == 0.09
@@ -147,7 +147,7 @@ def test_percentile_is_an_observation_that_enough_are_within(values, percent):
 
 
 def test_nothing_answered_has_no_latency():
-    (summary,) = Report(Load(1, 1), [outcome("50 steps", 0.0, 0.1, "refused")]).summaries()
+    (summary,) = Report(Load(1, 1), [outcome("50", 0.0, 0.1, "refused")]).summaries()
     assert (summary.refused, summary.p50_seconds, summary.goodput) == (1, None, None)
 
 
@@ -155,7 +155,7 @@ def test_page_opens_without_a_network_and_escapes_what_it_shows():
     page = to_html(report())
     assert re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//', page) is None
     assert page.count("Plotly.newPlot(") == 2
-    assert "<td>10 steps</td><td>21</td><td>20</td><td>1</td>" in page
+    assert "<td>10</td><td>21</td><td>20</td><td>1</td>" in page
     assert "100 steps, failed" in page
 
 
@@ -169,7 +169,7 @@ def test_command_reports_and_writes_and_fails_with_the_server(worker, url, tmp_p
     assert "images/s" in done.output
     record = json.loads(json_path.read_text())
     (*kinds, total) = record["summaries"]
-    assert [kind["kind"] for kind in kinds] == ["10 steps", "20 steps"]
+    assert [kind["kind"] for kind in kinds] == ["10", "20"]
     assert (total["sent"], total["answered"], total["goodput"]) == (10, 10, 1.0)
     assert sorted({job.demand.steps for job in worker.seen}) == [10, 20]
     assert "<h1>fastdiff loadtest</h1>" in html_path.read_text()

@@ -1,0 +1,146 @@
+"""The peer of `benchmarks.serving`: diffusers' own loop behind fastdiff's HTTP front and a queue.
+
+``python -m benchmarks.serving_peer MODEL --port PORT`` serves it until a signal comes. It takes one
+request at a time, as a service written around a pipeline does; its batch is the request's images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import fastdiff
+from fastdiff.bench.peers import make_scheduler
+from fastdiff.errors import Cancelled, Overloaded
+from fastdiff.runtime.requests import Request
+from fastdiff.serving.jobs import (
+    Demand,
+    Failed,
+    Finished,
+    Listener,
+    Started,
+    WorkerStatus,
+)
+from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.server import listen, run_server
+from fastdiff.serving.service import Service
+
+_MAX_ROWS = 256  # as `fastdiff serve --max-queue` has it
+
+
+@dataclass(eq=False)
+class _Job:
+    """A place in the queue."""
+
+    worker: DiffusersWorker
+    demand: Demand
+    estimate_seconds: float
+    arrived: float = field(default_factory=time.monotonic)
+    request: Request | None = None
+    listener: Listener | None = None
+    ended: bool = False
+
+    def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
+        self.request, self.listener = request, listener
+        self.worker.waiting.put(self)
+
+    def cancel(self) -> None:
+        self.end(Failed(Cancelled("the request was cancelled")))
+
+    def end(self, event: Finished | Failed) -> None:
+        with self.worker.lock:
+            if self.ended:
+                return
+            self.ended = True
+            self.worker.rows -= self.demand.rows
+        if self.listener is not None:
+            self.listener(event)
+
+
+class DiffusersWorker:
+    """Runs requests one after the other (`fastdiff.serving.jobs.Worker`).
+
+    Parameters
+    ----------
+    name : str
+        A model's name, as `fastdiff.compile` takes it.
+    sampler : Sampler
+        Gives the module and the schedule.
+    """
+
+    def __init__(self, name: str, sampler: fastdiff.Sampler) -> None:
+        self.name, self.rows, self.lock = name, 0, threading.Lock()
+        self.waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._module = sampler.network.require_module().eval()
+        self._network, self._schedule = sampler.network, sampler.schedule.to_config()
+        self._step_seconds = 0.0
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def reserve(self, demand: Demand) -> _Job:
+        with self.lock:
+            if self.rows + demand.rows > _MAX_ROWS and self.rows:
+                raise Overloaded("the queue is full", demand.steps * self._step_seconds)
+            self.rows += demand.rows
+            return _Job(self, demand, self.rows * demand.steps * self._step_seconds)
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus("ready", self.rows, 0, self.rows, 0.0, 0.0, {})
+
+    def _work(self) -> None:
+        while True:
+            job = self.waiting.get()
+            if job.ended:
+                continue
+            begin = time.monotonic()
+            job.listener(Started(begin - job.arrived))
+            samples = self._sample(job.request)
+            seconds = time.monotonic() - begin
+            self._step_seconds = seconds / job.demand.steps
+            job.end(Finished(samples, begin - job.arrived, seconds))
+
+    @torch.inference_mode()
+    def _sample(self, request: Request) -> Tensor:
+        """Run the loop of diffusers' guide "Understanding pipelines, models and schedulers"."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers warns of NumPy's and its own deprecations
+            scheduler = make_scheduler("ddim", self._schedule)
+            scheduler.set_timesteps(request.steps)
+            generator = torch.Generator().manual_seed(int(request.seeds[0]) % 2**63)
+            x = torch.randn(request.rows, *self._network.sample_shape, generator=generator)
+            x *= scheduler.init_noise_sigma
+            inputs = {
+                name: request.conditioning.get(name, spec.null_value().expand(request.rows))
+                for name, spec in self._network.conditioning.items()
+            }
+            for t in scheduler.timesteps:
+                scaled = scheduler.scale_model_input(x, t)
+                output = self._module(scaled, t.float().expand(len(x)), **inputs)
+                x = scheduler.step(output, t, x).prev_sample
+        return x
+
+
+def main() -> None:
+    """Serve the peer."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_peer", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    service = Service([options.model])
+
+    def load() -> None:
+        sampler = fastdiff.compile(options.model, backend="eager", precision="float32")
+        worker = DiffusersWorker(options.model, sampler)
+        service.add(options.model, Served(SamplerModel(sampler), worker))
+
+    run_server(service, load, listen("127.0.0.1", options.port, write_seconds=20.0), 0.0)
+
+
+if __name__ == "__main__":
+    main()
