@@ -82,6 +82,11 @@ def inpainting(**unet):
     return text_to_image(StableDiffusionInpaintPipeline, scheduler, **unet)
 
 
+def inpainting_unet():
+    """A U-Net that sees the mask and the masked image, as those trained for inpainting."""
+    return inpainting(in_channels=9)
+
+
 def ldm_text_to_image():
     torch.manual_seed(4)
     config = LDMBertConfig(

@@ -13,11 +13,12 @@ from fastdiff.errors import ArtifactError, InvalidArgument, Unavailable, Weights
 from fastdiff.exporting import Network
 from fastdiff.integrations.pipelines.families import Shape, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
+from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact, tune
 from fastdiff.runtime.progress import Say, compile_progress
 from fastdiff.sampling import Schedule
 
-_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+_LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20
 
 
@@ -65,8 +66,7 @@ def compile_pipeline(
     family = family_of(type(pipe).__name__)
     network = family.describe(pipe, sample_shape)
     network = replace(network, output_channels=network.probe())
-    config = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
-    schedule = Schedule.from_config(config)
+    _, schedule = read_scheduler(pipe.scheduler)
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
         sampler = _compile(network, schedule, choices, say, cache=cache)
@@ -97,6 +97,8 @@ def _class_name(folder: Path) -> str:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         name = index["_class_name"]
+        if not isinstance(name, str):  # a list names a class in a file of the folder
+            raise TypeError(f"_class_name is {name!r}")
         components = {key: value for key, value in index.items() if isinstance(value, list)}
         libraries = {key: str(value[0]) for key, value in components.items() if value[0]}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -108,7 +110,7 @@ def _class_name(folder: Path) -> str:
                 f"{path}: {key} is of {library!r}; expected one of {', '.join(_LIBRARIES)}, since "
                 "no other code is run"
             )
-    return str(name)
+    return name
 
 
 def _compile(

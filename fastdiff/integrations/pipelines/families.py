@@ -30,8 +30,6 @@ class Family:
         ``describe(pipeline, sample_shape or None)`` returns it as a `Network`.
     output_types : tuple of str
         What ``output_type`` may be.
-    guides : callable
-        Whether both branches are evaluated at a ``guidance_scale``.
     doubles_state : bool
         Whether a guided loop carries every image twice, the conditional one first (DiT), instead
         of doubling the denoiser's input alone, the unconditional half first.
@@ -40,7 +38,6 @@ class Family:
     denoiser: str
     describe: Callable[[Any, Shape | None], Network]
     output_types: tuple[str, ...] = ("pil", "np", "pt")
-    guides: Callable[[float], bool] = lambda scale: scale > 1
     doubles_state: bool = False
 
 
@@ -136,7 +133,7 @@ _FAMILIES = {
     "DDPMPipeline": Family("unet", _unet),
     "DiTPipeline": Family("transformer", _transformer, doubles_state=True),
     "LDMPipeline": Family("unet", _unet, ("pil", "np")),
-    "LDMTextToImagePipeline": Family("unet", _text_unet, guides=lambda scale: scale != 1),
+    "LDMTextToImagePipeline": Family("unet", _text_unet),
     "StableDiffusionImg2ImgPipeline": Family("unet", _text_unet, _IMAGES_OR_LATENTS),
     "StableDiffusionInpaintPipeline": Family("unet", _text_unet, _IMAGES_OR_LATENTS),
     "StableDiffusionPipeline": Family("unet", _text_unet, _IMAGES_OR_LATENTS),

@@ -47,8 +47,10 @@ class Loop:
     ----------
     scheduler : LoopScheduler
         What the loop gets instead.
+    rows : int
+        Rows that the denoiser is called with, two for each image if guided.
     inputs : dict of str to Tensor
-        The denoiser's conditioning, both halves of it if guided.
+        Its conditioning.
     image, noise, mask : Tensor or None
         What the samples start from and keep: (n, C, H, W), and (n, 1, H, W) for the mask.
     """
@@ -64,8 +66,8 @@ class Loop:
         self.scheduler = LoopScheduler(scheduler, self)
         self._sampler, self._solver, self._family = sampler, solver, family
         self._arguments = arguments
-        self._guided = family.guides(arguments.get("guidance_scale", 1.0))
         self._ticket: Ticket | None = None
+        self.rows = 0
         self.inputs: dict[str, Tensor] = {}
         self.image: Tensor | None = None
         self.noise: Tensor | None = None
@@ -82,26 +84,22 @@ class Loop:
         if not self._ticket.done:
             return state
         samples = self._ticket.result().to(state)
-        return torch.cat([samples, samples]) if self._doubled else samples
+        return samples.repeat(len(state) // len(samples), 1, 1, 1)
 
     def cancel(self) -> None:
         """Free the engine's rows."""
         if self._ticket is not None:
             self._sampler.engine.cancel(self._ticket)
 
-    @property
-    def _doubled(self) -> bool:
-        return self._guided and self._family.doubles_state
-
     def _request(self, state: Tensor) -> Request:
         given = self._arguments
-        n = len(state) // 2 if self._doubled else len(state)
+        n = len(given["class_labels"]) if self._family.doubles_state else len(state)
         options = self._times()
         options["latents"] = state[:n] if self.noise is None else self.noise
-        conditional, negative = self._halves(n)
-        if self._guided:
-            options["guidance_scale"] = given["guidance_scale"]
-            options["negative"] = negative
+        conditional = self.inputs
+        if self.rows == 2 * n:
+            conditional, negative = self._halves(n)
+            options |= {"guidance_scale": given["guidance_scale"], "negative": negative}
             if given.get("guidance_rescale"):
                 options["guidance_rescale"] = given["guidance_rescale"]
         if self.image is not None:
@@ -133,8 +131,6 @@ class Loop:
 
     def _halves(self, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the conditional inputs, and the unconditional ones if they are not the null."""
-        if not self._guided:
-            return self.inputs, {}
         first = {name: value[:n] for name, value in self.inputs.items()}
         second = {name: value[n:] for name, value in self.inputs.items()}
         return (first, {}) if self._family.doubles_state else (second, first)
@@ -222,7 +218,7 @@ class LoopDenoiser(nn.Module):
         if channels > 2 * state:
             _, mask, image = x.split([state, 1, state], 1)
             known |= {"mask_latents": mask, "masked_image_latents": image}
-        self._loop.inputs = known
+        self._loop.rows, self._loop.inputs = len(x), known
         return _Prediction(x.new_zeros(()).expand(len(x), state, *size))
 
 

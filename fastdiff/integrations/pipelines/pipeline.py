@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +12,11 @@ from torch import nn
 from fastdiff.errors import Cancelled, InvalidArgument
 from fastdiff.integrations.pipelines.families import Family, paints_masked
 from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpainting
+from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.report import Report
-from fastdiff.sampling import Schedule, Solver, solver_from_config
+from fastdiff.runtime.tables import TableCache
+from fastdiff.sampling import Schedule, Solver
 
 _UNSUPPORTED = ("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs")
 _CHANGES_WEIGHTS = ("lora", "adapter", "freeu", "fuse", "textual_inversion")
@@ -33,23 +34,19 @@ class CompiledPipeline:
         What was compiled.
     sampler : Sampler
         Its denoiser, to be sampled directly.
-    report : Report
-        Engine chosen, and every candidate's measured rate and error.
     scheduler
         The pipeline's. Another one takes effect at the next call, and nothing is compiled for it.
     """
 
     pipeline: Any
     sampler: Sampler
-    report: Report
 
     def __init__(self, pipeline: Any, family: Family, sampler: Sampler) -> None:
         vars(self).update(
             pipeline=pipeline,
             sampler=sampler,
-            report=sampler.report,
             _family=family,
-            _samplers={sampler.schedule: sampler},
+            _samplers={},
             __signature__=inspect.signature(pipeline),
         )
 
@@ -82,6 +79,11 @@ class CompiledPipeline:
             loop.cancel()
             raise
 
+    @property
+    def report(self) -> Report:
+        """Engine chosen, and every candidate's measured rate and error."""
+        return self.sampler.report
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.pipeline, name)
         if callable(value) and (name == "to" or any(word in name for word in _CHANGES_WEIGHTS)):
@@ -98,18 +100,24 @@ class CompiledPipeline:
         self.pipeline.scheduler = value
 
     def update_weights(self, denoiser: nn.Module) -> None:
-        """Take the weights of another model of the same architecture (`Sampler.update_weights`)."""
-        module = self.sampler.network.require_module()
-        self.sampler.update_weights(type(module)(denoiser))
+        """Take another model of the same architecture, as `Sampler.update_weights` does.
+
+        Parameters
+        ----------
+        denoiser : nn.Module
+            What the pipeline's ``unet`` or ``transformer`` is from now on.
+        """
+        weights = denoiser.state_dict()
+        self.sampler.update_weights({f"model.{name}": value for name, value in weights.items()})
         setattr(self.pipeline, self._family.denoiser, denoiser)
+        self._samplers.clear()  # they describe the network that was
 
     def _solver(self, scheduler: Any) -> tuple[Solver, Sampler]:
         """Return the solver that a scheduler is, and the sampler with its schedule."""
-        config = {**scheduler.config, "_class_name": type(scheduler).__name__}
-        schedule = Schedule.from_config(config)
+        solver, schedule = read_scheduler(scheduler)
         if schedule not in self._samplers:
             self._samplers[schedule] = _with_schedule(self.sampler, schedule)
-        return solver_from_config(config), self._samplers[schedule]
+        return solver, self._samplers[schedule]
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what the engine cannot do."""
@@ -159,7 +167,7 @@ class CompiledPipeline:
 def _with_schedule(sampler: Sampler, schedule: Schedule) -> Sampler:
     """Return a sampler with another schedule that shares the engine."""
     view = copy.copy(sampler)
-    view.schedule, view._tables = schedule, OrderedDict()
+    vars(view).update(schedule=schedule, _tables=TableCache(schedule))
     return view
 
 

@@ -1,0 +1,146 @@
+"""What a compiled pipeline refuses, and whom it tells of its steps."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LMSDiscreteScheduler
+from diffusers.callbacks import SDCFGCutoffCallback
+
+import fastdiff
+from fastdiff import errors
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers
+]
+
+QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.01, "cache": False}
+TEXT = {"prompt": "a cat", "num_inference_steps": 3, "output_type": "pt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("text_to_image", {"ip_adapter_image": [1]}, "ip_adapter_image= is not supported"),
+        ("text_to_image", {"cross_attention_kwargs": {"scale": 0.5}}, "cross_attention_kwargs="),
+        ("text_to_image", {"callback": print, "callback_steps": 1}, "callback= is not supported"),
+        ("text_to_image", {"output_type": "jpeg"}, "output_type: expected 'pil', 'np', 'pt', 'lat"),
+        ("class_conditional", {"output_type": "latent"}, "output_type: expected 'pil', 'np', 'pt'"),
+        ("ldm", {"output_type": "pt"}, "output_type: expected 'pil', 'np', got 'pt'"),
+        ("ldm", {"seed": 4}, "seed= is not supported"),
+        ("text_to_image", {"height": 128}, "height: expected 64, for which .* got 128"),
+        ("text_to_image", {"width": 128}, "width: expected 64, for which .* got 128"),
+        ("text_to_image", {"eta": 0.5}, "solver 'pndm' has no option 'eta'"),
+        ("text_to_image", {"callback_on_step_end": print}, r"tensor_inputs: expected \[\], got"),
+        (
+            "text_to_image",
+            {"callback_on_step_end": SDCFGCutoffCallback(0.5, None)},
+            "tensor_inputs",
+        ),
+        ("text_to_image", {"guidance_rescale": 1.5}, "guidance_rescale"),
+        ("class_conditional", {"class_labels": [1000]}, "class_labels: expected labels from 0"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(compiled, name, arguments, words):
+    _, fast = compiled(name)
+    given = {
+        "text_to_image": {"prompt": "a cat"},
+        "class_conditional": {"class_labels": [3]},
+        "ldm": {},
+    }[name]
+    with pytest.raises(errors.InvalidArgument, match=words):
+        fast(**{"num_inference_steps": 2, **given, **arguments})
+
+
+def test_levels_that_do_not_end_with_the_data_are_refused(compiled):
+    _, fast = compiled("text_to_image")
+    fast.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(errors.InvalidArgument, match=r"sigmas: expected 0, .* got 0.5"):
+        fast(prompt="a cat", sigmas=[9.0, 2.0, 0.5])
+
+
+def test_picture_of_another_size_is_refused(compiled, picture):
+    _, fast = compiled("image_to_image")
+    with pytest.raises(errors.InvalidShape, match=r"image: expected \(n, 4, 8, 8\), .* 4, 4, 4"):
+        fast(prompt="a cat", image=picture.resize((32, 32)), num_inference_steps=3)
+
+
+def test_errors_of_the_pipeline_itself_are_raised(compiled):
+    _, fast = compiled("text_to_image")
+    with pytest.raises(ValueError, match="Provide either `prompt` or `prompt_embeds`"):
+        fast()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prompt'"):
+        compiled("ddim")[1](prompt="a cat")
+
+
+def test_only_the_scheduler_can_be_set(compiled):
+    _, fast = compiled("text_to_image")
+    with pytest.raises(errors.InvalidArgument, match=r"unet cannot be set: .* update_weights\(\)"):
+        fast.unet = None
+    with pytest.raises(errors.InvalidArgument, match=r"load_lora_weights\(\) would not reach"):
+        fast.load_lora_weights("somewhere")
+    before = fast.scheduler
+    with pytest.raises(errors.UnknownName, match="scheduler class 'LMSDiscreteScheduler'; known"):
+        fast.scheduler = LMSDiscreteScheduler()
+    assert fast.scheduler is before
+
+
+def test_eta_is_that_of_ddim(compiled):
+    _, fast = compiled("ddim")
+    arguments = {"num_inference_steps": 4, "output_type": "np"}
+    seed = lambda: torch.Generator().manual_seed(3)
+    plain, noisy, again = (
+        fast(generator=seed(), eta=eta, **arguments).images for eta in (0.0, 1.0, 1.0)
+    )
+    assert (noisy == again).all()
+    assert abs(noisy - plain).max() > 0.05
+
+
+def test_callback_is_told_of_every_step(compiled):
+    pipe, fast = compiled("text_to_image")
+    told = {pipe: [], fast: []}
+    for made, seen in told.items():
+        note = lambda _, step, t, tensors, seen=seen: seen.append((step, float(t))) or tensors
+        made(callback_on_step_end=note, callback_on_step_end_tensor_inputs=[], **TEXT)
+    assert told[fast] == told[pipe]
+    assert len(told[fast]) == 4  # PNDM evaluates its second time twice
+
+
+def test_callback_may_interrupt_but_not_steer(compiled):
+    _, fast = compiled("text_to_image")
+
+    def interrupt(pipe, step, t, tensors):
+        pipe._interrupt = step == 1
+        return tensors
+
+    def steer(pipe, step, t, tensors):
+        pipe._guidance_scale = 1.0
+        return tensors
+
+    def replace(pipe, step, t, tensors):
+        return {"latents": torch.zeros(1)}
+
+    listening = {"callback_on_step_end_tensor_inputs": [], **TEXT}
+    with pytest.raises(errors.Cancelled, match="interrupted the pipeline at step 2"):
+        fast(callback_on_step_end=interrupt, **listening)
+    with pytest.raises(errors.InvalidArgument, match="it changed _guidance_scale"):
+        fast(callback_on_step_end=steer, **listening)
+    with pytest.raises(errors.InvalidArgument, match="it changed latents"):
+        fast(callback_on_step_end=replace, **listening)
+    seeded = torch.Generator().manual_seed(2)
+    assert fast(generator=seeded, **TEXT).images.isfinite().all()  # nothing is left running
+
+
+def test_call_leaves_the_scheduler_as_it_was(compiled):
+    """Calls may overlap, so each sets the times of a copy."""
+    _, fast = compiled("text_to_image")
+    fast.scheduler = scheduler = DDIMScheduler()
+    fast(**TEXT)
+    assert scheduler.num_inference_steps is None
+
+
+def test_compile_takes_pipelines(compiled):
+    pipe, _ = compiled("ddim")
+    fast = fastdiff.compile(pipe, **QUICK, sample_shape=(3, 8, 8))
+    assert repr(fast) == "<CompiledPipeline DDIMPipeline: eager float32>"
+    assert fast.sampler.schedule == fast.sampler.schedule.from_config(pipe.scheduler.config)
+    assert fast.sampler.network.sample_shape == (3, 8, 8)
