@@ -1,5 +1,5 @@
 # make demo    environment in .venv, package, and a picture of generated digits
-# make test    the whole test-suite
+# make test    the whole test-suite, in two processes; JOBS=8 for eight
 # make check   format, lint, types, import contracts
 # make bench   measured figures of README.md, beside the peers in the same run
 # make performance   the tables of docs/performance.md
@@ -9,9 +9,13 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP    := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+JOBS   ?= 2
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
+
+# The tests start dozens of processes that import torch, each of which would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check format bench performance gpu-check gpu-evidence build clean
 .DELETE_ON_ERROR:
@@ -20,7 +24,7 @@ demo: $(VENV)/.package
 	$(BIN)/fastdiff demo --out out/digits.png
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -59,9 +63,10 @@ $(VENV)/.venv:
 
 # The package is installed editable: Python edits need nothing, C++ edits rebuild here.
 $(VENV)/.package: $(VENV)/.venv $(NATIVE)
-	PIP_CONSTRAINT=constraints.txt $(PIP) -e .
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.package
-	PIP_CONSTRAINT=constraints.txt $(PIP) -e '.[dev]'
-	touch $@
+# In one go with the package: pip would compile it a second time.
+$(VENV)/.dev: $(VENV)/.venv $(NATIVE)
+	$(PIP) -e '.[dev]'
+	touch $(VENV)/.package $@

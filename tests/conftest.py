@@ -1,11 +1,19 @@
-"""Keep the tests away from the user's cache."""
+"""Keep the tests away from the user's cache, and parallel workers from each other's cores."""
+
+import os
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # of pytest -n; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
-    """Give the whole run one cache of its own."""
+def own_cache(pytestconfig, tmp_path_factory):
+    """Give the whole run one cache of its own, which parallel workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(pytestconfig, "workerinput"):
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FASTDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FASTDIFF_CACHE", str(folder / "cache"))
         yield
