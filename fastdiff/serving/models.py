@@ -12,7 +12,7 @@ from fastdiff.errors import FastdiffError, InvalidArgument, InvalidShape, Unknow
 from fastdiff.exporting import Conditioning
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.requests import Request
-from fastdiff.sampling import get_solver, list_solvers
+from fastdiff.sampling import Solver, get_solver, list_solvers
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.images import Pixels, to_pixels
 from fastdiff.serving.jobs import Demand, Worker
@@ -86,17 +86,19 @@ class Served:
 
 
 @dataclass(frozen=True)
-class SolverCost:
-    """Table rows that `steps` solver steps take: ``per_step * steps + extra``.
+class UsableSolver:
+    """A solver that can sample a model, and what its steps cost.
 
-    Heun and its like evaluate twice in all steps but the last; PNDM's start adds nine.
+    A table has ``per_step * steps + extra`` rows: Heun and its like evaluate twice in all steps but
+    the last, the start of PNDM adds nine.
     """
 
+    solver: Solver
     per_step: int
     extra: int
 
     def rows(self, steps: int) -> int:
-        """Return the rows of a table."""
+        """Return the rows of the table of `steps` steps."""
         return max(1, self.per_step * steps + self.extra)
 
 
@@ -143,8 +145,8 @@ class SamplerModel:
         For a model that reads text.
     decoder : Decoder, optional
         For a model whose samples are latents.
-    default_solver : str
-        Of a request that does not say.
+    default_solver : Solver, optional
+        With its options, of a request that does not say or says its name; DDIM unless given.
     default_guidance : float
 
     Raises
@@ -159,7 +161,7 @@ class SamplerModel:
         *,
         text: TextInput | None = None,
         decoder: Decoder | None = None,
-        default_solver: str = "ddim",
+        default_solver: Solver | None = None,
         default_guidance: float = 1.0,
     ) -> None:
         network = sampler.network
@@ -180,10 +182,13 @@ class SamplerModel:
         scale = 1 if decoder is None else decoder.scale
         self.width, self.height = scale * width, scale * height
         self.labels: Conditioning | None = network.conditioning.get("class_labels")
-        self.solvers = usable_solvers(sampler)
+        default = default_solver or get_solver("ddim")
+        self.solvers = usable_solvers(sampler, default)
+        if default.name not in self.solvers:
+            raise InvalidArgument(f"{default.name!r} cannot sample {network.name} from noise")
+        self.default_solver = default.name
         self.max_steps = sampler.schedule.num_train_timesteps
         self.default_steps = min(DEFAULT_STEPS, self.max_steps)
-        self.default_solver = default_solver if default_solver in self.solvers else "ddim"
         self.default_guidance = default_guidance
 
     @property
@@ -226,9 +231,9 @@ class SamplerModel:
                 f"num_inference_steps: expected at most {self.max_steps}, got {steps}",
             )
         guidance = self._guidance(ask)
-        solver = self._solver(ask)
+        usable = self._solver(ask)
         options = {
-            "solver": solver,
+            "solver": usable.solver,
             "steps": steps,
             "eta": ask.eta,
             "guidance_scale": guidance,
@@ -240,7 +245,7 @@ class SamplerModel:
         def build() -> Request:
             return self.sampler.request(ask.count, **options, **self._encode(*texts))
 
-        demand = Demand(ask.count, self.solvers[solver].rows(steps), guidance != 1)
+        demand = Demand(ask.count, usable.rows(steps), guidance != 1)
         return Plan(self.width, self.height, steps, demand, build)
 
     def pixels(self, samples: Tensor) -> Pixels:
@@ -253,15 +258,15 @@ class SamplerModel:
             raise invalid("guidance_scale", "this model cannot be guided; leave it out or give 1")
         return scale
 
-    def _solver(self, ask: ImageRequest) -> str:
+    def _solver(self, ask: ImageRequest) -> UsableSolver:
         name = ask.solver or self.default_solver
         if name not in self.solvers:
             raise invalid("solver", str(UnknownName("solver for this model", name, self.solvers)))
         try:
-            get_solver(name, **({} if ask.eta is None else {"eta": ask.eta}))
+            get_solver(self.solvers[name].solver, **({} if ask.eta is None else {"eta": ask.eta}))
         except InvalidArgument as error:
             raise invalid("eta", str(error)) from error
-        return name
+        return self.solvers[name]
 
     def _texts(self, ask: ImageRequest, *, guided: bool) -> tuple[str | None, str | None]:
         """Return prompt and negative prompt of a model that reads text."""
@@ -320,21 +325,20 @@ class SamplerModel:
         return f"a class label from 0 to {self.labels.num_classes - 1}"
 
 
-def usable_solvers(sampler: Sampler) -> dict[str, SolverCost]:
-    """Return the solvers that can sample this model from noise, with what their steps cost."""
-    found = {}
+def usable_solvers(sampler: Sampler, preferred: Solver) -> dict[str, UsableSolver]:
+    """Return the solvers that can sample a model from noise, `preferred` under its own name."""
     network, schedule = sampler.network, sampler.schedule
-    most = min(schedule.num_train_timesteps, 11)
-    least = max(most - 1, 1)
     learned_variance = network.output_channels == 2 * network.sample_shape[0]
+    most = min(schedule.num_train_timesteps, 11)
+    found = {}
     for name in list_solvers():
+        solver = preferred if name == preferred.name else get_solver(name)
         try:
-            tables = [get_solver(name).table(schedule, steps=n) for n in (least, most)]
+            few, many = (solver.table(schedule, steps=n) for n in (max(most - 1, 1), most))
         except FastdiffError:  # it does not fit the schedule
             continue
-        ends_in_noise = tables[0].sigma_to[-1] > tables[0].sigma[0]
-        if ends_in_noise or (tables[0].pack().needs_variance and not learned_variance):
-            continue
-        few, many = map(len, tables)
-        found[name] = SolverCost(many - few, many - (many - few) * most)
+        ends_in_noise = many.sigma_to[-1] > many.sigma[0]
+        if not ends_in_noise and (learned_variance or not many.pack().needs_variance):
+            per_step = len(many) - len(few)
+            found[name] = UsableSolver(solver, per_step, len(many) - per_step * most)
     return found

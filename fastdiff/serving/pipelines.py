@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.errors import FastdiffError, InvalidArgument
-from fastdiff.sampling import solver_from_config
+from fastdiff.errors import InvalidArgument
+from fastdiff.integrations.pipelines import CompiledPipeline
+from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.models import Decoder, SamplerModel, TextInput
 
@@ -17,20 +18,21 @@ _GUIDANCE = 7.5  # what StableDiffusionPipeline takes unless told otherwise
 _TEXT = "encoder_hidden_states"
 
 
-def pipeline_model(compiled: Any) -> SamplerModel:
+def pipeline_model(compiled: CompiledPipeline) -> SamplerModel:
     """Return a compiled pipeline as a model that can be served.
 
     Parameters
     ----------
     compiled : CompiledPipeline
-        One that makes images from nothing, from class labels or from text.
+        One that can make images from nothing, from class labels or from text.
 
     Raises
     ------
     InvalidArgument
-        It needs an image, or has no decoder that is known here.
+        It needs an image, or reads text in a way that is not known here.
     """
     pipe, network = compiled.pipeline, compiled.sampler.network
+    solver, _ = read_scheduler(pipe.scheduler)
     text = None
     if _TEXT in network.conditioning:
         if getattr(pipe, "text_encoder", None) is None:
@@ -40,7 +42,7 @@ def pipeline_model(compiled: Any) -> SamplerModel:
         compiled.sampler,
         text=text,
         decoder=_decoder(pipe),
-        default_solver=_solver_name(pipe.scheduler),
+        default_solver=solver,
         default_guidance=1.0 if text is None else _GUIDANCE,
     )
 
@@ -84,12 +86,3 @@ def _decoder(pipe: Any) -> Decoder | None:
         return images.float().cpu()
 
     return Decoder(2 ** (len(vae.config.block_out_channels) - 1), decode)
-
-
-def _solver_name(scheduler: Any) -> str:
-    """Return the solver that a pipeline's scheduler is, or DDIM's name if none is."""
-    try:
-        settings = {**scheduler.config, "_class_name": type(scheduler).__name__}
-        return solver_from_config(settings).name
-    except FastdiffError:
-        return "ddim"

@@ -10,17 +10,22 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 import uvicorn
-from networks import eager_sampler
 
 from fastdiff.compiler import describe
+from fastdiff.denoisers import ENGINES
 from fastdiff.errors import Cancelled, Unavailable
+from fastdiff.exporting import Network
 from fastdiff.runtime import Sampler
+from fastdiff.runtime.certificate import Trajectory
+from fastdiff.runtime.compiled import Compiled, Workspace
+from fastdiff.runtime.report import Candidate, Report
 from fastdiff.runtime.requests import Request
+from fastdiff.sampling import Schedule
 from fastdiff.serving.app import create_app
 from fastdiff.serving.images import Pixels, to_pixels
 from fastdiff.serving.jobs import (
@@ -40,8 +45,16 @@ from fastdiff.serving.service import Service, Settings
 @functools.cache
 def digits() -> Sampler:
     """Return the digits model on the eager engine, unmeasured; one for a test run."""
-    network, schedule = describe("digits")
-    return eager_sampler(replace(network, output_channels=network.probe()), schedule)
+    return unmeasured(*describe("digits"))
+
+
+def unmeasured(network: Network, schedule: Schedule) -> Sampler:
+    """Return a sampler on the eager engine; nothing is measured and nothing certified."""
+    network = replace(network, output_channels=network.probe())
+    report = Report(network.name, "", [Candidate("eager", "float32", 8, 1e-3, chosen_from=1)])
+    denoiser = ENGINES["eager"].build(network, "float32")
+    nobody = cast("Trajectory", None)  # a certificate would compare with it
+    return Sampler(Compiled(network, schedule, nobody, denoiser, {8: 1e-3}, report, Workspace()))
 
 
 class FakeModel:
