@@ -124,6 +124,10 @@ _READERS: dict[str, tuple[str, ...]] = {
     "lambda_min_clipped": ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
     "use_lu_lambdas": ("DPMSolverMultistepScheduler",),
 }
+_SAME_STEPS = {
+    "DDIMParallelScheduler": "DDIMScheduler",
+    "DDPMParallelScheduler": "DDPMScheduler",
+}
 _EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
@@ -142,7 +146,7 @@ def read_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
         If there is no such file, it is larger than `MAX_CONFIG_BYTES`, or it is not a JSON object.
     """
     if isinstance(source, Mapping):
-        return dict(source)
+        return _canonical(dict(source))
     path = Path(source)
     if path.is_dir():
         path = next(
@@ -167,7 +171,13 @@ def read_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
         raise InvalidArgument(
             f"{path}: expected a JSON object of settings, got {type(config).__name__}"
         )
-    return config
+    return _canonical(config)
+
+
+def _canonical(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration under the name of the class that does the same step by step."""
+    name = config.get("_class_name")
+    return {**config, "_class_name": _SAME_STEPS[name]} if name in _SAME_STEPS else config
 
 
 def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conformance import relative
 from diffusers_peer import run_scheduler
 from solver_variants import variants
+from trajectories import relative
 
 from fastdiff.kernels.noise import TAG_STEP, normal
 from fastdiff.kernels.step import step

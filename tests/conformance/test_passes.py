@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conformance import SHAPE, relative
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers_peer import run_scheduler, scheduler_module
 from hypothesis import given
 from hypothesis import strategies as st
+from trajectories import SHAPE, relative
 
 from fastdiff.errors import InvalidArgument, TableError
 from fastdiff.sampling import (

@@ -132,9 +132,7 @@ def _k_diffusion():
         spacings=("karras",),
     )
     yield Variant("euler_ancestral", "EulerAncestralDiscreteScheduler", prediction_types=NO_SAMPLE)
-    # Their constructors compute a thousand beta quantiles one by one; `euler` has the same path.
-    quick = (*SPACINGS, "karras", "exponential")
-    yield Variant("heun", "HeunDiscreteScheduler", spacings=quick)
+    yield Variant("heun", "HeunDiscreteScheduler", spacings=BOTH_SPACINGS)
     clip = {"clip_sample": True, "clip_sample_range": 2.0}
     yield Variant("heun", "HeunDiscreteScheduler", {"clip_sample": True}, clip)
     for solver, scheduler in (
@@ -143,7 +141,9 @@ def _k_diffusion():
         ("dpmpp_sde", "DPMSolverSDEScheduler"),
     ):
         # With one step their lists of times and levels do not fit together.
-        yield Variant(solver, scheduler, prediction_types=NO_SAMPLE, spacings=quick, steps=(2, 50))
+        yield Variant(
+            solver, scheduler, prediction_types=NO_SAMPLE, spacings=BOTH_SPACINGS, steps=(2, 50)
+        )
 
 
 def _dpm_solvers():

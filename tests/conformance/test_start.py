@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conformance import compare
 from solver_variants import variants
+from trajectories import compare
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling import Schedule, get_solver, list_solvers

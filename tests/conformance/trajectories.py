@@ -1,27 +1,20 @@
-"""Compare every solver with diffusers, and write docs/conformance.md.
-
-    PYTHONPATH=. python tests/sampling/conformance.py
+"""Every solver beside the scheduler of diffusers that computes the same thing.
 
 The same model outputs and the same noise go through fastdiff's tables and through diffusers' own
-schedulers, and whole trajectories are compared. See the page it writes.
+schedulers, and whole trajectories are compared.
 """
 
 import itertools
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path
 
-import diffusers
 import numpy as np
-import torch
 from diffusers_peer import run_scheduler
 from packed_loop import run_packed
-from solver_variants import SIGMA_SPACINGS, variants
+from solver_variants import SIGMA_SPACINGS
 
 from fastdiff.sampling import Schedule, run_table
 
 SHAPE = (2, 3, 7, 5)
-STEPS = (1, 5, 13, 50)
-PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 def relative(got, want):
@@ -110,42 +103,3 @@ def in_order(outputs, v, w):
         return (m, v[i]) if w[i] else m
 
     return model
-
-
-def measure():
-    """Return {(solver, prediction type, spacing): (cases, largest Differences)}."""
-    worst = {}
-    for variant in variants():
-        for prediction_type, spacing, steps in itertools.product(
-            variant.prediction_types, variant.spacings, STEPS
-        ):
-            # SciPy's beta quantiles take seconds in some of their constructors.
-            if not variant.takes(steps) or (spacing == "beta" and steps == 50):
-                continue
-            key = (variant.solver, prediction_type, spacing)
-            cases, largest = worst.get(key, (0, Differences()))
-            found = compare(variant, prediction_type, spacing, steps)
-            worst[key] = (cases + 1, largest.largest(found))
-    return worst
-
-
-def write_page():
-    """Replace the figures of docs/conformance.md, between its two markers."""
-    lines = [
-        f"diffusers {diffusers.__version__}, torch {torch.__version__}, NumPy {np.__version__}; "
-        f"steps {', '.join(map(str, STEPS))}; samples of shape {SHAPE}.",
-        "",
-        "| solver | prediction | spacing | cases | table | packed | as shipped | on its levels |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (solver, prediction_type, spacing), (cases, errors) in sorted(measure().items()):
-        figures = " | ".join("" if np.isnan(e) else f"{e:.1e}" for e in astuple(errors))
-        lines.append(f"| {solver} | {prediction_type} | {spacing} | {cases} | {figures} |")
-    before, rest = PAGE.read_text(encoding="utf-8").split("<!-- figures -->\n")
-    _, after = rest.split("<!-- end of figures -->\n")
-    page = [before, "<!-- figures -->\n", "\n".join(lines), "\n<!-- end of figures -->\n", after]
-    PAGE.write_text("".join(page), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_page()

@@ -6,9 +6,11 @@ import math
 import sys
 import types
 import warnings
+from unittest import mock
 
 import numpy as np
 import torch
+from diffusers import schedulers
 
 MODULES = {
     "DDIMInverseScheduler": "ddim_inverse",
@@ -48,7 +50,7 @@ def scheduler_module(name, *, double, noise):
     """The module of a scheduler class; draw i of its random numbers is noise[cursor[0]]."""
     # Imported by one module for its Brownian noise only, which is replaced here.
     sys.modules.setdefault("torchsde", types.ModuleType("torchsde"))
-    module = importlib.import_module(f"diffusers.schedulers.scheduling_{MODULES[name]}")
+    module = importlib.import_module(f"{schedulers.__name__}.scheduling_{MODULES[name]}")
     dtype, cursor = torch.float64 if double else torch.float32, [0]
     kept = {k: getattr(module, k) for k in ("torch", "np", "randn_tensor") if hasattr(module, k)}
     module.randn_tensor = lambda *_, **__: torch.tensor(noise[cursor[0]], dtype=dtype)
@@ -66,6 +68,17 @@ def scheduler_module(name, *, double, noise):
         torch.set_default_dtype(torch.float32)
         for key, value in kept.items():
             setattr(module, key, value)
+
+
+def construct(scheduler, config):
+    """Return a scheduler whose constructor does not set out a thousand steps, which takes long."""
+
+    def set_two(self, *_, **__):
+        given(self, 2)
+
+    given = scheduler.set_timesteps
+    with mock.patch.object(scheduler, "set_timesteps", set_two):
+        return scheduler(**config)
 
 
 def correlated_noise(scheduler, noise, cursor, dtype):
@@ -109,7 +122,7 @@ def run_scheduler(
     schedulers without discrete times.
     """
     with scheduler_module(name, double=double, noise=noise) as (module, dtype, cursor):
-        scheduler = getattr(module, name)(**config)
+        scheduler = construct(getattr(module, name), config)
         scheduler.set_timesteps(steps)
         begin = start * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
