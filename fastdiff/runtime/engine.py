@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.device_host import HostExecutor
 from fastdiff.runtime.graphs import GraphExecutor
 from fastdiff.runtime.plan import Plan, Share, Step, non_finite, shares_of
-from fastdiff.runtime.requests import Callback, Passes, Request, StepInfo, Ticket
+from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
 _MAX_ROWS = 1024
@@ -180,7 +182,7 @@ class Engine:
                 draws, positions = rows["draw"][share.positions], share.positions
                 rows["guidance"][positions[~guided.on[draws]]] = 1
                 until[positions] = self._starts[slots[positions]] + guided.until[draws]
-        passes = Passes.of(share.ticket.request for share in shares)
+        passes = reduce(or_, (share.ticket.request.passes for share in shares))
         self.executor.arrange(rows, passes)
         return Plan(slots, rows, ends, int(until.min()), shares, passes)
 
@@ -192,7 +194,7 @@ class Engine:
         number = self._steps_taken + 1
         last = number == plan.until
         leaving = np.flatnonzero(plan.ends == number) if last else _NOBODY
-        launched = self.executor.launch(plan.rows, plan.slots[leaving] if len(leaving) else None)
+        launched = self.executor.launch(plan.rows, plan.slots[leaving] if leaving.size else None)
         self._steps_taken = number
         plan.rows["table_row"] += 1
         plan.rows["draw"] += 1

@@ -42,7 +42,7 @@ class PassBuffers:
         fill_noise : callable
             Fills a (k, n) float32 tensor with the initial noise of these images.
         """
-        if Passes.of([request]).adapted or self._wishes is not None:
+        if request.passes.adapted or self._wishes is not None:
             self._wish(request, where)
         if request.blend is not None:
             self._keep(request.blend, where, pick, fill_noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -70,6 +70,40 @@ class GuidedSteps:
         return changes[np.searchsorted(changes, np.arange(steps), side="right")]
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The extra work of a step, done if any of its rows needs it.
+
+    Attributes
+    ----------
+    observed : bool
+        The estimates of x0 are kept for a callback.
+    rescaled, thresholded : bool
+        Before the step: guidance rescale, dynamic thresholding.
+    blended : bool
+        After it: what is known of the image is put back.
+    """
+
+    observed: bool = False
+    rescaled: bool = False
+    thresholded: bool = False
+    blended: bool = False
+
+    def __or__(self, other: Passes) -> Passes:
+        """Return what both need together."""
+        return Passes(
+            self.observed or other.observed,
+            self.rescaled or other.rescaled,
+            self.thresholded or other.thresholded,
+            self.blended or other.blended,
+        )
+
+    @cached_property
+    def adapted(self) -> bool:
+        """Whether rows need table rows of their own."""
+        return self.rescaled or self.thresholded
+
+
 @dataclass(eq=False)
 class Request:
     """n images to be sampled by one solver table.
@@ -123,41 +157,15 @@ class Request:
         """Model evaluations per image, guidance not counted."""
         return len(self.table.rows)
 
-
-@dataclass(frozen=True)
-class Passes:
-    """The extra work of a step, done if any of its rows needs it.
-
-    Attributes
-    ----------
-    observed : bool
-        The estimates of x0 are kept for a callback.
-    rescaled, thresholded : bool
-        Before the step: guidance rescale, dynamic thresholding.
-    blended : bool
-        After it: what is known of the image is put back.
-    """
-
-    observed: bool = False
-    rescaled: bool = False
-    thresholded: bool = False
-    blended: bool = False
-
-    @classmethod
-    def of(cls, requests: Iterable[Request]) -> Passes:
-        """Return what `requests` need together."""
-        each = list(requests)
-        return cls(
-            observed=any(request.callback is not None for request in each),
-            rescaled=any(request.guidance_rescale > 0 for request in each),
-            thresholded=any(request.table.thresholding is not None for request in each),
-            blended=any(request.blend is not None for request in each),
+    @cached_property
+    def passes(self) -> Passes:
+        """What its steps need."""
+        return Passes(
+            observed=self.callback is not None,
+            rescaled=self.guidance_rescale > 0,
+            thresholded=self.table.thresholding is not None,
+            blended=self.blend is not None,
         )
-
-    @property
-    def adapted(self) -> bool:
-        """Whether rows need table rows of their own."""
-        return self.rescaled or self.thresholded
 
 
 @dataclass
