@@ -35,6 +35,8 @@ class DenoiserForward(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Take x, t and the conditioning in the order of its names."""
         x, t, *rest = inputs
+        for value in (t, *rest):
+            torch._check(len(value) == len(x))  # else the exporter takes each batch axis for itself
         output: torch.Tensor = self.module(x, t, **dict(zip(self.names, rest, strict=True)))
         return output
 

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.exporting import Conditioning, Network
 from fastdiff.integrations.folders import MODEL_CLASSES
+from fastdiff.integrations.transformers import TRANSFORMER_CLASSES, describe_transformer
 
 TEXT_TOKENS = 77
 """Length of a CLIP text encoder's output, which a U-Net's config does not tell."""
 
-# Settings of UNet2DConditionModel that give it inputs besides x, t, text and labels.
-_EXTRA_INPUTS = (
-    "addition_embed_type",
-    "encoder_hid_dim_type",
-    "class_embed_type",
-    "time_cond_proj_dim",
-)
+_ADDED = ("text_embeds", "time_ids")  # which SDXL's U-Net takes in a dict
+_VAE_FACTOR = 8  # pixels per latent, in the sizes that SDXL is told
+
+# Settings of UNet2DConditionModel that give it inputs besides those of `_unet_inputs`.
+_EXTRA_INPUTS = ("encoder_hid_dim_type", "class_embed_type")
 
 
 def from_diffusers(
@@ -33,8 +32,12 @@ def from_diffusers(
                              word on which class, if any, is the null class: the caller may say
     ``UNet2DConditionModel`` ``encoder_hidden_states`` (77, D), whose null value is the text
                              encoder's output for an empty prompt: the caller may say, and give
-                             another length; ``class_labels`` as above
+                             another length; ``class_labels`` as above; SDXL's ``text_embeds``
+                             and ``time_ids``, which are the sample's own size if left out; the
+                             guidance embedding ``timestep_cond`` of latent consistency models
     ``DiTTransformer2DModel`` ``class_labels`` with the null class ``num_embeds_ada_norm``
+    transformers with text   those of SD3, PixArt, Sana, AuraFlow and FLUX, by diffusers' names:
+                             see `fastdiff.integrations.transformers`
     ======================== =====================================================================
 
     Parameters
@@ -54,8 +57,15 @@ def from_diffusers(
         return None
     name = type(model).__name__
     if name not in MODEL_CLASSES:
-        raise UnknownName("diffusers class", name, MODEL_CLASSES)
+        raise UnknownName(
+            "diffusers class (wrap it in an nn.Module called as model(x, t, **conditioning))",
+            name,
+            MODEL_CLASSES,
+        )
+    if name in TRANSFORMER_CLASSES:
+        return describe_transformer(model, sample_shape)
     config: Any = model.config
+    shape = sample_shape or _sample_shape(name, config)
     conditioning = {}
     if name == "DiTTransformer2DModel":
         classes = config.num_embeds_ada_norm
@@ -63,30 +73,48 @@ def from_diffusers(
     else:
         _check_inputs(name, config)
         if name == "UNet2DConditionModel":
-            shape = (TEXT_TOKENS, _width(config.cross_attention_dim))
-            conditioning["encoder_hidden_states"] = Conditioning(shape, torch.float32)
+            conditioning |= _unet_inputs(config, shape)
         if config.num_class_embeds is not None:
             conditioning["class_labels"] = Conditioning(num_classes=config.num_class_embeds)
-    return Network(
-        _DiffusersDenoiser(model), sample_shape or _sample_shape(name, config), conditioning, name
-    )
+    return Network(_DiffusersDenoiser(model), shape, conditioning, name)
+
+
+def _unet_inputs(config: Any, sample_shape: tuple[int, int, int]) -> dict[str, Conditioning]:
+    """Return the inputs of a UNet2DConditionModel besides labels."""
+    floats = torch.float32
+    text = (TEXT_TOKENS, _width(config.cross_attention_dim))
+    inputs = {"encoder_hidden_states": Conditioning(text, floats)}
+    if config.addition_embed_type == "text_time":  # SDXL, arXiv 2307.01952, sec. 2.2
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        height, across = (float(_VAE_FACTOR * size) for size in sample_shape[1:])
+        whole = torch.tensor([height, across, 0, 0, height, across])
+        inputs["text_embeds"] = Conditioning((width,), floats)
+        inputs["time_ids"] = Conditioning((6,), floats, null=whole)
+    elif config.addition_embed_type is not None:
+        raise InvalidArgument(_refusal("UNet2DConditionModel", config, "addition_embed_type"))
+    if config.time_cond_proj_dim is not None:
+        inputs["timestep_cond"] = Conditioning((config.time_cond_proj_dim,), floats)
+    return inputs
 
 
 def _check_inputs(name: str, config: Any) -> None:
     """Refuse U-Nets that need inputs which `_DiffusersDenoiser` does not give them."""
     for setting in _EXTRA_INPUTS:
-        value = config.get(setting)
-        if value is not None:
-            raise InvalidArgument(
-                f"{name} with {setting}={value!r} takes inputs that are not supported; wrap it in "
-                "an nn.Module that is called as model(x, t, **conditioning)"
-            )
+        if config.get(setting) is not None:
+            raise InvalidArgument(_refusal(name, config, setting))
     if config.out_channels not in {config.in_channels, 2 * config.in_channels}:
         raise InvalidArgument(
             f"this {name} takes {config.in_channels} channels and predicts "
             f"{config.out_channels}, as those for inpainting and upscaling do; wrap it in an "
             "nn.Module that adds the known channels itself"
         )
+
+
+def _refusal(name: str, config: Any, setting: str) -> str:
+    return (
+        f"{name} with {setting}={config[setting]!r} takes inputs that are not supported; wrap it "
+        "in an nn.Module that is called as model(x, t, **conditioning)"
+    )
 
 
 def _width(cross_attention_dim: int | tuple[int, ...]) -> int:
@@ -115,6 +143,9 @@ class _DiffusersDenoiser(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
+        added = {name: conditioning.pop(name) for name in _ADDED if name in conditioning}
+        if added:
+            conditioning["added_cond_kwargs"] = added
         output: tuple[Tensor, ...] = self.model(x, t, **conditioning, return_dict=False)
         return torch.as_tensor(output[0])

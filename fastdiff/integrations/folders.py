@@ -10,8 +10,14 @@ from typing import Any
 from torch import nn
 
 from fastdiff.errors import InvalidArgument, Unavailable, UnknownName, WeightsError
+from fastdiff.integrations.transformers import TRANSFORMER_CLASSES
 
-MODEL_CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
+MODEL_CLASSES = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    *TRANSFORMER_CLASSES,
+)
 """What `fastdiff.integrations.from_diffusers` describes."""
 
 _SCHEDULER_CONFIGS = ("scheduler/scheduler_config.json", "scheduler_config.json")
