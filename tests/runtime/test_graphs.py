@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from extras import EXTRAS
+from extras import EXTRAS, NAMES
 from graph_engines import (
     BAD_LABEL,
     DENOISER,
@@ -320,6 +320,7 @@ def test_a_cuda_device_gives_the_bits_of_the_plain_engine():
     engine = graph_engine(device, OnDevice())
     for name in sorted(SOLVERS):
         for guidance in (1.0, 2.5):
-            request = make_request(name, rows=3, seed=5, guidance=guidance)
-            assert torch.equal(run(engine, request)[0], plain(request)[0])
-    assert [status.eager_because for status in engine.executor.status()] == [None, None]
+            for extras in ((), NAMES):
+                request = make_request(name, rows=3, seed=5, guidance=guidance, extras=extras)
+                assert torch.equal(run(engine, request)[0], plain(request)[0])
+    assert {status.eager_because for status in engine.executor.status()} == {None}

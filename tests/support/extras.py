@@ -15,7 +15,6 @@ from fastdiff.sampling import PackedTable, Thresholding
 NAMES = ("blend", "guided", "latents", "negative", "rescale", "start", "threshold")
 EXTRAS = st.lists(st.sampled_from(NAMES), max_size=4, unique=True).map(sorted)
 
-
 _THRESHOLDED: dict[int, tuple[PackedTable, PackedTable]] = {}
 
 
