@@ -56,6 +56,7 @@ class InpaintingDenoiser(nn.Module):
         mask_latents: Tensor,
         masked_image_latents: Tensor,
     ) -> Tensor:
+        """Join the channels and evaluate."""
         inputs = torch.cat([x, mask_latents, masked_image_latents], 1)
         output = self.model(inputs, t, encoder_hidden_states, return_dict=False)
         return torch.as_tensor(output[0])

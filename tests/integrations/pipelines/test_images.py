@@ -166,7 +166,7 @@ def test_signature_and_attributes_are_the_pipeline_s(compiled):
 
 
 def test_unsafe_images_are_what_the_pipeline_s_checker_says(compiled, monkeypatch):
-    pipe, fast = compiled("text_to_image")
+    _, fast = compiled("text_to_image")
 
     def checker(images, clip_input):
         return images * 0, [True] * len(images)
