@@ -13,11 +13,13 @@ import time
 import warnings
 from dataclasses import dataclass, field
 
+import diffusers
 import torch
 from torch import Tensor
 
 import fastdiff
 from fastdiff.bench.peers import make_scheduler
+from fastdiff.compiler import describe
 from fastdiff.errors import Cancelled, Overloaded
 from fastdiff.runtime.requests import Request
 from fastdiff.serving.jobs import (
@@ -71,15 +73,13 @@ class DiffusersWorker:
     ----------
     name : str
         A model's name, as `fastdiff.compile` takes it.
-    sampler : Sampler
-        Gives the module and the schedule.
     """
 
-    def __init__(self, name: str, sampler: fastdiff.Sampler) -> None:
+    def __init__(self, name: str) -> None:
         self.name, self.rows, self.lock = name, 0, threading.Lock()
         self.waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._module = sampler.network.require_module().eval()
-        self._network, self._schedule = sampler.network, sampler.schedule.to_config()
+        self._network, self._schedule = describe(name)
+        self._module = self._network.require_module().eval()
         self._step_seconds = 0.0
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -100,7 +100,11 @@ class DiffusersWorker:
                 continue
             begin = time.monotonic()
             job.listener(Started(begin - job.arrived))
-            samples = self._sample(job.request)
+            try:
+                samples = self._sample(job.request)
+            except Exception as error:
+                job.end(Failed(error))
+                continue
             seconds = time.monotonic() - begin
             self._step_seconds = seconds / job.demand.steps
             job.end(Finished(samples, begin - job.arrived, seconds))
@@ -110,7 +114,7 @@ class DiffusersWorker:
         """Run the loop of diffusers' guide "Understanding pipelines, models and schedulers"."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # diffusers warns of NumPy's and its own deprecations
-            scheduler = make_scheduler("ddim", self._schedule)
+            scheduler = make_scheduler("ddim", self._schedule.to_config())
             scheduler.set_timesteps(request.steps)
             generator = torch.Generator().manual_seed(int(request.seeds[0]) % 2**63)
             x = torch.randn(request.rows, *self._network.sample_shape, generator=generator)
@@ -132,12 +136,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
+    diffusers.logging.set_verbosity_error()  # it names what it does not know in a config
     service = Service([options.model])
 
     def load() -> None:
-        sampler = fastdiff.compile(options.model, backend="eager", precision="float32")
-        worker = DiffusersWorker(options.model, sampler)
-        service.add(options.model, Served(SamplerModel(sampler), worker))
+        # The front asks a compiled model what requests may say; it samples nothing here.
+        front = SamplerModel(fastdiff.compile(options.model, backend="eager", precision="float32"))
+        service.add(options.model, Served(front, DiffusersWorker(options.model)))
 
     run_server(service, load, listen("127.0.0.1", options.port, write_seconds=20.0), 0.0)
 

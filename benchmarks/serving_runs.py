@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import multiprocessing
+import json
 import os
 import signal
 import socket
@@ -14,10 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -39,7 +36,6 @@ MIX = (Kind(10, 0.8), Kind(100, 0.2))
 SHORT, LONG = (kind.name for kind in MIX)
 _MEAN_STEPS = sum(kind.steps * kind.weight for kind in MIX)
 _READY_SECONDS = 1200.0
-_PROBE_SECONDS = 0.02  # between two calls of /healthz
 
 
 class Server:
@@ -146,26 +142,12 @@ class Overload:
 def overload(server: Server, load: Load) -> Overload:
     """Send `load` and watch the server's memory and its health."""
     resident: list[int] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:  # the load must not delay the probe's clock
-        probe = pool.submit(probe_health, server.url, load.seconds)
+    words = [sys.executable, "-m", "benchmarks.serving_health", server.url, f"{load.seconds}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as probe:
         with _every_second(lambda: resident.append(server.resident_bytes)):
             outcomes = send(server.url, load)
-        return Overload(Report(load, outcomes), resident, probe.result())
-
-
-def probe_health(url: str, seconds: float) -> list[float]:
-    """Call ``/healthz`` at fixed intervals; return the latencies from when each call was due."""
-    address = urlsplit(url).netloc
-    connection = http.client.HTTPConnection(address, timeout=60)
-    begin, latencies = time.perf_counter(), []
-    for number in range(round(seconds / _PROBE_SECONDS)):
-        due = begin + number * _PROBE_SECONDS
-        time.sleep(max(due - time.perf_counter(), 0))
-        connection.request("GET", "/healthz")
-        connection.getresponse().read()
-        latencies.append(time.perf_counter() - due)
-    return latencies
+        health, _ = probe.communicate()
+    return Overload(Report(load, outcomes), resident, json.loads(health))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """The Python client, in front of the real HTTP application or of scripted answers."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from serving import FakeWorker, fake_service, running, until
+from serving import FakeWorker, digits, digits_service, fake_service, running, until
 
 from fastdiff.errors import (
     Cancelled,
@@ -21,6 +22,7 @@ from fastdiff.errors import (
 )
 from fastdiff.serving import Client
 from fastdiff.serving.answers import retry_after
+from fastdiff.serving.images import to_pixels
 from fastdiff.serving.jobs import Failed, Finished
 from fastdiff.serving.service import Settings
 
@@ -84,8 +86,25 @@ def test_generate_asks_for_what_it_is_told_and_returns_the_images(client, worker
     assert (generation.queue_seconds, generation.run_seconds) == (0.25, 0.5)
 
 
+def test_images_are_those_of_the_sampler_in_whatever_company():
+    """Four clients at once, each with steps and a seed of its own."""
+
+    def ask(steps):
+        with Client(url) as client:
+            return client.generate("7", n=2, steps=steps, seed=steps)
+
+    with digits_service() as service, running(service) as url, ThreadPoolExecutor() as pool:
+        found = list(pool.map(ask, (3, 5, 8, 12)))
+    for generation in found:
+        (seed, _), (_, image) = generation.seeds
+        assert (generation.steps, image) == (seed, 1)
+        expected = digits().sample(2, steps=seed, seed=seed, class_labels=7)
+        error = generation.arrays().astype(int) - to_pixels(expected)
+        assert np.abs(error).max() <= 1  # rows that share a batch may round differently
+
+
 def test_class_labels_and_seeds_go_one_to_each_image(client, worker):
-    generation = client.generate(n=2, class_labels=[3, 8], seed=[5, 6], eta=0.5)
+    generation = client.generate(n=2, class_labels=[3, 8], seed=[5, 6], eta=0.5, size=(8, 8))
     request = worker.seen[-1].request
     assert request.conditioning["class_labels"].tolist() == [3, 8]
     assert generation.seeds == [(5, 0), (6, 0)]
@@ -145,7 +164,9 @@ def test_stream_that_fails_raises_what_failed(client, slow_worker):
         list(client.stream(steps=9))
 
 
-def test_unknown_parameter_is_refused_by_name(client):
+def test_wrong_parameters_are_refused_by_name(client):
+    with pytest.raises(InvalidArgument, match="size: this model makes 8x8"):
+        client.generate("7", size=(8, 9))
     with pytest.raises(InvalidArgument, match="stepz"):
         list(client.stream("7", stepz=3))
 

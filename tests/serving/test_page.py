@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 from chromium import EXECUTABLE, Browser
 from PIL import Image
-from serving import FakeWorker, fake_service, running, until
+from serving import FakeWorker, digits, digits_service, fake_service, running, until
 
 from fastdiff.errors import Overloaded
+from fastdiff.serving.images import to_pixels
 from fastdiff.serving.service import Settings
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed")
@@ -58,14 +60,38 @@ def submitted(page, worker):
     return worker.seen[-1]
 
 
-def grey_levels(page):
-    """Return the first pixel of every image that the page shows, the oldest request last."""
-    return page.evaluate("""(async () => Promise.all([...document.images].map(async (image) => {
+def shown(page):
+    """Return the grey levels of all 8 x 8 images that the page shows, (n, 8, 8)."""
+    levels = page.evaluate("""(async () => Promise.all([...document.images].map(async (image) => {
         await image.decode();
-        const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+        const canvas = new OffscreenCanvas(8, 8).getContext("2d");
         canvas.drawImage(image, 0, 0);
-        return canvas.getImageData(0, 0, 1, 1).data[0];
+        return [...canvas.getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0);
     })))()""")
+    return np.array(levels).reshape(-1, 8, 8)
+
+
+def test_digits_are_generated_from_end_to_end(browser):
+    with digits_service() as service, running(service) as url:
+        page = browser.open(url)
+        page.wait("document.querySelector('#solver').length > 1")
+        page.evaluate("""window.seen = new Set();
+            new MutationObserver(() => { for (const i of document.images) seen.add(i.src) })
+            .observe(document.body, { subtree: true, attributeFilter: ["src"] })""")
+        for selector, text in {"#class": "3 7", "#steps": "30", "#seed": "11"}.items():
+            fill(page, selector, text)
+        page.evaluate(f"document.querySelector('{GENERATE}').click()")
+        page.wait("document.querySelector('.facts')?.textContent")
+        expected = digits().sample(class_labels=[3, 7], steps=30, seed=11)
+        error = np.abs(shown(page) - to_pixels(expected)[..., 0].astype(int))
+        assert error.max() <= 1  # rows that share a batch may round differently
+        assert page.evaluate("window.seen.size") > 4  # it came out of the noise
+        fill(page, "#steps", "1000")
+        page.evaluate(f"document.querySelector('{GENERATE}').click()")
+        page.wait("document.querySelector('progress')?.value > 0")
+        assert service.statuses()["digits"].jobs == 1
+        page.press("Escape")
+        until(lambda: service.statuses()["digits"].jobs == 0)
 
 
 def test_images_come_out_of_the_noise(page, worker):
@@ -75,12 +101,12 @@ def test_images_come_out_of_the_noise(page, worker):
     for step in (10, 40):
         job.tell_progress(step)
         page.wait(f"document.querySelector('.progress').innerText === 'Step {step} of 50'")
-        assert grey_levels(page) == [round((step / 50 + 1) * 127.5)] * 4
+        assert (shown(page) == np.full((4, 8, 8), round((step / 50 + 1) * 127.5))).all()
         assert page.evaluate("document.querySelector('progress').value") == step
     assert page.evaluate("document.querySelector('[role=status]').textContent") == "Half done."
     job.play()
     page.wait("document.querySelectorAll('a[download]:not([hidden])').length === 4")
-    assert grey_levels(page) == [128] * 4
+    assert (shown(page) == np.full((4, 8, 8), 128)).all()
     seeds = page.evaluate("[...document.querySelectorAll('figcaption span')].map(e => e.innerText)")
     assert seeds == [f"Seed {seed}" for seed in job.request.seeds]
     assert "0.25 s in the queue" in page.evaluate("document.querySelector('.facts').textContent")
@@ -131,7 +157,7 @@ def test_cancel_frees_the_rows_and_gives_the_focus_back(page, worker):
     page.wait("document.querySelector('.facts').textContent === 'Cancelled.'")
     assert page.evaluate("document.activeElement.id") == "generate"
     assert page.evaluate(f"document.querySelector('{CANCEL}').hidden")
-    assert len(grey_levels(page)) == 4  # what was seen stays
+    assert len(shown(page)) == 4  # what was seen stays
 
 
 def test_errors_of_the_server_are_shown_at_their_field(page, worker):

@@ -5,6 +5,7 @@ import { Run } from "./run.js";
 import { asCurl, asPython } from "./snippets.js";
 
 const PARTIAL_IMAGES = 24; // estimates of each image on its way
+const MAX_RUNS = 20; // requests that stay on the page
 const $ = (id) => document.getElementById(id);
 const form = $("form");
 
@@ -98,6 +99,7 @@ async function submit() {
   setBusy(true);
   $("empty")?.remove();
   $("results").prepend(run.element);
+  $("results").children[MAX_RUNS]?.remove();
   const stream = { ...run.request, stream: true, partial_images: PARTIAL_IMAGES };
   try {
     for await (const event of generate(stream, $("key").value, running.signal)) run.show(event);
