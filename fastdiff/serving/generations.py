@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -76,14 +76,6 @@ class _Job:
         wanted = self.ask.partial_images or 0
         return -(-self.plan.demand.steps // (wanted + 1)) if wanted else 0
 
-    def outcome(self, end: Finished | Failed) -> Finished:
-        """Return a good end, or raise the other as an `ApiError`."""
-        if isinstance(end, Finished):
-            return end
-        if not isinstance(end.error, FastdiffError):
-            _log.error("the engine failed", exc_info=end.error)
-        raise failure(end.error, has_deadline=self.plan.demand.deadline is not None)
-
 
 class Generations:
     """The ASGI application behind the route."""
@@ -105,7 +97,9 @@ class Generations:
 
     async def _answer(self, request: Request, record: _Record, send: Send) -> None:
         arrived, limits = time.monotonic(), self._service.settings.limits
-        ask = read_request(await read_body(request, limits)).seeded()
+        ask = read_request(await read_body(request, limits))
+        limits.check(ask)
+        ask = ask.seeded()
         record.stream, record.images, record.format = bool(ask.stream), ask.count, ask.format
         record.model, served = self._service.find(ask.model)
         job = self._admit(record.model, served, ask, arrived)
@@ -122,10 +116,8 @@ class Generations:
 
     def _admit(self, name: str, served: Served, ask: ImageRequest, arrived: float) -> _Job:
         """Check the request against its model and reserve its place; nothing else is done yet."""
-        limits = self._service.settings.limits
-        limits.check(ask)
         plan = served.model.plan(ask)
-        limits.check_pixels(ask.count, plan.width, plan.height)
+        self._service.settings.limits.check_pixels(ask.count, plan.width, plan.height)
         seconds = None if ask.deadline_ms is None else ask.deadline_ms / 1000
         if seconds is not None:
             plan = replace(plan, demand=replace(plan.demand, deadline=arrived + seconds))
@@ -150,15 +142,13 @@ class Generations:
 
     async def _respond(self, request: Request, record: _Record, job: _Job, send: Send) -> None:
         end = await unless_gone(request.receive, job.mailbox.end())
-        finished = job.outcome(end)
-        _note(record, finished)
+        finished = _finished(end, job, record)
 
         def file_url(name: str) -> str:
             return str(request.url_for("image_file", name=name))
 
-        store = self._service.images
-        make = functools.partial(job.replies.response, finished, store, file_url)
-        body = await self._service.pooled(make)
+        images = self._service.images
+        body = await self._pooled(job.replies.response, finished, images, file_url)
         response = Response(body, media_type="application/json")
         await response(request.scope, request.receive, self._patiently(send))
 
@@ -187,25 +177,21 @@ class Generations:
         await write({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _events(self, record: _Record, job: _Job, write: Send) -> None:
-        sent: Counter[int] = Counter()
+        replies, sent = job.replies, Counter[int]()
         end: Finished | Failed | None = None
         while end is None:
             await job.mailbox.wait(_HEARTBEAT_SECONDS)
-            partials, end = job.mailbox.take()
+            progress, end = job.mailbox.take()
+            events = [] if progress or end else [b": waiting\n\n"]
+            if progress:
+                events += await self._pooled(replies.partials, progress, sent)
             if end is not None:
-                finished = job.outcome(end)
-                _note(record, finished)
-                make = functools.partial(job.replies.completed, finished)
-                events = await self._service.pooled(make)
-            elif partials:
-                indices = [sent[partial.image] for partial in partials]
-                sent.update(partial.image for partial in partials)
-                make = functools.partial(job.replies.partials, partials, indices)
-                events = await self._service.pooled(make)
-            else:
-                events = [b": waiting\n\n"]
+                events += await self._pooled(replies.completed, _finished(end, job, record))
             for event in events:
                 await write({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def _pooled(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._service.pooled(functools.partial(function, *arguments))
 
     def _patiently(self, send: Send) -> Send:
         """Return `send` with an end to its patience with a client that does not read."""
@@ -232,8 +218,9 @@ class Generations:
         except asyncio.CancelledError:
             record.status, record.outcome = CLIENT_GONE, "cancelled"
             raise
-        except BaseException:
-            record.status, record.outcome = 500, "failed"
+        except BaseException as error:
+            record.status, record.outcome, record.code = 500, "failed", "server_error"
+            _log_failure(record, error)
             raise
         finally:
             seconds = time.monotonic() - begin
@@ -247,8 +234,19 @@ class Generations:
             _log.info("images", extra={"fields": {**vars(record), "seconds": round(seconds, 6)}})
 
 
-def _note(record: _Record, finished: Finished) -> None:
-    record.queue_seconds, record.run_seconds = finished.queue_seconds, finished.run_seconds
+def _finished(end: Finished | Failed, job: _Job, record: _Record) -> Finished:
+    """Return a good end, or raise the other as an `ApiError`."""
+    if isinstance(end, Finished):
+        record.queue_seconds, record.run_seconds = end.queue_seconds, end.run_seconds
+        return end
+    if not isinstance(end.error, FastdiffError):
+        _log_failure(record, end.error)
+    raise failure(end.error, has_deadline=job.plan.demand.deadline is not None)
+
+
+def _log_failure(record: _Record, error: BaseException) -> None:
+    fields = {"request_id": record.request_id, "model": record.model}
+    _log.error("a request failed", exc_info=error, extra={"fields": fields})
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,7 @@ from torch import Tensor
 
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.images import ImageStore, encode
-from fastdiff.serving.jobs import Finished
-from fastdiff.serving.mailbox import Partial
+from fastdiff.serving.jobs import Finished, Progress
 from fastdiff.serving.models import Model, Plan
 from fastdiff.serving.protocol import ImageRequest, image_fields
 
@@ -63,23 +63,23 @@ class Replies:
         created = reply.pop("created_at")
         return json.dumps({"created": created, **reply}).encode()
 
-    def partials(self, partials: list[Partial], indices: list[int]) -> list[bytes]:
-        """Return the events of estimates; `indices` count those that each image has had."""
-        return [
-            _event(
-                "image_generation.partial_image",
-                {
-                    "b64_json": _text(self._files(partial.denoised[None])[0]),
-                    "partial_image_index": index,
-                    "image_index": partial.image,
-                    "step": partial.step,
-                    "steps": partial.total,
-                    **image_fields(self.ask, partial.image),
+    def partials(self, progress: list[Progress], sent: Counter[int]) -> list[bytes]:
+        """Return the events of estimates; `sent` counts those that each image has had."""
+        events = []
+        for told in progress:
+            for image, file in zip(told.images.tolist(), self._files(told.denoised), strict=True):
+                fields = {
+                    "b64_json": _text(file),
+                    "partial_image_index": sent[image],
+                    "image_index": image,
+                    "step": told.step,
+                    "steps": told.total,
+                    **image_fields(self.ask, image),
                     **self._picture(),
-                },
-            )
-            for partial, index in zip(partials, indices, strict=True)
-        ]
+                }
+                events.append(_event("image_generation.partial_image", fields))
+                sent[image] += 1
+        return events
 
     def completed(self, finished: Finished) -> list[bytes]:
         """Return one event for each image."""

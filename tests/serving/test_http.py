@@ -20,7 +20,7 @@ from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.service import Settings
 
 PATH = "/v1/images/generations"
-LIMITS = Limits(max_n=4, max_steps=100, max_pixels=3 * 64, max_prompt_chars=20, max_body_bytes=2000)
+LIMITS = Limits(max_n=4, max_steps=100, max_pixels=3 * 64, max_prompt_chars=20, max_body_bytes=9000)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,8 @@ REFUSED = {
     "n as a truth": ({"n": True}, "n", "invalid_value"),
     "n of 0": ({"n": 0}, "n", "invalid_value"),
     "n over the limit": ({"n": 5}, "n", "invalid_value"),
+    "n beyond reason": ({"n": 10**4000}, "n", "invalid_value"),
+    "infinite guidance": ({"guidance_scale": 10**400}, "guidance_scale", "invalid_value"),
     "more seeds than the limit": ({"seed": [1] * 5}, "n", "invalid_value"),
     "pixels": ({"n": 4}, "size", "invalid_value"),
     "size": ({"size": "512x512"}, "size", "invalid_value"),
@@ -119,9 +121,21 @@ def test_only_the_table_is_built_after_a_place_was_reserved(client, worker):
     assert worker.seen[0].request is None
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"7", b"null", b'{"n": 1e999}', b"\xff", b"[" * 1500, b'{"n": NaN}']
-)
+MALFORMED = {
+    "nothing": b"",
+    "half": b"{",
+    "a list": b"[]",
+    "a number": b"7",
+    "null": b"null",
+    "no text": b"\xff",
+    "depth": b"[" * 1500,
+    "infinity": b'{"n": 1e999}',
+    "NaN": b'{"n": NaN}',
+    "digits": b'{"n": %s}' % (b"3" * 4400),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_json_is_refused(client, body):
     response = client.post(PATH, content=body, headers={"content-type": "application/json"})
 
