@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastdiff.errors import ArtifactError, InvalidArgument
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.errors import InvalidArgument
+from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
-from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact
-from fastdiff.runtime import tune as measure_engines
-from fastdiff.runtime.progress import Say, compile_progress
+from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
+from fastdiff.runtime.progress import compile_progress
 
 __all__ = ["compile", "describe", "load"]
 
@@ -44,24 +42,31 @@ def compile(
 
     Parameters
     ----------
-    model : nn.Module, str or path
-        ``model(x, t, **conditioning)`` for x (B, C, H, W) and t (B,) float32, returning (B, C, H,
-        W), or (B, 2C, H, W) with a learned variance; or a diffusers ``UNet2DModel``,
-        ``UNet2DConditionModel`` or ``DiTTransformer2DModel``, or the path of a folder that holds
-        one; or a name: ``"digits"``, the model that comes with the package, or
-        ``"ddpm-cifar10"``, ``"dit-s2"``, ``"dit-xl2"``, ``"sd15-unet"``, published models whose
-        weights are taken from the local Hugging Face cache and are random where it has none. It
-        is copied, never changed.
+    model : nn.Module, function, ExportedProgram, str or path
+        A denoiser, which is copied and never changed: a module or a function that is called as
+        ``model(x, t, **conditioning)`` for x (B, C, H, W) and t (B,) float32 and returns (B, C, H,
+        W), or (B, 2C, H, W) with a learned variance; a program of ``torch.export``; a denoiser of
+        diffusers, or the folder of one; the path of an ``.onnx`` file, whoever exported it; or a
+        name: ``"digits"``, the model that comes with the package, or ``"ddpm-cifar10"``,
+        ``"dit-s2"``, ``"dit-xl2"``, ``"sd15-unet"``, published models whose weights are taken from
+        the local Hugging Face cache and are random where it has none. Or a pipeline of diffusers,
+        or its folder. docs/models.md has them all.
     schedule : Schedule, mapping or path
         Noise schedule and prediction type: a `Schedule`, a diffusers scheduler config, or the path
         of a scheduler_config.json. The default is DDPM's linear schedule with epsilon prediction.
+    prediction_type : str
+        What the network predicts, instead of what the schedule says: ``"epsilon"``, ``"sample"``,
+        ``"v_prediction"``, ``"flow_prediction"`` or ``"edm"``.
+    inputs : mapping of str to str
+        For an ONNX file, its names of the inputs: ``{"x": "latent", "t": "timestep"}``, and of
+        conditioning that is to be called otherwise. Usual names are known.
     sample_shape : tuple of int
-        (C, H, W) of one sample; read from the config of a diffusers model.
+        (C, H, W) of one sample; read from the config of a diffusers model, a file or a program.
     num_classes, null_class : int
         For a model with an input ``class_labels``: how many labels there are, and which one means
         unconditional.
     conditioning : mapping of str to Conditioning
-        Other named inputs of the model.
+        Other named inputs of the model; for a file or a program what it does not tell of them.
     backend : str
         ``"auto"``, or an engine: ``"eager"``, ``"onnxruntime"``, ``"openvino"``, ``"inductor"``,
         ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``, ``"onnxruntime-tensorrt"``,
@@ -92,6 +97,8 @@ def compile(
     ------
     InvalidArgument
         An argument is wrong or missing.
+    ArtifactError
+        An ONNX file is damaged, or is not safe to read.
     ModelOutputError
         The model returns something else than a tensor of the expected shape.
     Unavailable
@@ -127,33 +134,7 @@ def compile(
     network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
-        key = cache_key(network, chosen, choices) if cache else None
-        if key is None:
-            return Sampler(measure_engines(network, chosen, choices, say))
-        store = Cache()
-        with store.lock(key):
-            kept = _from_cache(store, key, network, say)
-            if kept is not None:
-                return kept
-            sampler = Sampler(measure_engines(network, chosen, choices, say))
-            with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
-                sampler.save(store.path(key))
-                store.trim()
-            return sampler
-
-
-def _from_cache(store: Cache, key: str, network: Network, say: Say) -> Sampler | None:
-    """Return the sampler that was kept for `key`; remove an entry that is no good."""
-    path = store.path(key)
-    if not path.exists():
-        return None
-    try:
-        compiled = load_artifact(path, say, module=network.module)
-    except ArtifactError:
-        path.unlink(missing_ok=True)
-        return None
-    store.touch(key)
-    return Sampler(compiled)
+        return Sampler(tune_or_recall(network, chosen, choices, say, cache=cache))
 
 
 def load(

@@ -2,9 +2,18 @@
 
 from fastdiff.runtime.cache import Cache, cache_key
 from fastdiff.runtime.choices import Choices
-from fastdiff.runtime.loading import load_artifact
+from fastdiff.runtime.loading import load_artifact, tune_or_recall
 from fastdiff.runtime.requests import StepInfo
 from fastdiff.runtime.sampler import Sampler
 from fastdiff.runtime.tuning import tune
 
-__all__ = ["Cache", "Choices", "Sampler", "StepInfo", "cache_key", "load_artifact", "tune"]
+__all__ = [
+    "Cache",
+    "Choices",
+    "Sampler",
+    "StepInfo",
+    "cache_key",
+    "load_artifact",
+    "tune",
+    "tune_or_recall",
+]

@@ -1,4 +1,4 @@
-"""From an artifact to a sampler."""
+"""What was compiled before: from a file, or from the cache."""
 
 from __future__ import annotations
 
@@ -9,14 +9,57 @@ from pathlib import Path
 from torch import nn
 
 from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of
-from fastdiff.errors import ArtifactError, FastdiffError
+from fastdiff.errors import ArtifactError, FastdiffError, InvalidArgument
 from fastdiff.exporting import Network
-from fastdiff.runtime.artifact import Artifact, Measured
+from fastdiff.runtime.artifact import Artifact, Measured, save_artifact
+from fastdiff.runtime.cache import Cache, cache_key
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, without_weights
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.tuning import tune
+from fastdiff.sampling import Schedule
+
+
+def tune_or_recall(
+    network: Network, schedule: Schedule, choices: Choices, say: Say, *, cache: bool = True
+) -> Compiled:
+    """Return what `tune` makes of a model, from the user's cache if it is there.
+
+    Parameters
+    ----------
+    network : Network
+    schedule : Schedule
+    choices : Choices
+    say : callable
+        Told what is running.
+    cache : bool
+        Whether to look into the cache, and to keep the result there.
+
+    Raises
+    ------
+    Unavailable
+        No engine can run the model as asked.
+    """
+    key = cache_key(network, schedule, choices) if cache else None
+    if key is None:
+        return tune(network, schedule, choices, say)
+    store = Cache()
+    with store.lock(key):
+        path = store.path(key)
+        if path.exists():
+            try:
+                kept = load_artifact(path, say, module=network.module)
+            except ArtifactError:
+                path.unlink(missing_ok=True)
+            else:
+                store.touch(key)
+                return kept
+        compiled = tune(network, schedule, choices, say)
+        with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
+            save_artifact(compiled, path)
+            store.trim()
+        return compiled
 
 
 def load_artifact(

@@ -71,6 +71,7 @@ def tune(
         reference = reference_trajectory(network, plain, schedule)
         seconds_each = (time.perf_counter() - begin) / len(reference.outputs)
         software = software or seconds_each < _QUICK_SECONDS
+        del plain  # and its copy of the weights
     workspace = Workspace()
     path = workspace.path / "denoiser.onnx"
     preparation = _Preparation(network, reference, path, choices.verify, software)

@@ -149,20 +149,38 @@ def test_config_decides_the_inputs():
     assert from_diffusers(torch.nn.Identity()) is None
 
 
+def test_sdxl_takes_pooled_text_and_sizes_and_lcm_a_guidance_embedding():
+    model = unet2d_condition(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=34,
+        time_cond_proj_dim=6,
+    )
+    network = from_diffusers(model)
+    inputs = network.conditioning
+    assert (inputs["text_embeds"].shape, inputs["timestep_cond"].shape) == ((10,), (6,))
+    assert inputs["time_ids"].null.tolist() == [64, 64, 0, 0, 64, 64]
+    x, t, given = network.example(2)
+    with torch.inference_mode():
+        expected = model(
+            x,
+            t,
+            given["encoder_hidden_states"],
+            timestep_cond=given["timestep_cond"],
+            added_cond_kwargs={"text_embeds": given["text_embeds"], "time_ids": given["time_ids"]},
+        ).sample
+        assert torch.equal(network.module(x, t, **given), expected)
+
+
 def test_what_is_not_supported_is_refused_by_name():
-    with pytest.raises(errors.UnknownName, match=r"class 'AutoencoderKL'; known: DiTTransformer2D"):
+    with pytest.raises(errors.UnknownName, match=r"wrap it .* 'AutoencoderKL'; known: AuraFlow"):
         fastdiff.compile(AutoencoderKL())
     with pytest.raises(errors.InvalidArgument, match="no sample_size; pass sample_shape="):
         from_diffusers(unet2d(sample_size=None))
     with pytest.raises(errors.InvalidArgument, match="class_embed_type='timestep' takes inputs"):
         from_diffusers(unet2d(class_embed_type="timestep"))
-    sdxl = unet2d_condition(
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=8,
-    )
-    with pytest.raises(errors.InvalidArgument, match="addition_embed_type='text_time' takes"):
-        from_diffusers(sdxl)
+    with pytest.raises(errors.InvalidArgument, match="addition_embed_type='text' takes inputs"):
+        from_diffusers(unet2d_condition(addition_embed_type="text"))
     with pytest.raises(errors.InvalidArgument, match="takes 5 channels and predicts 2"):
         from_diffusers(unet2d_condition(in_channels=5))
     with pytest.raises(errors.InvalidArgument, match=r"\(12, 16\): expected one width"):

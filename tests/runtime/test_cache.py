@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import fastdiff
-from fastdiff import compiler, errors
+from fastdiff import errors
 from fastdiff.exporting import Network
-from fastdiff.runtime import Cache, Choices, cache_key
+from fastdiff.runtime import Cache, Choices, cache_key, loading
 from fastdiff.sampling import Schedule
 
 
@@ -85,16 +85,14 @@ def test_second_compile_takes_the_first_result(monkeypatch, tmp_path):
     options = {"sample_shape": (1, 4, 4), "backend": "onnxruntime"}
     first = fastdiff.compile(Scaled(), **options)
     expected = first.sample(2, seed=1, steps=3)
-    tune = compiler.measure_engines
-    monkeypatch.setattr(compiler, "measure_engines", lambda *args: pytest.fail("compiled again"))
+    tune = loading.tune
+    monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("compiled again"))
     again = fastdiff.compile(Scaled(), **options)
     assert torch.equal(again.sample(2, seed=1, steps=3), expected)
     assert len(Cache().entries()) == 1
 
     calls = []
-    monkeypatch.setattr(
-        compiler, "measure_engines", lambda *args: (calls.append(1), tune(*args))[1]
-    )
+    monkeypatch.setattr(loading, "tune", lambda *args: (calls.append(1), tune(*args))[1])
     fastdiff.compile(Scaled(), cache=False, **options)
     fastdiff.compile(Scaled(scale=2.0), **options)
     assert len(calls) == 2
