@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from building import claimed
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulator"
 INCLUDES = [ROOT / "csrc" / "include", ROOT / "csrc" / "cuda", ROOT / "tests" / "emulator"]
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+UNOPTIMISED = "-O0"
+"""For what runs once: optimising it takes longer than it saves."""
+
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", UNOPTIMISED]
 
 ORDERS = ("lock_step", "ahead", "reverse", "random")
 COPIES = ("early", "late", "random")
@@ -99,8 +103,9 @@ def build(
     command = [compiler, *FLAGS, *(SANITIZERS if sanitize else ()), *flags]
     objects = [_compile(command, path, mutation) for path in sources]
     library = _cached("".join([*command, *(path.name for path in objects)]), sources[0].stem, ".so")
-    if not library.exists():
-        _run([*command, "-shared", *map(str, objects)], library)
+    with claimed(library) as missing:
+        if missing:
+            _run([*command, "-shared", *map(str, objects)], library)
     return library
 
 
@@ -110,12 +115,12 @@ def _compile(command: Sequence[str], source: Path, mutation: Mutation | None) ->
     if mutation and mutation.path not in (source, *headers):
         mutation = None
     if mutation:
-        command = [*command, "-Wno-error"]  # an edit may leave a name unused
+        command = [*command, UNOPTIMISED, "-Wno-error"]  # an edit may leave a name unused
     content = "".join([*command, repr(mutation), *(p.read_text() for p in [source, *headers])])
     compiled = _cached(content, source.stem, ".o")
-    if compiled.exists():
-        return compiled
-    with tempfile.TemporaryDirectory() as scratch:
+    with claimed(compiled) as missing, tempfile.TemporaryDirectory() as scratch:
+        if not missing:
+            return compiled
         root = ROOT
         if mutation is not None:  # an edited copy of the tree: quoted includes stay inside of it
             root = Path(scratch)
@@ -145,13 +150,12 @@ def _included(source: Path) -> list[Path]:
 
 
 def _cached(content: str, stem: str, suffix: str) -> Path:
-    BUILD.mkdir(parents=True, exist_ok=True)
     return BUILD / f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:16]}{suffix}"
 
 
 def _run(command: Sequence[str], output: Path) -> None:
     """Run a compiler; its output appears complete or not at all."""
-    partial = output.with_suffix(f".{os.getpid()}.partial")
+    partial = output.with_suffix(".partial")
     command = [*command, "-o", str(partial)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

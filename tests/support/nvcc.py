@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from building import claimed
 from gpu_contracts import find_tool
 
 ROOT = Path(__file__).parents[2]
@@ -47,9 +48,8 @@ def compile_cuda(source: Path, arch: str, flags: Sequence[str] = ()) -> Binary:
         digest.update(path.read_bytes())
     cubin = BUILD / f"{source.stem}-{arch}-{digest.hexdigest()[:16]}.cubin"
     ptx = cubin.with_suffix(".ptx")
-    if not cubin.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+    with claimed(cubin) as missing, tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        if missing:
             text, code = Path(scratch) / "kernels.ptx", Path(scratch) / "kernels.cubin"
             _run([*command, "-o", str(text)])
             _run([str(ptxas), f"-arch={arch}", str(text), "-o", str(code)])

@@ -15,8 +15,6 @@ from .cases import Inputs
 
 KERNEL = ROOT / "csrc" / "cuda" / "attention.cuh"
 ONE_SIZE = Path(__file__).with_name("one_kernel.cu")
-FAST_BUILD = ["-O0"]
-"""What is run once is not worth optimising."""
 
 
 class Arguments(ctypes.Structure):

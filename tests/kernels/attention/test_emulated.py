@@ -34,7 +34,7 @@ from .cases import (
     padded_output,
     random_inputs,
 )
-from .emulated import FAST_BUILD, KERNEL, ONE_SIZE, attend
+from .emulated import KERNEL, ONE_SIZE, attend
 
 SMALL = Shape(1, 1, 100, 150, 24)
 """More than one tile of keys, the last one partial, and a padded head."""
@@ -143,7 +143,7 @@ def test_every_schedule_gives_the_same_bits(one_kernel: Library, schedule: Sched
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_is_caught(name: str) -> None:
-    mutant = Library(build([ONE_SIZE], mutation=Mutation(KERNEL, *MUTANTS[name]), flags=FAST_BUILD))
+    mutant = Library(build([ONE_SIZE], mutation=Mutation(KERNEL, *MUTANTS[name])))
     inputs = random_inputs(SMALL, torch.float16)
     for schedule in SCHEDULES:
         with mutant.schedule(schedule):
@@ -158,7 +158,7 @@ def test_sanitizers_find_nothing() -> None:
     """Address and undefined behaviour, in a process of its own."""
     environment = sanitizer_environment()
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    path = build([ONE_SIZE], sanitize=True, flags=FAST_BUILD)
+    path = build([ONE_SIZE], sanitize=True)
     command = [sys.executable, "-m", "tests.kernels.attention.emulated", str(path)]
     result = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False
