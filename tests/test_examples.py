@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import pipelines
 import PIL.Image
+import pipelines
 import pytest
 import torch
 

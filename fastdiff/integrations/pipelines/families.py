@@ -122,6 +122,8 @@ def _empty_prompt(pipe: Any) -> Tensor:
         if hasattr(pipe, "bert")
         else (pipe.text_encoder, pipe.tokenizer.model_max_length)
     )
+    if encoder is None:
+        raise InvalidArgument("the pipeline has no text_encoder, whose output fastdiff describes")
     tokens = pipe.tokenizer([""], padding="max_length", max_length=length, return_tensors="pt")
     with torch.no_grad():
         states: Tensor = encoder(tokens.input_ids.to(encoder.device))[0]

@@ -14,7 +14,6 @@ gets back are the samples. The pipeline's own code does everything else.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.integrations.pipelines.families import Family
+from fastdiff.integrations.pipelines.families import Family, paints_masked
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.requests import Request, Ticket
 from fastdiff.sampling import Solver, get_solver
@@ -106,13 +105,13 @@ class Loop:
             options |= {"image": self.image, "strength": given["strength"]}
         if self.mask is not None:
             options["mask"] = self.mask[:n]  # a guided loop has it twice
+        options |= conditional
         return self._sampler.request(
             n,
             solver=self._with_options(),
             seed=_seeds(given["generator"]),
             compat="diffusers",
             **options,
-            **conditional,
         )
 
     def _times(self) -> dict[str, Any]:
@@ -203,23 +202,24 @@ class LoopScheduler:
 class LoopDenoiser(nn.Module):
     """The denoiser of one call: notes its inputs."""
 
-    def __init__(self, model: nn.Module, loop: Loop) -> None:
+    def __init__(self, model: Any, size: tuple[int, int], loop: Loop) -> None:
         super().__init__()
         self.model, self._loop = model, loop
-        self.config: Any = model.config
+        height, width = size
+        compiled_for = {"sample_size": height if height == width else (height, width)}
+        self.config = type(model.config)({**model.config, **compiled_for})
         self.dtype, self.device = model.dtype, model.device
 
     def forward(self, x: Tensor, *times: Any, **inputs: Any) -> _Prediction:
         """Return a prediction that nobody reads, of the right shape."""
-        channels, *size = x.shape[1:]
-        state = int(self.config.out_channels)
+        channels = int(self.config.out_channels)
         known = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         known.pop("timestep", None)
-        if channels > 2 * state:
-            _, mask, image = x.split([state, 1, state], 1)
-            known |= {"mask_latents": mask, "masked_image_latents": image}
+        if paints_masked(self):
+            known["mask_latents"] = x[:, channels : channels + 1]
+            known["masked_image_latents"] = x[:, channels + 1 :]
         self._loop.rows, self._loop.inputs = len(x), known
-        return _Prediction(x.new_zeros(()).expand(len(x), state, *size))
+        return _Prediction(x.new_zeros(()).expand(len(x), channels, *x.shape[2:]))
 
 
 class _PreviousSample(NamedTuple):
@@ -242,5 +242,5 @@ def _seeds(generator: torch.Generator | list[torch.Generator] | None) -> int | l
     if generator is None:
         return int(torch.randint(2**63 - 1, ()))
     if isinstance(generator, list):
-        return [operator.index(g.initial_seed()) for g in generator]
+        return [g.initial_seed() for g in generator]
     return generator.initial_seed()

@@ -69,6 +69,7 @@ class CompiledPipeline:
         bound.apply_defaults()
         arguments = bound.arguments
         self._check(arguments)
+        self._fill_in_size(arguments)
         scheduler = self.pipeline.scheduler
         solver, sampler = self._solver(scheduler)
         loop = Loop(sampler, solver, self._family, scheduler, dict(arguments))
@@ -85,6 +86,8 @@ class CompiledPipeline:
         return self.sampler.report
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copy and pickle look for before there is a pipeline
+            raise AttributeError(name)
         value = getattr(self.pipeline, name)
         if callable(value) and (name == "to" or any(word in name for word in _CHANGES_WEIGHTS)):
             return _refused(name)
@@ -121,40 +124,45 @@ class CompiledPipeline:
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what the engine cannot do."""
-        for name in (*_UNSUPPORTED, *arguments.get("kwargs", {})):
-            if arguments.get(name) is not None or name in arguments.get("kwargs", {}):
+        given = {name: arguments.get(name) for name in _UNSUPPORTED}
+        for name, value in {**given, **arguments.get("kwargs", {})}.items():
+            if value is not None:
                 raise InvalidArgument(f"{name}= is not supported by a compiled pipeline")
         if arguments["output_type"] not in self._family.output_types:
             known = ", ".join(map(repr, self._family.output_types))
             raise InvalidArgument(
                 f"output_type: expected {known}, got {arguments['output_type']!r}"
             )
-        if arguments.get("callback_on_step_end") is not None:
-            wanted = arguments["callback_on_step_end_tensor_inputs"]
-            if wanted:
-                raise InvalidArgument(
-                    f"callback_on_step_end_tensor_inputs: expected [], got {wanted!r}: the state "
-                    "stays in the engine; pipe.sampler.sample(callback=) gets estimates of x0"
-                )
-        self._check_size(arguments)
+        wanted = arguments.get("callback_on_step_end_tensor_inputs")
+        if wanted and arguments["callback_on_step_end"] is not None:
+            raise InvalidArgument(
+                f"callback_on_step_end_tensor_inputs: expected [], got {wanted!r}: the state stays "
+                "in the engine; pipe.sampler.sample(callback=) gets estimates of x0"
+            )
 
-    def _check_size(self, arguments: Mapping[str, Any]) -> None:
-        _, *size = self.sampler.network.sample_shape
-        for name, latent in zip(("height", "width"), size, strict=True):
-            given = arguments.get(name)
-            if given is not None and given != latent * self.pipeline.vae_scale_factor:
-                raise InvalidArgument(
-                    f"{name}: expected {latent * self.pipeline.vae_scale_factor}, for which the "
-                    f"pipeline was compiled, got {given}"
-                )
+    def _fill_in_size(self, arguments: dict[str, Any]) -> None:
+        """Ask for the size that the denoiser was compiled for; refuse another."""
+        _, *latent = self.sampler.network.sample_shape
+        for name, size in zip(("height", "width"), latent, strict=True):
+            if name in arguments:
+                compiled_for = size * self.pipeline.vae_scale_factor
+                given = arguments[name] or compiled_for
+                if given != compiled_for:
+                    raise InvalidArgument(
+                        f"{name}: expected {compiled_for}, for which the pipeline was compiled, "
+                        f"got {given}; pass sample_shape= to fastdiff.compile"
+                    )
+                arguments[name] = compiled_for
 
     def _stand_in(self, loop: Loop, arguments: dict[str, Any]) -> Any:
         """Return the pipeline for one call; change the arguments that the engine looks after."""
         pipe = copy.copy(self.pipeline)
         name = self._family.denoiser
         denoiser = getattr(pipe, name)
+        _, *size = self.sampler.network.sample_shape
+        stand_in = LoopDenoiser(denoiser, (size[0], size[1]), loop)
         # Around the pipeline's own __setattr__, which would rewrite its shared configuration.
-        vars(pipe).update({name: LoopDenoiser(denoiser, loop), "scheduler": loop.scheduler})
+        vars(pipe).update({name: stand_in, "scheduler": loop.scheduler})
         if "mask_image" in arguments and not paints_masked(denoiser):
             watch_inpainting(pipe, loop)
         if "guidance_rescale" in arguments:

@@ -1,6 +1,7 @@
 """A compiled pipeline gives the images of the pipeline."""
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from diffusers import (
 )
 from diffusers.schedulers import scheduling_ddpm
 
+from fastdiff.integrations.pipelines import compile_pipeline
 from fastdiff.kernels.noise import TAG_STEP
 from fastdiff.kernels.noise.reference import normal
 
@@ -21,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers
 ]
 
+QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.01, "cache": False}
 FULL_SCALE = 1e-3  # of images in [0, 1]
 TEXT = {"prompt": ["a cat", "two dogs"], "num_inference_steps": 4}
 
@@ -155,6 +158,30 @@ def test_output_is_of_the_pipeline_s_types(compiled, output_type):
     for one, other in zip(got, expected, strict=True):
         difference = np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32))
         assert difference.max() <= (1 if output_type == "pil" else FULL_SCALE)
+
+
+def test_pipeline_is_compiled_for_another_size(compiled):
+    pipe, _ = compiled("text_to_image")
+    fast = compile_pipeline(pipe, sample_shape=(4, 8, 16), **QUICK)
+    (expected, got) = (
+        made(prompt="a cat", generator=seeded(), num_inference_steps=3, output_type="np", **size)
+        for made, size in ((pipe, {"height": 64, "width": 128}), (fast, {}))
+    )
+    np.testing.assert_allclose(got.images, expected.images, rtol=0, atol=FULL_SCALE)
+    fast = compile_pipeline(compiled("ddim")[0], sample_shape=(3, 16, 16), **QUICK)
+    assert fast(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+def test_calls_of_two_threads_do_not_meet(compiled):
+    pair = _, fast = compiled("class_conditional")
+    labels = [[3, 5], [700]]
+    alone = [next(both(pair, class_labels=some, num_inference_steps=6)) for some in labels]
+    with ThreadPoolExecutor(2) as pool:
+        call = lambda some: fast(
+            class_labels=some, num_inference_steps=6, output_type="np", generator=seeded()
+        )
+        for got, expected in zip(pool.map(call, labels), alone, strict=True):
+            np.testing.assert_allclose(got.images, expected.images, rtol=0, atol=FULL_SCALE)
 
 
 def test_signature_and_attributes_are_the_pipeline_s(compiled):
