@@ -26,11 +26,30 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
     "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "dpmpp_single": ("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_1": ("DPMSolverMultistepScheduler", {"solver_order": 1}),
+    "dpmpp_3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
 }
-DETERMINISTIC = ("ddim", "euler", "heun", "kdpm2", "unipc", "dpmpp_2m")
+DETERMINISTIC = (
+    "ddim",
+    "deis",
+    "dpmpp_1",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_single",
+    "euler",
+    "heun",
+    "kdpm2",
+    "pndm",
+    "unipc",
+)
 
 
 class PeerRunner:

@@ -17,7 +17,6 @@ from exact_problems import (
     CASES,
     NOISY_CASES,
     NOISY_STEPS,
-    STEPS,
     gaussian,
     measured_order,
     mixture,
@@ -81,9 +80,9 @@ def orders():
     """Measured orders of every solver, with its error at the most steps."""
     rows = []
     for case in CASES:
-        row = [f"`{case.label}`", case.order]
+        row = [f"`{case.label}`", case.order, case.steps[-1]]
         for denoiser in (gaussian, mixture):
-            errors = [case.error(denoiser, steps) for steps in STEPS]
+            errors = [case.error(denoiser, steps) for steps in case.steps]
             row += [f"{measured_order(errors):.2f}", f"{errors[-1]:.1e}"]
         rows.append(row)
     noisy = []
@@ -93,10 +92,10 @@ def orders():
         noisy.append(
             [f"`{case.label}`", case.order, order, f"{errors[-1]:.1e}", f"{means[-1]:.1e}"]
         )
-    head = ["solver", "order", "Gaussian", f"error at {STEPS[-1]}", "mixture"]
+    head = ["solver", "order", "steps", "Gaussian", "error", "mixture", "error"]
     last = NOISY_STEPS[-1]
     return (
-        table([*head, f"error at {STEPS[-1]}"], rows)
+        table(head, rows)
         + "\n"
         + table(
             ["solver with noise", "order", "variance", f"its error at {last}", "of the mean"], noisy

@@ -10,7 +10,6 @@ from exact_problems import (
     NOISY_STEPS,
     SCHEDULE,
     SPREAD,
-    STEPS,
     VARIANCE,
     WEIGHTS,
     affine,
@@ -30,7 +29,7 @@ from fastdiff.sampling.numerics import phi
 @pytest.mark.parametrize("denoiser", [gaussian, mixture])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_order_of_convergence(case, denoiser):
-    errors = [case.error(denoiser, steps) for steps in STEPS]
+    errors = [case.error(denoiser, steps) for steps in case.steps]
     order = measured_order(errors)
     assert order > case.order - case.slack, errors
     if case.order < 3:  # of third order the Gaussian shows more: its flow has little curvature
@@ -42,7 +41,7 @@ def test_released_third_order_code_is_second_order():
     """What diffusers' half weight costs: docs/conformance.md."""
     case = next(case for case in CASES if case.solver == "dpmpp_3m")
     ours, theirs = (
-        measured_order([case.error(gaussian, steps, compat) for steps in STEPS[:2]])
+        measured_order([case.error(gaussian, steps, compat) for steps in case.steps[:2]])
         for compat in (None, "diffusers")
     )
     assert theirs == pytest.approx(2.1, abs=0.2)
