@@ -87,7 +87,7 @@ class ImageStore:
     ) -> None:
         self.max_bytes, self.seconds, self._clock = max_bytes, seconds, clock
         self._files: OrderedDict[str, StoredImage] = OrderedDict()
-        self._bytes = 0
+        self._size_bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -95,9 +95,9 @@ class ImageStore:
         return len(self._files)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of all files together."""
-        return self._bytes
+        return self._size_bytes
 
     def put(self, data: bytes, format: str) -> str:
         """Keep a file; return its name, a token and the format as its extension."""
@@ -105,9 +105,11 @@ class ImageStore:
         name = f"{secrets.token_urlsafe(24)}.{format}"
         with self._lock:
             self._files[name] = StoredImage(data, format, now + self.seconds)
-            self._bytes += len(data)
-            while self._files and (self._bytes > self.max_bytes or self._oldest().expires <= now):
-                self._bytes -= len(self._files.popitem(last=False)[1].data)
+            self._size_bytes += len(data)
+            while self._files and (
+                self._size_bytes > self.max_bytes or self._oldest().expires <= now
+            ):
+                self._size_bytes -= len(self._files.popitem(last=False)[1].data)
         return name
 
     def get(self, name: str) -> StoredImage | None:

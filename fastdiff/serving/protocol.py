@@ -38,39 +38,43 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     prompt: str | None = Field(
-        None, description="The text, or the class label of a class-conditional model, as in `7`."
+        default=None,
+        description="The text, or the class label of a class-conditional model, as in `7`.",
     )
     model: str | None = Field(
-        None, description="One of `GET /v1/models`; may be left out if only one is served."
+        default=None, description="One of `GET /v1/models`; may be left out if only one is served."
     )
-    n: int | None = Field(None, ge=1, description="Images, 1 unless given.")
-    size: str | None = Field(None, description="`auto` or WIDTHxHEIGHT in pixels.")
+    n: int | None = Field(default=None, ge=1, description="Images, 1 unless given.")
+    size: str | None = Field(default=None, description="`auto` or WIDTHxHEIGHT in pixels.")
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of jpeg and webp, 100 unless given."
+        default=None, ge=0, le=100, description="Quality of jpeg and webp, 100 unless given."
     )
     background: Literal["auto", "opaque"] | None = None
     quality: Literal["auto"] | None = None
-    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    stream: bool | None = Field(default=None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
-        None, ge=0, le=100, description="Estimates of each image to send while it is made."
+        default=None, ge=0, le=100, description="Estimates of each image to send while it is made."
     )
     seed: Seed | list[Seed] | None = Field(
-        None, description="One seed for all images, which draw their noise by number; or one each."
+        default=None,
+        description="One seed for all images, which draw their noise by number; or one each.",
     )
-    num_inference_steps: int | None = Field(None, ge=1, description="Solver steps.")
+    num_inference_steps: int | None = Field(default=None, ge=1, description="Solver steps.")
     guidance_scale: float | None = Field(
-        None, ge=0, le=100, description="Classifier-free guidance; 1 is none."
+        default=None, ge=0, le=100, description="Classifier-free guidance; 1 is none."
     )
-    solver: str | None = Field(None, description="One of the model's solvers (`/v1/status`).")
-    eta: float | None = Field(None, ge=0, le=1, description="Noise of DDIM.")
+    solver: str | None = Field(
+        default=None, description="One of the model's solvers (`/v1/status`)."
+    )
+    eta: float | None = Field(default=None, ge=0, le=1, description="Noise of DDIM.")
     negative_prompt: str | None = None
     class_labels: int | list[int] | None = Field(
-        None, description="One label for all images, or one each."
+        default=None, description="One label for all images, or one each."
     )
     deadline_ms: int | None = Field(
-        None, ge=1, le=86_400_000, description="Refuse or give up what takes longer."
+        default=None, ge=1, le=86_400_000, description="Refuse or give up what takes longer."
     )
 
     @property

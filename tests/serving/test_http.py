@@ -242,12 +242,12 @@ def test_the_store_forgets_the_oldest_and_the_expired():
     assert store.get(first).data == b"12345"
 
     third = store.put(b"x", "webp")
-    assert (store.get(first), store.get(second).data, store.bytes) == (None, b"67890", 6)
+    assert (store.get(first), store.get(second).data, store.size_bytes) == (None, b"67890", 6)
 
     now = 60.0
     assert store.get(third) is None
     store.put(b"y", "png")
-    assert (len(store), store.bytes) == (1, 1)
+    assert (len(store), store.size_bytes) == (1, 1)
 
 
 def test_pixels_are_rounded_and_clipped():
