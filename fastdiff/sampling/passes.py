@@ -48,7 +48,8 @@ class Thresholding:
         (B,) float64
         """
         values = np.abs(_by_image(D))
-        return np.minimum(np.maximum(np.quantile(values, self.ratio, axis=1), 1.0), self.max_value)
+        quantiles = np.quantile(values, self.ratio, axis=1)
+        return np.asarray(np.minimum(np.maximum(quantiles, 1.0), self.max_value))
 
 
 def rescale_factors(m_c: npt.ArrayLike, m: npt.ArrayLike, rescale: float) -> Float64Array:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,7 +143,8 @@ class StepTable:
 
     def __post_init__(self) -> None:
         for name in _ROW_FIELDS:
-            array = np.array(getattr(self, name), dtype=_DTYPES.get(name, np.float64))
+            dtype = _DTYPES.get(name, np.float64)
+            array: npt.NDArray[Any] = np.array(getattr(self, name), dtype=dtype)
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         self._check_shapes()
