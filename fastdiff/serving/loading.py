@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import fastdiff
 from fastdiff.errors import InvalidArgument
 from fastdiff.runtime import Sampler
-from fastdiff.serving.jobs import Event, Failed, Finished
+from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
 from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.service import Service
 
 _WARM_UP_SECONDS = 600.0
 _log = logging.getLogger("fastdiff.serving")
@@ -44,33 +47,72 @@ class Source:
             raise InvalidArgument(f"expected MODEL or NAME=MODEL, got {text!r}")
         return cls(name, model)
 
-    def load(self, *, batch_invariant: bool, progress: bool, **choices: Any) -> SamplerModel:
-        """Compile or read the model; errors are those of `fastdiff.compile` and `fastdiff.load`.
 
-        Parameters
-        ----------
-        batch_invariant : bool
-            Compute every image with the same bits in any company.
-        progress : bool
-            Show what is done on the terminal.
-        **choices
-            ``backend`` and ``precision``; a .fastdiff file has made them.
-        """
-        options: dict[str, Any] = {"progress": progress}
-        if batch_invariant:
-            options["batch_invariant"] = True
-        if self.model.endswith(".fastdiff"):
-            compiled: Any = fastdiff.load(self.model, **options)
-        else:
-            compiled = fastdiff.compile(self.model, **options, **choices)
-        if isinstance(compiled, Sampler):
-            return SamplerModel(compiled)
-        from fastdiff.serving.pipelines import pipeline_model  # imports diffusers' pipelines
+@dataclass(frozen=True)
+class Choices:
+    """What an operator may decide about compiling.
 
-        return pipeline_model(compiled)
+    Attributes
+    ----------
+    backend, precision : str
+        As for `fastdiff.compile`; a .fastdiff file has made these choices.
+    batch_invariant : bool
+        Compute every image with the same bits in any company.
+    """
+
+    backend: str = "auto"
+    precision: str = "auto"
+    batch_invariant: bool = False
 
 
-def warm_up(name: str, served: Served) -> None:
+MakeWorker = Callable[[str, Sampler, Observer], Worker]
+
+
+def load_models(
+    service: Service, sources: Sequence[Source], choices: Choices, make_worker: MakeWorker
+) -> None:
+    """Load models one after the other, have each make an image, and open it to requests.
+
+    Errors are those of `fastdiff.compile`, `fastdiff.load` and `warm_up`.
+
+    Parameters
+    ----------
+    service : Service
+    sources : sequence of Source
+    choices : Choices
+    make_worker : callable
+        Returns a worker, given the model's name, its sampler, and what its steps are told to.
+    """
+    for source in sources:
+        begin = time.monotonic()
+        model = _load(source, choices)
+        observer = service.metrics.observer(source.name, model.engine)
+        served = Served(model, make_worker(source.name, model.sampler, observer))
+        warm_up(served)
+        service.add(source.name, served)
+        seconds = round(time.monotonic() - begin, 3)
+        fields = {"model": source.name, "engine": model.engine, "seconds": seconds}
+        _log.info("ready", extra={"fields": fields})
+
+
+def _load(source: Source, choices: Choices) -> SamplerModel:
+    """Compile or read a model."""
+    options: dict[str, Any] = {"progress": sys.stderr.isatty()}
+    if choices.batch_invariant:
+        options["batch_invariant"] = True
+    if source.model.endswith(".fastdiff"):
+        compiled: Any = fastdiff.load(source.model, **options)
+    else:
+        options |= {"backend": choices.backend, "precision": choices.precision}
+        compiled = fastdiff.compile(source.model, **options)
+    if isinstance(compiled, Sampler):
+        return SamplerModel(compiled)
+    from fastdiff.serving.pipelines import pipeline_model  # imports diffusers' pipelines
+
+    return pipeline_model(compiled)
+
+
+def warm_up(served: Served) -> None:
     """Make an image as a request would, so that the first client waits for nothing.
 
     Raises
@@ -78,7 +120,6 @@ def warm_up(name: str, served: Served) -> None:
     FastdiffError, TimeoutError
         The model makes no image.
     """
-    begin = time.monotonic()
     plan = served.model.plan(served.model.example())
     ends: queue.SimpleQueue[Finished | Failed] = queue.SimpleQueue()
 
@@ -91,11 +132,11 @@ def warm_up(name: str, served: Served) -> None:
         reservation.run(plan.build(), listen)
         end = ends.get(timeout=_WARM_UP_SECONDS)
     except queue.Empty as error:
-        raise TimeoutError(f"{name} made no image in {_WARM_UP_SECONDS:g} s") from error
+        raise TimeoutError(
+            f"{served.worker.name} made no image in {_WARM_UP_SECONDS:g} s"
+        ) from error
     finally:
         reservation.cancel()
     if isinstance(end, Failed):
         raise end.error
     served.model.pixels(end.samples)
-    fields = {"model": name, "engine": served.model.engine, "seconds": time.monotonic() - begin}
-    _log.info("ready", extra={"fields": fields})
