@@ -4,85 +4,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastdiff.runtime.policies import FIRST_COME, Policy
 
-RequestT = TypeVar("RequestT", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Assignment(Generic[RequestT]):
-    """Row `index` of `request` lives in `slot` until it is done."""
-
-    slot: int
-    request: RequestT
-    index: int
-
-
-class Batcher(Generic[RequestT]):
-    """First come, first served: every running row takes every step; others wait for a free slot.
-
-    The lowest free slot is given first, so the rows of a lone request lie side by side and need no
-    gather. Rows of one request may be split over several waves when the slots do not suffice.
-
-    Parameters
-    ----------
-    capacity : int
-        Number of slots, at least 1.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._free = list(range(capacity))
-        self._waiting: deque[tuple[RequestT, int]] = deque()
-        self._running: dict[int, Assignment[RequestT]] = {}
-
-    @property
-    def running(self) -> list[Assignment[RequestT]]:
-        """Rows that take the next step, by slot."""
-        return [self._running[slot] for slot in sorted(self._running)]
-
-    def __len__(self) -> int:
-        """Return the number of rows that take the next step."""
-        return len(self._running)
-
-    @property
-    def waiting(self) -> int:
-        """Number of rows without a slot."""
-        return len(self._waiting)
-
-    def submit(self, request: RequestT, rows: int) -> None:
-        """Queue `rows` rows of `request` behind all that wait."""
-        self._waiting.extend((request, index) for index in range(rows))
-
-    def join(self) -> list[Assignment[RequestT]]:
-        """Give the free slots to the rows that have waited longest; return who got which."""
-        joined = []
-        while self._free and self._waiting:
-            request, index = self._waiting.popleft()
-            row = Assignment(heapq.heappop(self._free), request, index)
-            self._running[row.slot] = row
-            joined.append(row)
-        return joined
-
-    def leave(self, slots: Iterable[int]) -> None:
-        """Free the slots of rows that are done."""
-        for slot in slots:
-            del self._running[slot]
-            heapq.heappush(self._free, slot)
-
-    def withdraw(self, request: RequestT) -> None:
-        """Drop every row of `request`, running or waiting."""
-        self._waiting = deque(row for row in self._waiting if row[0] != request)
-        self.leave([slot for slot, row in self._running.items() if row.request == request])
+JobT = TypeVar("JobT", bound=Hashable)
 
 
 @dataclass(eq=False)
-class Row(Generic[RequestT]):
+class Row(Generic[JobT]):
     """Image `index` of `job`, on its way.
 
     Attributes
@@ -90,12 +22,12 @@ class Row(Generic[RequestT]):
     evaluations : int
         Network evaluations of one step: 2 if it is guided.
     steps_left : int
-        Steps that it still has to take, as of the last change of the plan.
+        Steps that it still has to take, as of the last `Batcher.settle`.
     slot : int or None
         Where its state lives, from its first step to its last.
     """
 
-    job: RequestT
+    job: JobT
     index: int
     evaluations: int
     steps_left: int
@@ -103,19 +35,19 @@ class Row(Generic[RequestT]):
 
 
 @dataclass(frozen=True, eq=False)
-class Plan(Generic[RequestT]):
-    """The rows that take the next step.
+class Turn(Generic[JobT]):
+    """The rows whose turn it is to take a step.
 
     Attributes
     ----------
     rows : list of Row
         By slot.
     joined : list of Row
-        Those of `rows` that take their first step with this plan.
+        Those of `rows` that take their first step in this turn.
     """
 
-    rows: list[Row[RequestT]]
-    joined: list[Row[RequestT]]
+    rows: list[Row[JobT]]
+    joined: list[Row[JobT]]
 
     @property
     def evaluations(self) -> int:
@@ -124,38 +56,25 @@ class Plan(Generic[RequestT]):
 
 
 @dataclass(eq=False)
-class _Job(Generic[RequestT]):
+class _Job(Generic[JobT]):
     """The rows of a job that have not ended, by index."""
 
     arrival: float
     patience: float
     deadline: float
-    rows: dict[int, Row[RequestT]]
+    rows: dict[int, Row[JobT]]
 
     @property
     def remaining(self) -> int:
         return sum(row.steps_left * row.evaluations for row in self.rows.values())
 
 
-class StepBatcher(Generic[RequestT]):
-    """Decides before each step which rows take it.
+@dataclass(frozen=True)
+class Batching:
+    """Which rows may share a step.
 
-    Rows are served in the order of their jobs (`Policy`), and a step takes the longest beginning of
-    that order which fits. So nobody is delayed by whoever comes later in the order, and a row that
-    has to make way is paused: it keeps its slot and its progress.
-
-    ::
-
-        plan = batcher.plan(now)        # the same object for as long as the same rows run
-        ended = batcher.take_step()     # the rows whose last step it was; their slots are free
-
-    A row gets the lowest free slot when it takes its first step, so the rows of a lone job lie side
-    by side and need no gather. While all slots are taken, those who hold one go on.
-
-    Parameters
+    Attributes
     ----------
-    capacity : int
-        Number of slots, at least 1.
     policy : Policy
         The order of jobs.
     limit : int or None
@@ -166,23 +85,48 @@ class StepBatcher(Generic[RequestT]):
         without step-level batching do.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        policy: Policy = FIRST_COME,
-        limit: int | None = None,
-        *,
-        by_request: bool = False,
-    ) -> None:
-        self.capacity, self.policy, self.by_request = capacity, policy, by_request
-        self.limit = math.inf if limit is None else limit
+    policy: Policy = FIRST_COME
+    limit: int | None = None
+    by_request: bool = False
+
+
+EVERYONE = Batching()
+
+
+class Batcher(Generic[JobT]):
+    """Decides before each step which rows take it.
+
+    Rows are served in the order of their jobs (`Policy`), and a step takes the longest beginning of
+    that order which fits. So nobody is delayed by whoever comes later in the order, and a row that
+    has to make way is paused: it keeps its slot and its progress.
+
+    ::
+
+        turn = batcher.turn(now)        # the same object for as long as the same rows run
+        ended = batcher.take_step()     # the rows whose last step it was; their slots are free
+
+    A row gets the lowest free slot when it takes its first step, so the rows of a lone job lie side
+    by side and need no gather. While all slots are taken, those who hold one go on.
+
+    Parameters
+    ----------
+    capacity : int
+        Number of slots, at least 1.
+    batching : Batching
+        The order of jobs, and how many rows a step takes of it.
+    """
+
+    def __init__(self, capacity: int, batching: Batching = EVERYONE) -> None:
+        self.capacity, self.policy, self.by_request = capacity, batching.policy, batching.by_request
+        self.limit = math.inf if batching.limit is None else batching.limit
         self._free = list(range(capacity))
-        self._jobs: dict[RequestT, _Job[RequestT]] = {}
-        self._plan: Plan[RequestT] = Plan([], [])
-        self._stale = False  # whether the plan may be another
-        self._until = math.inf  # when it may be another by the clock alone
-        self._taken = 0  # steps of the plan that `steps_left` does not know of
-        self._shortest = 0  # steps until a row of the plan ends
+        self._closed = False
+        self._jobs: dict[JobT, _Job[JobT]] = {}
+        self._turn: Turn[JobT] = Turn([], [])
+        self._stale = False  # whether the turn may be another's
+        self._until = math.inf  # when it may be by the clock alone
+        self._taken = 0  # steps of the turn that `steps_left` does not know of
+        self._shortest = 0  # steps until a row of the turn ends
 
     @property
     def holding(self) -> int:
@@ -196,7 +140,7 @@ class StepBatcher(Generic[RequestT]):
 
     def submit(
         self,
-        job: RequestT,
+        job: JobT,
         steps: int,
         evaluations: Sequence[int],
         *,
@@ -215,22 +159,30 @@ class StepBatcher(Generic[RequestT]):
         evaluations : sequence of int
             Evaluations per step of each row; at least one row.
         arrival, patience, deadline : float
-            See `policies.Standing`; by the clock that `plan` is given. Jobs of the same rank go in
+            See `policies.Standing`; by the clock that `turn` is given. Jobs of the same rank go in
             the order in which they were submitted.
         """
         rows = {index: Row(job, index, count, steps) for index, count in enumerate(evaluations)}
         self._jobs[job] = _Job(arrival, patience, deadline, rows)
         self._stale = True
 
-    def withdraw(self, job: RequestT) -> None:
+    def withdraw(self, job: JobT) -> None:
         """Drop every row of `job`, if there are any; their slots are free."""
         dropped = self._jobs.pop(job, None)
         if dropped is not None:
-            self._settle()
+            self.settle()
             self._free_slots(dropped.rows.values())
 
-    def plan(self, now: float) -> Plan[RequestT]:
-        """Return who takes the next step: nobody only if there is nobody.
+    def close(self) -> None:
+        """Let no row begin; those that have begun go on."""
+        self._closed = self._stale = True
+
+    def open(self) -> None:
+        """Let rows begin again."""
+        self._closed, self._stale = False, True
+
+    def turn(self, now: float) -> Turn[JobT]:
+        """Return who takes the next step: nobody only if there is nobody who may.
 
         Parameters
         ----------
@@ -238,24 +190,24 @@ class StepBatcher(Generic[RequestT]):
             Seconds of any clock that does not go back.
         """
         if self._stale or now >= self._until:
-            self._settle()
+            self.settle()
             rows = self._choose(now)
             joined = [row for row in rows if row.slot is None]
             for row in joined:
                 row.slot = heapq.heappop(self._free)
-            if joined or set(rows) != set(self._plan.rows):
-                self._plan = Plan(sorted(rows, key=_slot), joined)
+            if joined or set(rows) != set(self._turn.rows):
+                self._turn = Turn(sorted(rows, key=_slot), joined)
             self._shortest = min((row.steps_left for row in rows), default=0)
             self._stale = False
-        return self._plan
+        return self._turn
 
-    def take_step(self) -> Sequence[Row[RequestT]]:
-        """Let the rows of the plan take a step; return those whose last it was."""
+    def take_step(self) -> Sequence[Row[JobT]]:
+        """Let the rows of the turn take a step; return those whose last it was."""
         self._taken += 1
         if self._taken < self._shortest:
             return ()
-        self._settle()
-        ended = [row for row in self._plan.rows if row.steps_left == 0]
+        self.settle()
+        ended = [row for row in self._turn.rows if row.steps_left == 0]
         for row in ended:
             job = self._jobs[row.job]
             del job.rows[row.index]
@@ -264,14 +216,21 @@ class StepBatcher(Generic[RequestT]):
         self._free_slots(ended)
         return ended
 
-    def _choose(self, now: float) -> list[Row[RequestT]]:
+    def settle(self) -> None:
+        """Bring `steps_left` of the turn's rows up to date."""
+        for row in self._turn.rows:
+            row.steps_left -= self._taken
+        self._shortest -= self._taken
+        self._taken = 0
+
+    def _choose(self, now: float) -> list[Row[JobT]]:
         """Return the longest beginning of the order that fits, and note when the order changes."""
         self._until = math.inf
         if self.by_request and self.holding:
             rows = (row for job in self._jobs.values() for row in job.rows.values())
             return [row for row in rows if row.slot is not None]
-        chosen: list[Row[RequestT]] = []
-        used, free = 0, len(self._free)
+        chosen: list[Row[JobT]] = []
+        used, free = 0, 0 if self._closed else len(self._free)
         for job in sorted(self._jobs.values(), key=lambda job: self.policy.rank(job, now)):
             for row in job.rows.values():
                 if row.slot is None and not free:
@@ -287,14 +246,7 @@ class StepBatcher(Generic[RequestT]):
         times = map(self.policy.ages_at, self._jobs.values())
         return min((time for time in times if time > now), default=math.inf)
 
-    def _settle(self) -> None:
-        """Let the rows know of the steps that they took with the plan."""
-        for row in self._plan.rows:
-            row.steps_left -= self._taken
-        self._shortest -= self._taken
-        self._taken = 0
-
-    def _free_slots(self, rows: Iterable[Row[RequestT]]) -> None:
+    def _free_slots(self, rows: Iterable[Row[JobT]]) -> None:
         for row in rows:
             if row.slot is not None:
                 heapq.heappush(self._free, row.slot)

@@ -71,6 +71,11 @@ class Executor(Protocol):
     """
 
     @property
+    def batch_seconds(self) -> Mapping[int, float]:
+        """Time of a denoiser call by the sizes that are used."""
+        ...
+
+    @property
     def lag(self) -> int:
         """Launched steps whose results may be looked at later.
 

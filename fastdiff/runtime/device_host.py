@@ -16,6 +16,7 @@ from fastdiff.kernels.step import step
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 from fastdiff.runtime.buffers import SlotBuffers, TableStore, lay_out, span
 from fastdiff.runtime.device import Records, Slots, StepResult
+from fastdiff.runtime.invariant import FixedCall, invariant_batch
 from fastdiff.runtime.layout import best_batch, parts
 from fastdiff.runtime.requests import Passes, Request
 
@@ -43,6 +44,8 @@ class HostExecutor:
         size that is the fastest for its rows.
     capacity : int
         Number of slots.
+    batch_invariant : bool
+        Make all calls of one size, so that a row's bits do not know how many share its step.
     """
 
     lag = 0
@@ -54,8 +57,10 @@ class HostExecutor:
         denoiser: Denoiser,
         batch_seconds: Mapping[int, float],
         capacity: int,
+        batch_invariant: bool = False,
     ) -> None:
-        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+        self._network, self._batch_invariant = network, batch_invariant
+        self.replace(denoiser, batch_seconds)
         self._buffers = SlotBuffers(
             capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
         )
@@ -67,7 +72,12 @@ class HostExecutor:
 
     def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
         """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
-        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+        self._denoiser, self.batch_seconds = denoiser, batch_seconds
+        self._fixed: FixedCall | None = None
+        if self._batch_invariant:
+            rows, seconds = invariant_batch(self._network, denoiser, batch_seconds)
+            self._fixed = FixedCall(self._network, denoiser, rows)
+            self.batch_seconds = {rows: seconds}
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> int:
         """Set rows `indices` of `request` up in `slots`; return the index of its table's row 0."""
@@ -93,16 +103,12 @@ class HostExecutor:
         t = np.zeros(total, np.float32)
         slots = rows["slot"][source].astype(np.int64)
         labels = np.where(np.arange(total) < len(rows), slots, buffers.unconditional[slots])
-        calls: list[Callable[[], object]] = []
-        for part in parts(total, best_batch(self._batch_seconds, total)):
-            x, gather = self._input(slots[part])
-            if gather is not None:
-                calls.append(gather)
-            pick = torch.from_numpy(labels[part])
-            conditioning = {k: v[pick].contiguous() for k, v in buffers.conditioning.items()}
-            calls.append(
-                self._denoiser.bind(x, torch.from_numpy(t[part]), conditioning, output[part])
-            )
+        times = torch.from_numpy(t)
+        calls = [
+            call
+            for part in parts(total, best_batch(self.batch_seconds, total))
+            for call in self._calls(slots[part], labels[part], times[part], output[part])
+        ]
         self._layout = _Layout(source, t, output.flatten(1), calls, passes)
 
     def launch(self, rows: Records, leaving: Slots | None) -> StepResult:
@@ -141,6 +147,19 @@ class HostExecutor:
             layout.passes, self._tables.records, _as_bytes(rows), buffers.state, layout.output
         )
         return _as_records(table, TABLE_ROW), _as_records(own, BATCH_ROW)
+
+    def _calls(
+        self, slots: Slots, labels: Slots, t: Tensor, output: Tensor
+    ) -> list[Callable[[], object]]:
+        """Return what evaluates `slots`, conditioned as `labels`, into `output`."""
+        buffers, pick = self._buffers, torch.from_numpy(labels)
+        conditioning = {k: v[pick].contiguous() for k, v in buffers.conditioning.items()}
+        if self._fixed is not None:
+            where = torch.from_numpy(slots)
+            return [self._fixed.evaluating(buffers.inputs, where, t, conditioning, output)]
+        x, gather = self._input(slots)
+        call = self._denoiser.bind(x, t, conditioning, output)
+        return [call] if gather is None else [gather, call]
 
     def _input(self, slots: Slots) -> tuple[Tensor, Callable[[], object] | None]:
         """Return the denoiser input of `slots`, and what refreshes it if it is a copy."""

@@ -7,9 +7,12 @@ Scripts and servers are clients of the same engine.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
@@ -17,15 +20,15 @@ import numpy as np
 import torch
 
 from fastdiff.denoisers import Denoiser
-from fastdiff.errors import Cancelled, InvalidArgument
+from fastdiff.errors import Cancelled, InvalidArgument, Unavailable
 from fastdiff.exporting import Network
 from fastdiff.records import BATCH_ROW
-from fastdiff.runtime.batcher import Batcher
+from fastdiff.runtime.batcher import EVERYONE, Batcher, Batching, Row, Turn
 from fastdiff.runtime.device import Device, Executor, StepResult
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.device_host import HostExecutor
 from fastdiff.runtime.graphs import GraphExecutor
-from fastdiff.runtime.plan import Plan, Share, Step, non_finite, shares_of
+from fastdiff.runtime.plan import Plan, Share, Step, Tick, non_finite, shares_of
 from fastdiff.runtime.requests import Callback, Request, StepInfo, Ticket
 
 _STATE_BYTES = 1 << 30
@@ -48,6 +51,10 @@ class Engine:
         Rows that run at once; the default keeps the state within 1 GiB, 1024 rows at most.
     device : Device or None
         Runs the graphs, if it is not to be found from the denoiser.
+    batching : Batching
+        Which rows share a step, by the clock of `time.monotonic`.
+    batch_invariant : bool
+        Give an image the same bits in whatever company it runs (`fastdiff.runtime.invariant`).
 
     Attributes
     ----------
@@ -62,22 +69,26 @@ class Engine:
         batch_seconds: Mapping[int, float],
         max_rows: int | None = None,
         device: Device | None = None,
+        *,
+        batching: Batching = EVERYONE,
+        batch_invariant: bool = False,
     ) -> None:
         row_bytes = 12 * int(np.prod(network.sample_shape))
         capacity = max_rows or max(1, min(_MAX_ROWS, _STATE_BYTES // row_bytes))
         self.network, self._denoiser = network, denoiser
         device = device or _device_of(denoiser)
+        if batch_invariant and device is not None:
+            raise Unavailable(
+                "batch_invariant=True is for engines on the host, this one is on a GPU"
+            )
         self.executor: Executor = (
-            HostExecutor(network, denoiser, batch_seconds, capacity)
+            HostExecutor(network, denoiser, batch_seconds, capacity, batch_invariant)
             if device is None
             else GraphExecutor(network, denoiser, batch_seconds, capacity, device)
         )
-        self._batcher: Batcher[Ticket] = Batcher(capacity)
-        self._submitted: deque[Ticket] = deque()
+        self._batcher: Batcher[Ticket] = Batcher(capacity, batching)
+        self._submitted: deque[tuple[Ticket, dict[str, float]]] = deque()
         self._first_rows = np.zeros(capacity, BATCH_ROW)  # of each slot, for its first step
-        self._starts = np.zeros(capacity, np.int64)  # steps that were taken before it
-        self._ends = np.zeros(capacity, np.int64)
-        self._steps_taken = 0
         self._plan: Plan | None = None
         self._in_flight: deque[Step] = deque()
         self._lock = threading.Lock()
@@ -90,8 +101,29 @@ class Engine:
         with self._lock:
             self.executor.prepare(evaluations)
 
-    def submit(self, request: Request) -> Ticket:
-        """Queue `request`; `advance` does the work."""
+    def submit(
+        self,
+        request: Request,
+        *,
+        arrival: float | None = None,
+        patience: float = 0.0,
+        deadline: float = math.inf,
+    ) -> Ticket:
+        """Queue `request`; `advance` or `tick` does the work.
+
+        Parameters
+        ----------
+        request : Request
+        arrival : float, optional
+            When it came; now if left out.
+        patience, deadline : float
+            See `policies.Standing`.
+
+        Raises
+        ------
+        InvalidArgument
+            The model does not return what the solver needs.
+        """
         channels = self.network.sample_shape[0]
         if request.table.needs_variance and self._denoiser.output_channels != 2 * channels:
             raise InvalidArgument(
@@ -102,7 +134,9 @@ class Engine:
         ticket = Ticket(request, self.network.sample_shape)
         ticket.done = request.rows == 0
         if not ticket.done:
-            self._submitted.append(ticket)
+            arrival = time.monotonic() if arrival is None else arrival
+            standing = {"arrival": arrival, "patience": patience, "deadline": deadline}
+            self._submitted.append((ticket, standing))
         return ticket
 
     def advance(self, ticket: Ticket) -> None:
@@ -113,7 +147,23 @@ class Engine:
         """
         with self._lock:
             if not ticket.done:
-                self._tick()
+                self._admit()
+                with contextlib.suppress(Exception):  # the tickets that it concerns hold it
+                    self._tick()
+
+    def tick(self) -> Tick | None:
+        """Take one step of all rows whose turn it is; return None if there are none.
+
+        Raises
+        ------
+        Exception
+            What the model or the step raised. The requests that were in the step have failed with
+            it; those that were not can go on.
+        """
+        with self._lock:
+            self._admit()
+            step = self._tick()
+            return step.plan.tick() if step else None
 
     def cancel(self, ticket: Ticket) -> None:
         """Free the rows of `ticket`."""
@@ -126,36 +176,45 @@ class Engine:
         Rows that have begun are finished with the old one first; rows that wait get the new one.
         """
         with self._lock:
-            while len(self._batcher) or self._in_flight:
-                self._tick(admit=False)
+            self._batcher.close()
+            try:
+                while self._batcher.holding or self._in_flight:
+                    with contextlib.suppress(Exception):
+                        self._tick()
+            finally:
+                self._batcher.open()
             self._denoiser = denoiser
             self.executor.replace(denoiser, batch_seconds)
 
-    def _tick(self, *, admit: bool = True) -> None:
+    def _tick(self) -> Step | None:
         """Launch a step, and look at the results of those that are due."""
+        turn = self._batcher.turn(time.monotonic())
+        step = None
         try:
-            if admit:
-                self._admit()
-            step = self._launch()
+            if turn.rows:
+                step = self._launch(turn)
         except BaseException as error:
             # The step may have been taken for some rows and not for others: none can go on.
-            self._fail_all((row.request for row in self._batcher.running), error)
-            return
+            self._fail_all((row.job for row in turn.rows), error)
+            raise
         # A callback sees its step before the next one, and the last results wait for nothing.
         left_for_later = self.executor.lag if step and not step.plan.passes.observed else 0
         while len(self._in_flight) > left_for_later:
             self._settle(self._in_flight.popleft())
+        return step
 
     def _admit(self) -> None:
+        """Let the batcher know of new requests."""
         while self._submitted:
-            ticket = self._submitted.popleft()
+            ticket, standing = self._submitted.popleft()
             if not ticket.done:
-                self._batcher.submit(ticket, ticket.request.rows)
-        joined = self._batcher.join()
-        if not joined:
-            return
-        self._plan = None
-        if len(joined) == len(self._batcher):
+                request = ticket.request
+                evaluations = np.where(request.guidance == 1, 1, 2).tolist()
+                self._batcher.submit(ticket, request.steps, evaluations, **standing)
+
+    def _set_up(self, joined: Sequence[Row[Ticket]]) -> None:
+        """Give rows that take their first step their state."""
+        if len(joined) == self._batcher.holding:
             self.executor.trim()
         for share in shares_of(joined):
             request, indices = share.ticket.request, share.indices
@@ -165,43 +224,41 @@ class Engine:
             rows["table_row"] = self.executor.admit(request, slots, indices)
             rows["slot"], rows["guidance"] = slots, request.guidance[indices]
             self._first_rows[slots] = rows
-            self._starts[slots] = self._steps_taken
-            self._ends[slots] = self._steps_taken + request.steps
 
-    def _make_plan(self) -> Plan | None:
-        running = self._batcher.running
-        if not running:
-            return None
-        slots = np.array([row.slot for row in running], np.int64)
-        rows, ends, shares = self._first_rows[slots], self._ends[slots], shares_of(running)
-        rows["draw"] = self._steps_taken - self._starts[slots]
+    def _make_plan(self, turn: Turn[Ticket]) -> Plan:
+        self._batcher.settle()
+        slots = np.array([row.slot for row in turn.rows], np.int64)
+        left = np.array([row.steps_left for row in turn.rows], np.int64)
+        total = np.array([row.job.request.steps for row in turn.rows], np.int64)
+        rows, shares = self._first_rows[slots], shares_of(turn.rows)
+        rows["draw"] = total - left
         rows["table_row"] += rows["draw"].astype(np.int32)
-        until = ends.copy()
+        until = left.copy()
         for share in shares:
             if (guided := share.ticket.request.guided) is not None:
                 draws, positions = rows["draw"][share.positions], share.positions
                 rows["guidance"][positions[~guided.on[draws]]] = 1
-                until[positions] = self._starts[slots[positions]] + guided.until[draws]
+                until[positions] = guided.until[draws] - draws
         passes = reduce(or_, (share.ticket.request.passes for share in shares))
         self.executor.arrange(rows, passes)
-        return Plan(slots, rows, ends, int(until.min()), shares, passes)
+        return Plan(turn, slots, rows, left, int(until.min()), shares, passes)
 
-    def _launch(self) -> Step | None:
-        """Launch a step of the running rows, if there are any, and free the slots that end."""
-        plan = self._plan = self._plan or self._make_plan()
-        if plan is None:
-            return None
-        number = self._steps_taken + 1
-        last = number == plan.until
-        leaving = np.flatnonzero(plan.ends == number) if last else _NOBODY
+    def _launch(self, turn: Turn[Ticket]) -> Step:
+        """Launch a step of the rows whose turn it is, and free the slots that end."""
+        plan = self._plan
+        if plan is None or plan.turn is not turn:
+            self._set_up(turn.joined)
+            plan = self._plan = self._make_plan(turn)
+        elif plan.taken == plan.until:
+            plan = self._plan = self._make_plan(turn)
+        plan.taken += 1
+        last = plan.taken == plan.until
+        leaving = np.flatnonzero(plan.left == plan.taken) if last else _NOBODY
         launched = self.executor.launch(plan.rows, plan.slots[leaving] if leaving.size else None)
-        self._steps_taken = number
+        self._batcher.take_step()
         plan.rows["table_row"] += 1
         plan.rows["draw"] += 1
-        if last:
-            self._batcher.leave(plan.slots[leaving].tolist())
-            self._plan = None
-        step = Step(number, plan, leaving, launched)
+        step = Step(plan.taken, plan, leaving, launched)
         self._in_flight.append(step)
         return step
 
@@ -211,8 +268,9 @@ class Engine:
             self._finish(step, step.launched.wait())
         except BaseException as error:
             # Nobody may wait for a result that was lost: whoever took this step or runs on fails.
-            running = [row.request for row in self._batcher.running]
-            self._fail_all([*running, *(share.ticket for share in step.plan.shares)], error)
+            plans = [step.plan, self._plan or step.plan]
+            self._fail_all((share.ticket for plan in plans for share in plan.shares), error)
+            raise
 
     def _finish(self, step: Step, result: StepResult) -> None:
         """Fail, notify and deliver."""
@@ -226,7 +284,7 @@ class Engine:
             elif ticket.request.callback is not None:
                 self._notify(step, share, ticket.request.callback)
             if result.samples is not None and not ticket.done:
-                ended = plan.ends[share.positions] == step.number
+                ended = plan.left[share.positions] == step.number
                 if ended.any():
                     places = np.searchsorted(step.leaving, share.positions[ended])
                     ticket.deliver(share.indices[ended].tolist(), result.samples[places])
@@ -234,7 +292,7 @@ class Engine:
     def _notify(self, step: Step, share: Share, callback: Callback) -> None:
         ticket, total = share.ticket, share.ticket.request.steps
         info = StepInfo(
-            step=total - int(step.plan.ends[share.positions].max()) + step.number,
+            step=step.behind(share),
             total=total,
             images=share.indices.copy(),
             denoised=self.executor.read_denoised(step.plan.slots[share.positions]),
@@ -252,14 +310,10 @@ class Engine:
         if not ticket.done:
             ticket.fail(error)
             self._batcher.withdraw(ticket)
-            self._plan = None
 
     def _fail_all(self, tickets: Iterable[Ticket], error: BaseException) -> None:
-        """Fail `tickets`; go on only if `error` is the work's and not the process's."""
         for ticket in dict.fromkeys(tickets):
             self._fail(ticket, error)
-        if not isinstance(error, Exception):
-            raise error
 
 
 _NOBODY = np.zeros(0, np.int64)

@@ -111,7 +111,7 @@ class GraphExecutor:
         device: Device,
     ) -> None:
         self._capacity = capacity
-        self._device, self._denoiser, self._batch_seconds = device, denoiser, batch_seconds
+        self._device, self._denoiser, self.batch_seconds = device, denoiser, batch_seconds
         self._compute, self._copies = device.stream(), device.stream()
         self._buffers = self._compute.run(
             lambda: SlotBuffers(
@@ -150,7 +150,7 @@ class GraphExecutor:
 
     def replace(self, denoiser: Denoiser, batch_seconds: Mapping[int, float]) -> None:
         """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
-        self._denoiser, self._batch_seconds = denoiser, batch_seconds
+        self._denoiser, self.batch_seconds = denoiser, batch_seconds
         self._steps.clear()
         self._step = None
 
@@ -224,7 +224,7 @@ class GraphExecutor:
 
     def _build(self, bucket: int, passes: Passes) -> BucketStep:
         """Allocate the buffers of a bucket and capture its graph, or note why that cannot be."""
-        batch = best_batch(self._batch_seconds, bucket)
+        batch = best_batch(self.batch_seconds, bucket)
         step = self._compute.run(
             lambda: BucketStep(bucket, self._denoiser, batch, self._buffers, self._tables, passes)
         )

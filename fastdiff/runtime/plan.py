@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastdiff.errors import NonFiniteOutput
-from fastdiff.runtime.batcher import Assignment
+from fastdiff.runtime.batcher import Row, Turn
 from fastdiff.runtime.device import Launched, Records, Slots
 from fastdiff.runtime.requests import Passes, Ticket
 
@@ -22,33 +22,62 @@ class Share:
     indices: Slots  # which images of the request they are
 
 
+@dataclass(frozen=True)
+class Tick:
+    """What a tick of the engine launched.
+
+    Attributes
+    ----------
+    rows, evaluations : int
+        Rows that take the step, and evaluations of the network that it takes.
+    tickets : list of Ticket
+        Whose rows they are.
+    """
+
+    rows: int
+    evaluations: int
+    tickets: list[Ticket]
+
+
 @dataclass
 class Plan:
-    """The batch, until a row joins, leaves or is guided no more. All of its rows take each step."""
+    """The batch, until a row joins, leaves, pauses or is guided no more; all take each step."""
 
+    turn: Turn[Ticket]
     slots: Slots  # (B,)
     rows: Records  # (B,) BATCH_ROW, of the next step
-    ends: Slots  # (B,) number of the step that is each row's last
-    until: int  # number of the step after which somebody ends, or its guidance changes
+    left: Slots  # (B,) steps that each row had left at first
+    until: int  # steps after which somebody ends, or its guidance changes
     shares: list[Share]
     passes: Passes
+    taken: int = 0  # steps so far
+
+    def tick(self) -> Tick:
+        """Describe a step."""
+        evaluations = len(self.rows) + int(np.count_nonzero(self.rows["uncond"] >= 0))
+        return Tick(len(self.rows), evaluations, [share.ticket for share in self.shares])
 
 
 @dataclass(frozen=True)
 class Step:
     """A step that was launched and whose result has not been looked at."""
 
-    number: int
+    number: int  # of the plan's steps, from 1
     plan: Plan
     leaving: Slots  # positions of the rows that end with it
     launched: Launched
 
+    def behind(self, share: Share) -> int:
+        """Return how many steps the rows of `share` have taken with this one, the least of them."""
+        left = int(self.plan.left[share.positions].max())
+        return share.ticket.request.steps - left + self.number
 
-def shares_of(batch: Sequence[Assignment[Ticket]]) -> list[Share]:
+
+def shares_of(batch: Sequence[Row[Ticket]]) -> list[Share]:
     """Divide the rows of `batch` by ticket."""
     by_ticket: dict[Ticket, list[tuple[int, int]]] = {}
     for position, row in enumerate(batch):
-        by_ticket.setdefault(row.request, []).append((position, row.index))
+        by_ticket.setdefault(row.job, []).append((position, row.index))
     return [
         Share(ticket, *np.array(pairs, np.int64).T.copy()) for ticket, pairs in by_ticket.items()
     ]
@@ -57,6 +86,6 @@ def shares_of(batch: Sequence[Assignment[Ticket]]) -> list[Share]:
 def non_finite(step: Step, share: Share, bad: Slots) -> NonFiniteOutput:
     """Describe the first bad row of a request; `bad` are positions."""
     request = share.ticket.request
-    taken = request.steps - int(step.plan.ends[bad[0]]) + step.number - 1
+    taken = request.steps - int(step.plan.left[bad[0]]) + step.number - 1
     image = int(share.indices[share.positions == bad[0]][0])
     return NonFiniteOutput(taken, request.steps, image, float(request.table.rows["t"][taken]))

@@ -76,3 +76,4 @@ class Policy:
 
 
 FIRST_COME = Policy()
+SHORTEST_REMAINING = Policy("shortest-remaining")

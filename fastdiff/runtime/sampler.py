@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdiff.runtime import arguments
 from fastdiff.runtime.artifact import save_artifact
+from fastdiff.runtime.batcher import EVERYONE, Batching
 from fastdiff.runtime.compiled import Compiled
 from fastdiff.runtime.editing import Edit
 from fastdiff.runtime.engine import Engine
@@ -35,9 +36,12 @@ class Sampler:
         The noise schedule that the model was trained with.
     """
 
-    def __init__(self, compiled: Compiled, max_rows: int | None = None) -> None:
+    def __init__(
+        self, compiled: Compiled, max_rows: int | None = None, *, batch_invariant: bool = False
+    ) -> None:
         self._adopt(compiled)
-        self.engine = Engine(compiled.network, compiled.denoiser, compiled.batch_seconds, max_rows)
+        self._batch_invariant = batch_invariant
+        self.engine = self.new_engine(max_rows)
         self._tables = TableCache(compiled.schedule)
 
     def __repr__(self) -> str:
@@ -250,6 +254,26 @@ class Sampler:
         request.start = Start(images, 1.0, 0.0)
         forward = self._tables.table("ddim", steps=steps, compat=compat)
         return self._run(request, progress=False) / forward.init_noise_sigma
+
+    def new_engine(self, max_rows: int | None = None, batching: Batching = EVERYONE) -> Engine:
+        """Return an engine with memory and a queue of its own, for requests that `request` builds.
+
+        Parameters
+        ----------
+        max_rows : int, optional
+            Rows whose state it holds at once.
+        batching : Batching
+            Which of them share a step.
+        """
+        compiled = self._compiled
+        return Engine(
+            compiled.network,
+            compiled.denoiser,
+            compiled.batch_seconds,
+            max_rows,
+            batching=batching,
+            batch_invariant=self._batch_invariant,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled model to one file, which `fastdiff.load` reads without compiling.

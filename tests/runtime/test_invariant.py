@@ -1,0 +1,102 @@
+"""batch_invariant: the same bits alone and under load, on engines that do not promise it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import Mixer, eager_sampler
+
+from fastdiff.denoisers import build_denoiser
+from fastdiff.errors import Unavailable
+from fastdiff.exporting import Conditioning, Network, export_onnx
+from fastdiff.runtime.batcher import Batching
+from fastdiff.runtime.engine import Engine
+from fastdiff.runtime.invariant import invariant_batch
+from fastdiff.runtime.policies import SHORTEST_REMAINING
+
+
+class Sociable(torch.nn.Module):
+    """Each row leaks a little into the others: what no batch size can hide but 1."""
+
+    def forward(self, x, t):
+        return 0.1 * x + 1e-6 * x.mean(0, keepdim=True)
+
+
+class Placed(torch.nn.Module):
+    """A row's last bits depend on where it lies in the batch, from the fourth place on."""
+
+    def forward(self, x, t):
+        place = (torch.arange(len(x)) >= 3).float()[:, None, None, None]
+        return 0.1 * x * (1 + 1e-6 * place)
+
+
+@pytest.mark.parametrize(("module", "rows"), [(Sociable(), 1), (Placed(), 3), (Mixer(), 8)])
+def test_the_fastest_size_is_taken_at_which_bits_know_neither_place_nor_company(module, rows):
+    network = Network(module, (1, 3, 5))
+    denoiser = build_denoiser("eager", network, "float32")
+    measured = {1: 1.0, 3: 2.0, 8: 3.0, 64: 4.0}
+    assert invariant_batch(network, denoiser, measured) == (rows, measured[rows])
+
+
+class Conditional(Mixer):
+    """Convolutions, a matrix product over all pixels, and a label."""
+
+    def __init__(self):
+        super().__init__()
+        self.pixels = torch.nn.Linear(15, 15)
+        self.labels = torch.nn.Embedding(4, 15)
+
+    def forward(self, x, t, class_labels):
+        pixels = self.pixels(x.flatten(1)) + self.labels(class_labels)
+        return super().forward(torch.tanh(pixels).view(-1, 1, 3, 5), t)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    labels = Conditioning(num_classes=3, null=3)
+    network = Network(Conditional(), (1, 3, 5), {"class_labels": labels}, "conditional")
+    return replace(network, onnx=export_onnx(network, tmp_path_factory.mktemp("onnx") / "net.onnx"))
+
+
+@pytest.mark.parametrize("name", ["eager", "onnxruntime"])
+def test_an_image_has_the_same_bits_alone_and_under_load(network, name):
+    denoiser = build_denoiser(name, network, "float32")
+    sampler = eager_sampler(network)
+
+    def new_engine(limit=None):
+        batching = Batching(SHORTEST_REMAINING, limit)
+        measured = {1: 1.0, 4: 2.0}
+        return Engine(network, denoiser, measured, batching=batching, batch_invariant=True)
+
+    requests = [
+        sampler.request(n, steps=steps, seed=seed, class_labels=seed, guidance_scale=guidance)
+        for seed, (n, steps, guidance) in enumerate([(1, 4, 1.0), (3, 2, 1.0), (2, 3, 2.0)])
+    ]
+    loaded = new_engine(limit=5)
+    tickets = []
+    for request in requests:
+        tickets.append(loaded.submit(request, patience=1e6))
+        loaded.tick()
+    while not all(ticket.done for ticket in tickets):
+        loaded.tick()
+    alone = new_engine()
+    for request, ticket in zip(requests, tickets, strict=True):
+        own = alone.submit(request)
+        while not own.done:
+            alone.tick()
+        assert torch.equal(own.result(), ticket.result())
+    usual = sampler.sample(3, steps=2, seed=1, class_labels=1)
+    torch.testing.assert_close(tickets[1].result(), usual, rtol=0, atol=1e-4)
+
+
+def test_weights_that_are_swapped_are_called_in_a_fixed_size_too(network):
+    denoiser = build_denoiser("eager", network, "float32")
+    engine = Engine(network, denoiser, {4: 1.0}, batch_invariant=True)
+    engine.replace(build_denoiser("eager", network, "float32"), {2: 1.0})
+    assert engine.executor.batch_seconds == {2: 1.0}
+
+
+def test_a_gpu_cannot_be_asked_for_it_yet(network):
+    denoiser = build_denoiser("eager", network, "float32")
+    with pytest.raises(Unavailable, match="batch_invariant=True is for engines on the host"):
+        Engine(network, denoiser, {4: 1.0}, device=object(), batch_invariant=True)
