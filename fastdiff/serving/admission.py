@@ -1,0 +1,222 @@
+"""Who gets a place in a worker's queue, and when each job will be done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
+from fastdiff.runtime.costs import StepCost
+from fastdiff.runtime.forecast import Work, forecast
+from fastdiff.runtime.policies import SHORTEST_REMAINING, Policy
+from fastdiff.serving.jobs import Demand
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Queueing:
+    """How a worker serves its queue.
+
+    Attributes
+    ----------
+    policy : Policy
+        Who goes first.
+    patience : float
+        How long a job lets others go before it, as a multiple of the time that its own steps take
+        in full batches. First-come needs none.
+    places : int
+        Images that may wait or run. A job of more than that is taken when nothing else is there.
+    backlog_seconds : float
+        Work that may lie before a job.
+    by_request : bool
+        Batch by request instead of by step: a batch begins when the one before it has ended.
+    limit : int or None
+        Evaluations per step; None for as many as make the machine busy (`costs.best_step`).
+    """
+
+    policy: Policy = SHORTEST_REMAINING
+    patience: float = 5.0
+    places: int = 256
+    backlog_seconds: float = 60.0
+    by_request: bool = False
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "places", "backlog_seconds"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (name == "places" and value < 1):
+                raise InvalidArgument(f"{name}: expected a finite, positive number, got {value!r}")
+        if self.limit is not None and self.limit < 1:
+            raise InvalidArgument(f"limit: expected at least 1 evaluation, got {self.limit!r}")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast images of one size are made.
+
+    Attributes
+    ----------
+    cost : StepCost
+        Learns while the worker runs.
+    limit : int
+        Evaluations per step.
+    """
+
+    cost: StepCost
+    limit: int
+
+    def full(self, evaluations: int = 0) -> float:
+        """Return the seconds of a full step, or of one of `evaluations` if that is more."""
+        return self.cost(max(self.limit, evaluations))
+
+
+@dataclass(eq=False)
+class Place:
+    """A job in the queue.
+
+    Attributes
+    ----------
+    taken : int
+        Row steps behind it.
+    """
+
+    demand: Demand
+    size: Size
+    arrival: float
+    patience: float
+    taken: int = 0
+    estimate_seconds: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Evaluations of a row's step."""
+        return 2 if self.demand.guided else 1
+
+    @property
+    def deadline(self) -> float:
+        """When it should be done."""
+        return math.inf if self.demand.deadline is None else self.demand.deadline
+
+    @property
+    def row_steps(self) -> int:
+        """Row steps that it still needs."""
+        return self.demand.rows * self.demand.steps - self.taken
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations that it still needs."""
+        return self.width * self.row_steps
+
+    @property
+    def work(self) -> Work:
+        """What it still needs, as if its rows went on side by side."""
+        steps = -(-self.row_steps // self.demand.rows)
+        return Work(self.demand.rows, steps, self.width, self.taken > 0)
+
+
+class Admission:
+    """A bounded queue whose jobs know when they will be done.
+
+    A job's promise holds whatever comes after it: its patience, the step that runs, and the time
+    that all jobs of the queue would take in full steps, first come, first served (`Policy`,
+    `forecast`). Jobs of other sizes take steps of their own, so their time is added.
+
+    It is not thread-safe: a lock of its owner's guards it.
+
+    Parameters
+    ----------
+    paces : mapping of (int, int) to Pace
+        By size.
+    queueing : Queueing
+    """
+
+    def __init__(self, paces: Mapping[Size, Pace], queueing: Queueing) -> None:
+        self._paces, self._queueing = paces, queueing
+        self._places: dict[Place, None] = {}  # in order of arrival
+
+    @property
+    def places(self) -> list[Place]:
+        """The jobs, in order of arrival."""
+        return list(self._places)
+
+    def admit(self, demand: Demand, size: Size, now: float) -> Place:
+        """Give a job its place.
+
+        Raises
+        ------
+        Overloaded
+            The queue is full.
+        DeadlineImpossible
+            The job would miss its deadline even if nothing came after it.
+        """
+        self._check_room(demand)
+        full, policy = self._paces[size].full(), self._queueing.policy
+        place = Place(demand, size, now, self._queueing.patience * demand.steps * full)
+        queue = [*self._places, place]
+        if place.deadline < math.inf:
+            seconds = self._learned(sorted(queue, key=lambda job: policy.rank(job, now)), place)
+            if now + seconds > place.deadline:
+                raise DeadlineImpossible(
+                    f"the images would be there in {seconds:.3g} s, "
+                    f"the deadline is in {place.deadline - now:.3g} s",
+                    seconds,
+                )
+        place.estimate_seconds = policy.ages_at(place) - now + self._at_most(queue)
+        self._places[place] = None
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give a place back."""
+        self._places.pop(place, None)
+
+    def least_seconds(self, place: Place) -> float:
+        """Return how long `place` would still take if it were alone from now on."""
+        work = place.work
+        return work.steps * self._paces[place.size].cost(work.evaluations)
+
+    def _check_room(self, demand: Demand) -> None:
+        held = sum(place.demand.rows for place in self._places)
+        if not held:
+            return
+        backlog = self._backlog(self._places)
+        too_many = held + demand.rows - self._queueing.places
+        too_long = backlog - self._queueing.backlog_seconds
+        if too_many > 0 or too_long > 0:
+            raise Overloaded(
+                f"the queue is full: {held} images, about {backlog:.3g} s of work",
+                max(backlog * min(too_many / held, 1.0), too_long),
+            )
+
+    def _backlog(self, places: Iterable[Place]) -> float:
+        """Return the seconds that the work of `places` takes in full steps."""
+        paces = self._paces
+        return sum(
+            place.remaining * paces[place.size].full() / paces[place.size].limit for place in places
+        )
+
+    def _learned(self, order: Sequence[Place], place: Place) -> float:
+        """Return when `place` is done if nothing else comes, served in that order."""
+        before = order[: order.index(place) + 1]
+        return sum(
+            self._forecast(before, size, pace.cost.__call__) for size, pace in self._paces.items()
+        )
+
+    def _at_most(self, queue: Sequence[Place]) -> float:
+        """Return when the last of `queue` is done at the latest, first come, first served."""
+        widest = max(place.width for place in queue)
+        full = {size: pace.full(widest) for size, pace in self._paces.items()}
+        return max(full.values()) + sum(
+            self._forecast(queue, size, lambda _, seconds=seconds: seconds)
+            for size, seconds in full.items()
+        )
+
+    def _forecast(
+        self, queue: Sequence[Place], size: Size, step_seconds: Callable[[int], float]
+    ) -> float:
+        """Return the seconds of `size`'s steps until the last of `queue` is done."""
+        work = [place.work for place in queue if place.size == size]
+        by_request = self._queueing.by_request
+        done = forecast(work, self._paces[size].limit, step_seconds, by_request=by_request)
+        return done[-1] if queue[-1].size == size else max(done, default=0.0)

@@ -1,0 +1,152 @@
+"""Places, bounds and promises under a virtual clock."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
+from fastdiff.runtime.batcher import Batcher, Batching
+from fastdiff.runtime.costs import StepCost
+from fastdiff.runtime.policies import POLICIES, SHORTEST_REMAINING, Policy
+from fastdiff.serving.admission import Admission, Pace, Queueing
+from fastdiff.serving.jobs import Demand
+
+MEASURED = {1: 0.5, 2: 0.75, 4: 1.25}
+SMALL, LARGE = (8, 8), (16, 16)
+
+
+def paces(limit=4):
+    return {
+        SMALL: Pace(StepCost(MEASURED), limit),
+        LARGE: Pace(StepCost({n: 4 * seconds for n, seconds in MEASURED.items()}), limit),
+    }
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 40),
+        st.sampled_from([SMALL, LARGE]),
+        st.builds(Demand, st.integers(1, 3), st.integers(1, 6), st.booleans()),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=60)
+@given(ARRIVALS, st.sampled_from(POLICIES), st.integers(1, 4), st.integers(0, 5))
+def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patience):
+    """Two sizes on one machine, served as a worker serves them, at their measured costs."""
+    queueing = Queueing(Policy(name), patience, places=1000, backlog_seconds=1e9)
+    pace = paces(limit)
+    admission = Admission(pace, queueing)
+    batchers = {size: Batcher(1000, Batching(queueing.policy, limit)) for size in pace}
+    to_come, left, now = sorted(arrivals, key=lambda each: each[0]), {}, 0.0
+    while to_come or left:
+        while to_come and to_come[0][0] <= now:
+            arrival, size, demand = to_come.pop(0)
+            place = admission.admit(demand, size, arrival)
+            left[place] = demand.rows
+            standing = {"arrival": arrival, "patience": place.patience}
+            widths = [place.width] * demand.rows
+            batchers[size].submit(place, demand.steps, widths, **standing)
+        if not left:
+            now = to_come[0][0]
+            continue
+        first = min(left, key=lambda place: queueing.policy.rank(place, now))
+        batcher = batchers[first.size]
+        turn = batcher.turn(now)
+        now += pace[first.size].cost(turn.evaluations)
+        for row in turn.rows:
+            row.job.taken += 1
+        for row in batcher.take_step():
+            left[row.job] -= 1
+            if not left[row.job]:
+                del left[row.job]
+                admission.leave(row.job)
+                assert now <= row.job.arrival + row.job.estimate_seconds + 1e-9
+
+
+def test_a_promise_is_patience_a_step_and_the_work_before_it_in_full_steps():
+    admission = Admission(paces(limit=2), Queueing(SHORTEST_REMAINING, patience=5.0))
+    first = admission.admit(Demand(1, 10), SMALL, 0.0)
+    full, running = 0.75, 3.0  # a step of the larger size may have just begun
+    assert first.estimate_seconds == pytest.approx((50 + 10) * full + running)
+    guided = admission.admit(Demand(2, 4, guided=True), SMALL, 0.0)
+    assert guided.estimate_seconds == pytest.approx((20 + 10 + 8) * full + running)
+
+
+def test_a_job_of_one_size_waits_for_those_of_others():
+    queueing = Queueing(Policy("first-come"))
+    admission = Admission(paces(limit=2), queueing)
+    admission.admit(Demand(2, 10), SMALL, 0.0)
+    large = admission.admit(Demand(1, 3), LARGE, 0.0)
+    assert large.estimate_seconds == pytest.approx(3.0 + 10 * 0.75 + 3 * 3.0)
+
+
+def test_work_that_is_done_is_not_promised_again():
+    admission = Admission(paces(limit=1), Queueing(Policy("first-come")))
+    full, running = 0.5, 2.0
+    first = admission.admit(Demand(1, 10), SMALL, 0.0)
+    first.taken = 7
+    second = admission.admit(Demand(1, 1), SMALL, 3.5)
+    assert second.estimate_seconds == pytest.approx((3 + 1) * full + running)
+    admission.leave(first)
+    third = admission.admit(Demand(1, 1), SMALL, 3.5)
+    assert third.estimate_seconds == pytest.approx((1 + 1) * full + running)
+
+
+def test_a_full_queue_says_when_enough_of_it_has_gone():
+    admission = Admission(paces(limit=2), Queueing(places=4))
+    admission.admit(Demand(4, 10), SMALL, 0.0)
+    with pytest.raises(Overloaded, match="4 images, about 15 s of work") as caught:
+        admission.admit(Demand(1, 1), SMALL, 0.0)
+    assert caught.value.retry_after == pytest.approx(15 / 4)
+    with pytest.raises(Overloaded) as caught:
+        admission.admit(Demand(9, 1), SMALL, 0.0)
+    assert caught.value.retry_after == pytest.approx(15)
+
+
+def test_a_long_queue_is_full_by_its_seconds():
+    admission = Admission(paces(limit=2), Queueing(backlog_seconds=10.0))
+    place = admission.admit(Demand(4, 10), SMALL, 0.0)
+    with pytest.raises(Overloaded) as caught:
+        admission.admit(Demand(1, 1), SMALL, 0.0)
+    assert caught.value.retry_after == pytest.approx(5)
+    place.taken = 16  # 24 row steps are left: 9 s
+    admission.admit(Demand(1, 1), SMALL, 6.0)
+
+
+def test_a_deadline_is_judged_by_what_is_there_in_the_order_of_the_policy():
+    for name, sooner in (("first-come", False), ("deadline", True)):
+        admission = Admission(paces(limit=1), Queueing(Policy(name), patience=100.0))
+        admission.admit(Demand(1, 10), SMALL, 0.0)
+        urgent = Demand(1, 4, deadline=3.0)
+        if sooner:
+            admission.admit(urgent, SMALL, 0.0)
+        else:
+            with pytest.raises(
+                DeadlineImpossible, match="in 7 s, the deadline is in 3 s"
+            ) as caught:
+                admission.admit(urgent, SMALL, 0.0)
+            assert caught.value.estimate_seconds == pytest.approx(7.0)
+
+
+def test_the_least_time_is_that_of_the_job_alone():
+    admission = Admission(paces(), Queueing())
+    place = admission.admit(Demand(2, 10, guided=True), SMALL, 0.0)
+    place.taken = 7
+    assert admission.least_seconds(place) == pytest.approx(7 * 0.75)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("patience", -1), ("patience", math.nan), ("places", 0), ("backlog_seconds", math.inf)],
+)
+def test_queueing_refuses_numbers_without_a_meaning(name, value):
+    with pytest.raises(InvalidArgument, match=name):
+        Queueing(**{name: value})
+    with pytest.raises(InvalidArgument, match="limit"):
+        Queueing(limit=0)
