@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from fastdiff.denoisers.base import Denoiser, trim
 
@@ -61,14 +60,17 @@ class FixedBatch:
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         """Bind a call on buffers of its own, which hold the given rows and copies of the last."""
-        given = (x, t, dict(conditioning))
         pick = torch.arange(self.rows, device=x.device).clamp_max(len(x) - 1)
-        padded = tree_map(lambda value: value[pick], given)
+        padded = {name: value[pick] for name, value in conditioning.items()}
+        x_padded, t_padded = x[pick], t[pick]
         whole = out.new_empty(self.rows, *out.shape[1:])
-        call = self.denoiser.bind(*padded, whole)
+        call = self.denoiser.bind(x_padded, t_padded, padded, whole)
+        pairs = [(x, x_padded), (t, t_padded)]
+        pairs += [(value, padded[name]) for name, value in conditioning.items()]
 
         def run() -> None:
-            tree_map(lambda value, own: own.copy_(value[pick]), given, padded)
+            for given, own in pairs:
+                torch.index_select(given, 0, pick, out=own)
             call()
             out.copy_(whole[: len(out)])
 

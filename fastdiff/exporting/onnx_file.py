@@ -15,6 +15,7 @@ import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastdiff.errors import (
     InvalidArgument,
@@ -37,7 +38,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The names by which x and t are known where the caller does not name them."""
 
-_DTYPES = {
+_DTYPES: Mapping[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,
@@ -205,7 +206,7 @@ class OnnxFile:
             except Exception as error:  # onnxruntime's own types have no base but Exception
                 raise ModelOutputError(f"{self.path.name} failed: {first_line(error)}") from error
             if result.element_type() == TensorProto.BFLOAT16:  # which NumPy lacks
-                return torch.from_dlpack(result).float()
+                return from_dlpack(result).float()
             return torch.from_numpy(result.numpy()).float()
 
         return evaluate

@@ -35,8 +35,9 @@ class DenoiserForward(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Take x, t and the conditioning in the order of its names."""
         x, t, *rest = inputs
+        check: Any = torch._check
         for value in (t, *rest):
-            torch._check(len(value) == len(x))  # else the exporter takes each batch axis for itself
+            check(len(value) == len(x))  # else the exporter takes each batch axis for itself
         output: torch.Tensor = self.module(x, t, **dict(zip(self.names, rest, strict=True)))
         return output
 
@@ -69,6 +70,7 @@ def translate(
                 custom_translation_table={
                     **onnx_translations(),
                     torch.ops.aten.group_norm.default: _group_norm,
+                    torch.ops.aten.squeeze.dim: _squeeze,
                 },
                 dynamo=True,
                 verbose=False,
@@ -110,6 +112,16 @@ def _group_norm(
     if bias is not None:
         y = op.Add(y, op.Reshape(bias, per_channel))
     return y
+
+
+def _squeeze(x: Any, dim: int) -> Any:
+    """aten::squeeze.dim, which leaves an axis of another size than 1 as it is; ONNX refuses it."""
+    from onnxscript import opset23
+
+    op: Any = opset23
+    if not len(x.shape) or x.shape[dim] != 1:
+        return op.Identity(x)
+    return op.Squeeze(x, op.Constant(value_ints=[dim]))
 
 
 def _strip(model: onnx_ir.Model) -> None:

@@ -32,18 +32,18 @@ class TransformerDenoiser(nn.Module):
     Parameters
     ----------
     model : nn.Module
-    time_scale : float
-        What times are multiplied with.
+    time_unit : float
+        What times are divided by.
     """
 
-    def __init__(self, model: nn.Module, time_scale: float = 1.0) -> None:
+    def __init__(self, model: nn.Module, time_unit: float = 1.0) -> None:
         super().__init__()
-        self.model, self.time_scale = model, time_scale
+        self.model, self.time_unit = model, time_unit
 
     def forward(self, x: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
         """Map (B, C, H, W) to the prediction."""
         output: tuple[Tensor, ...] = self.model(
-            hidden_states=x, timestep=t * self.time_scale, **conditioning, return_dict=False
+            hidden_states=x, timestep=t / self.time_unit, **conditioning, return_dict=False
         )
         return output[0]
 
@@ -51,51 +51,29 @@ class TransformerDenoiser(nn.Module):
 class SizedDenoiser(TransformerDenoiser):
     """PixArt's transformer, which may be told the size of the image (arXiv 2310.00426)."""
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor,
-        resolution: Tensor | None = None,
-        aspect_ratio: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
         """Map (B, C, H, W) to the prediction and the learned variance."""
-        return super().forward(
-            x,
-            t,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            added_cond_kwargs={"resolution": resolution, "aspect_ratio": aspect_ratio},
-        )
+        sizes = {name: conditioning.pop(name, None) for name in ("resolution", "aspect_ratio")}
+        return super().forward(x, t, added_cond_kwargs=sizes, **conditioning)
 
 
 class PackedDenoiser(TransformerDenoiser):
     """FLUX's transformer, whose tokens are patches of 2 x 2 latents, each with its place."""
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        encoder_hidden_states: Tensor,
-        pooled_projections: Tensor,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
         """Map (B, C, H, W), H and W even, to the prediction."""
         _, channels, height, width = x.shape
         rows, columns = height // 2, width // 2
         patches = x.reshape(-1, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
-        place = torch.zeros(rows, columns, 3, dtype=x.dtype, device=x.device)
+        place = x.new_zeros(rows, columns, 3)
         place[..., 1] += torch.arange(rows, device=x.device)[:, None]
         place[..., 2] += torch.arange(columns, device=x.device)
         tokens = super().forward(
             patches.reshape(-1, rows * columns, 4 * channels),
             t,
-            encoder_hidden_states=encoder_hidden_states,
-            pooled_projections=pooled_projections,
-            guidance=guidance,
             img_ids=place.reshape(-1, 3),
-            txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, dtype=x.dtype, device=x.device),
+            txt_ids=x.new_zeros(conditioning["encoder_hidden_states"].shape[1], 3),
+            **conditioning,
         )
         patches = tokens.reshape(-1, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return patches.reshape(-1, channels, height, width)
@@ -159,27 +137,27 @@ class _Class:
         Conditioning by the model's config and the sample's shape.
     denoiser : type
         How it is called.
-    time_scale : callable
-        By its config.
+    time_unit : callable
+        What its times are divided by, by its config.
     channels : callable
         C by its config.
     """
 
     inputs: Callable[[Any, tuple[int, int, int]], Inputs]
     denoiser: type[TransformerDenoiser] = TransformerDenoiser
-    time_scale: Callable[[Any], float] = lambda config: 1.0
+    time_unit: Callable[[Any], float] = lambda config: 1.0
     channels: Callable[[Any], int] = lambda config: config.in_channels
 
 
 _CLASSES: Mapping[str, _Class] = {
-    "AuraFlowTransformer2DModel": _Class(_auraflow, time_scale=lambda config: 1e-3),
+    "AuraFlowTransformer2DModel": _Class(_auraflow, time_unit=lambda config: 1000.0),
     "FluxTransformer2DModel": _Class(
-        _flux, PackedDenoiser, lambda config: 1e-3, lambda config: config.in_channels // 4
+        _flux, PackedDenoiser, lambda config: 1000.0, lambda config: config.in_channels // 4
     ),
     "PixArtTransformer2DModel": _Class(_pixart, SizedDenoiser),
     "SD3Transformer2DModel": _Class(_sd3),
     "SanaTransformer2DModel": _Class(
-        _sana, time_scale=lambda config: float(config.get("timestep_scale") or 1.0)
+        _sana, time_unit=lambda config: 1.0 / (config.get("timestep_scale") or 1.0)
     ),
 }
 
@@ -205,7 +183,7 @@ def describe_transformer(model: Any, sample_shape: tuple[int, int, int] | None) 
             raise InvalidArgument(f"this {name}'s config has no sample_size; pass sample_shape=")
         sample_shape = described.channels(config), size, size
     return Network(
-        described.denoiser(model, described.time_scale(config)),
+        described.denoiser(model, described.time_unit(config)),
         sample_shape,
         described.inputs(config, sample_shape),
         name,

@@ -38,12 +38,22 @@ def test_new_weights_give_what_compiling_them_gives(backend, tmp_path):
     assert torch.equal(images(old), before)
     assert new.batch_seconds == old.batch_seconds
     assert new.report.chosen.seconds == old.report.chosen.seconds
-    assert torch.equal(images(update_weights(new, mixer(1).state_dict())), before)
     Sampler(new).save(tmp_path / "new.fastdiff")
-    loaded = fastdiff.load(tmp_path / "new.fastdiff", verify=True)
-    torch.testing.assert_close(images(loaded._compiled), expected, rtol=1e-5, atol=1e-5)
-    again = update_weights(loaded._compiled, mixer(1))
-    torch.testing.assert_close(images(again), before, rtol=1e-5, atol=1e-5)
+    loaded = fastdiff.load(tmp_path / "new.fastdiff", verify=True)._compiled
+    torch.testing.assert_close(images(loaded), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_come_as_a_state_dict_too_and_after_loading_as_a_module(tmp_path):
+    old = fastdiff.compile(mixer(1), backend="eager", **OPTIONS)._compiled
+    new = update_weights(old, mixer(2).state_dict())
+    assert torch.equal(images(new), images(update_weights(old, mixer(2))))
+    Sampler(old).save(tmp_path / "old.fastdiff")
+    loaded = fastdiff.load(tmp_path / "old.fastdiff")._compiled
+    with pytest.raises(errors.InvalidArgument, match="was loaded from a file, without its module"):
+        update_weights(loaded, mixer(2).state_dict())
+    torch.testing.assert_close(
+        images(update_weights(loaded, mixer(2))), images(new), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_weights_of_another_structure_are_refused_by_name():
