@@ -77,11 +77,12 @@ class DiffusersWorker:
 
     def __init__(self, name: str) -> None:
         self.name, self.rows, self.lock = name, 0, threading.Lock()
-        self.waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._network, self._schedule = describe(name)
         self._module = self._network.require_module().eval()
         self._step_seconds = 0.0
-        threading.Thread(target=self._work, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def reserve(self, demand: Demand) -> _Job:
         with self.lock:
@@ -93,9 +94,13 @@ class DiffusersWorker:
     def status(self) -> WorkerStatus:
         return WorkerStatus("ready", self.rows, 0, self.rows, 0.0, 0.0, {})
 
+    def close(self) -> None:
+        """End the thread behind what waits."""
+        self.waiting.put(None)
+        self._thread.join()
+
     def _work(self) -> None:
-        while True:
-            job = self.waiting.get()
+        while (job := self.waiting.get()) is not None:
             if job.ended:
                 continue
             begin = time.monotonic()
@@ -142,9 +147,11 @@ def main() -> None:
     def load() -> None:
         # The front asks a compiled model what requests may say; it samples nothing here.
         front = SamplerModel(fastdiff.compile(options.model, backend="eager", precision="float32"))
-        service.add(options.model, Served(front, DiffusersWorker(options.model)))
+        service.add(options.model, Served(front, worker))
 
+    worker = DiffusersWorker(options.model)
     run_server(service, load, listen("127.0.0.1", options.port, write_seconds=20.0), 0.0)
+    worker.close()
 
 
 if __name__ == "__main__":

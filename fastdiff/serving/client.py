@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from fastdiff.errors import FastdiffError, Unavailable
 from fastdiff.serving.answers import (
     GENERATIONS,
+    Frame,
+    Generation,
     authorization,
     require_httpx,
     retry_after,
@@ -31,63 +26,6 @@ if TYPE_CHECKING:
 
 _FIRST_WAIT_SECONDS = 0.25  # doubled at each retry
 _JITTER = 0.25  # clients that were refused together shall not come back together
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The images of one request.
-
-    Attributes
-    ----------
-    images : list of PIL.Image.Image
-    seeds : list of tuple of int
-        Each image's seed, and its number under that seed: image 0 of seed s is
-        ``Sampler.sample(seed=[s])``, images 0 to n - 1 are ``Sampler.sample(n, seed=s)``.
-    steps : int
-        Solver steps of each image.
-    engine : str
-        What evaluated the network.
-    queue_seconds, run_seconds : float
-        From the server's acceptance to the first step, and from there to the end.
-    """
-
-    images: list[Image.Image]
-    seeds: list[tuple[int, int]]
-    steps: int
-    engine: str
-    queue_seconds: float
-    run_seconds: float
-
-    def arrays(self) -> npt.NDArray[np.uint8]:
-        """Return the images as (n, H, W, C)."""
-        pictures = np.stack([np.asarray(image) for image in self.images])
-        return pictures if pictures.ndim == 4 else pictures[..., None]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image on its way out of the noise.
-
-    Attributes
-    ----------
-    index : int
-        Which image of the request.
-    image : PIL.Image.Image
-        The estimate of it, or the image.
-    step, total : int
-        Steps behind it, and until it is done.
-    seed : tuple of int
-        As in `Generation`.
-    done : bool
-        Whether this is the image itself.
-    """
-
-    index: int
-    image: Image.Image
-    step: int
-    total: int
-    seed: tuple[int, int]
-    done: bool
 
 
 class Client:
@@ -225,7 +163,7 @@ class Client:
             size=size,
             deadline_ms=deadline_ms,
         )
-        return _generation(self._read("POST", GENERATIONS, body))
+        return Generation.read(self._read("POST", GENERATIONS, body))
 
     def stream(
         self, prompt: str | None = None, *, partial_images: int = 3, **parameters: Any
@@ -248,13 +186,13 @@ class Client:
         with closing(self._send("POST", GENERATIONS, body)) as response, _told_as_ours():
             for line in response.iter_lines():
                 if line.startswith("data:"):
-                    yield _frame(json.loads(line[5:]))
+                    yield Frame.read(json.loads(line[5:]))
 
-    def _read(self, method: str, path: str, body: object = None) -> Any:
+    def _read(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         with closing(self._send(method, path, body)) as response, _told_as_ours():
             return json.loads(response.read())
 
-    def _send(self, method: str, path: str, body: object) -> httpx.Response:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         """Return a successful answer whose body is not read yet."""
         attempt = 0
         while True:
@@ -264,12 +202,14 @@ class Client:
             busy = response is None or response.status_code in _BUSY
             asked = 0.0 if response is None else retry_after(response.headers)
             if attempt == self._retries or not busy or asked > self._timeout_seconds:
-                raise self._refusal(response)
+                raise self._refusal(response, body)
             wait = max(asked, _FIRST_WAIT_SECONDS * 2**attempt)
             time.sleep(wait * random.uniform(1, 1 + _JITTER))  # noqa: S311
             attempt += 1
 
-    def _send_once(self, method: str, path: str, body: object) -> httpx.Response | None:
+    def _send_once(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> httpx.Response | None:
         """Return the answer, read already if it is an error; None if nobody listens."""
         request = self._http.build_request(method, path, json=body)
         with _told_as_ours():
@@ -281,10 +221,13 @@ class Client:
                 response.read()
             return response
 
-    def _refusal(self, response: httpx.Response | None) -> FastdiffError:
+    def _refusal(
+        self, response: httpx.Response | None, body: Mapping[str, Any] | None
+    ) -> FastdiffError:
         if response is None:
             return Unavailable(f"nobody answers at {self._http.base_url}; is the server running?")
-        return to_error(response.status_code, response.headers, response.text)
+        deadline = (body or {}).get("deadline_ms", 0) / 1000
+        return to_error(response.status_code, response.headers, response.text, deadline)
 
 
 _BUSY = (429, 503)
@@ -304,33 +247,3 @@ def _body(*, size: tuple[int, int] | None = None, **parameters: Any) -> dict[str
     """Return a request as the HTTP API names it; the server checks it."""
     named = {_NAMES.get(k, k): v for k, v in parameters.items() if v is not None}
     return named if size is None else {**named, "size": f"{size[0]}x{size[1]}"}
-
-
-def _generation(answer: dict[str, Any]) -> Generation:
-    return Generation(
-        images=[_image(item) for item in answer["data"]],
-        seeds=[(item["seed"], item["image"]) for item in answer["data"]],
-        steps=answer["steps"],
-        engine=answer["engine"],
-        queue_seconds=answer["queue_seconds"],
-        run_seconds=answer["run_seconds"],
-    )
-
-
-def _frame(event: dict[str, Any]) -> Frame:
-    """Return what an event of a stream shows; raise what it reports."""
-    if event["type"] == "error":
-        raise to_error(500, {}, json.dumps(event))
-    done = event["type"] == "image_generation.completed"
-    return Frame(
-        index=event["image_index"],
-        image=_image(event),
-        step=event["steps"] if done else event["step"],
-        total=event["steps"],
-        seed=(event["seed"], event["image"]),
-        done=done,
-    )
-
-
-def _image(item: dict[str, Any]) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))

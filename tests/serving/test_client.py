@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from serving import FakeWorker, digits, digits_service, fake_service, running, until
+from serving import FakeWorker, digits_service, fake_service, running, until
 
 from fastdiff.errors import (
     Cancelled,
@@ -22,7 +22,6 @@ from fastdiff.errors import (
 )
 from fastdiff.serving import Client
 from fastdiff.serving.answers import retry_after
-from fastdiff.serving.images import to_pixels
 from fastdiff.serving.jobs import Failed, Finished
 from fastdiff.serving.service import Settings
 
@@ -86,21 +85,21 @@ def test_generate_asks_for_what_it_is_told_and_returns_the_images(client, worker
     assert (generation.queue_seconds, generation.run_seconds) == (0.25, 0.5)
 
 
-def test_images_are_those_of_the_sampler_in_whatever_company():
-    """Four clients at once, each with steps and a seed of its own."""
+def test_images_are_the_same_alone_and_in_company():
+    """Four clients, one after the other and all at once, each with steps and a seed of its own."""
 
     def ask(steps):
         with Client(url) as client:
             return client.generate("7", n=2, steps=steps, seed=steps)
 
     with digits_service() as service, running(service) as url, ThreadPoolExecutor() as pool:
-        found = list(pool.map(ask, (3, 5, 8, 12)))
-    for generation in found:
-        (seed, _), (_, image) = generation.seeds
-        assert (generation.steps, image) == (seed, 1)
-        expected = digits().sample(2, steps=seed, seed=seed, class_labels=7)
-        error = generation.arrays().astype(int) - to_pixels(expected)
+        alone = [ask(steps) for steps in (3, 5, 8, 12)]
+        together = list(pool.map(ask, (3, 5, 8, 12)))
+    for one, other in zip(alone, together, strict=True):
+        assert (other.steps, other.seeds) == (one.steps, [(one.steps, 0), (one.steps, 1)])
+        error = other.arrays().astype(int) - one.arrays()
         assert np.abs(error).max() <= 1  # rows that share a batch may round differently
+        assert one.arrays().std() > 30  # a digit, not a grey field
 
 
 def test_class_labels_and_seeds_go_one_to_each_image(client, worker):
@@ -250,6 +249,14 @@ def test_answers_become_errors_of_fastdiff(answer, error):
     with pytest.raises(error, match="said by the server") as caught:
         client.generate()
     assert type(caught.value) is error
+
+
+def test_impossible_deadline_tells_how_long_it_would_take(client, worker):
+    worker.refusal = DeadlineImpossible("too late", estimate_seconds=9.0)
+    with pytest.raises(DeadlineImpossible) as caught:
+        client.generate(deadline_ms=2000)
+    worker.refusal = None
+    assert caught.value.estimate_seconds == 9.0
 
 
 def test_answer_of_somebody_elses_is_told_as_it_is():
