@@ -1,4 +1,4 @@
-"""The API by its answers: what is refused and how, keys, limits, pages, metrics."""
+"""The API by its answers: what is refused and how, what images say, metrics."""
 
 import base64
 import io
@@ -7,13 +7,11 @@ import json
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from serving import FakeWorker, digits, fake_service, running
 
 from fastdiff.errors import DeadlineImpossible, NonFiniteOutput, Overloaded
 from fastdiff.sampling import list_solvers
-from fastdiff.serving.images import ImageStore, encode, to_pixels
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.models import SamplerModel
 from fastdiff.serving.protocol import ImageRequest
@@ -235,31 +233,6 @@ def test_an_image_by_url_is_served_with_its_type(client, output_format):
     assert np.abs(np.asarray(picture.convert("L"), int) - 128).max() <= 2
 
 
-def test_the_store_forgets_the_oldest_and_the_expired():
-    now = 0.0
-    store = ImageStore(max_bytes=10, seconds=60, clock=lambda: now)
-    first, second = store.put(b"12345", "png"), store.put(b"67890", "png")
-    assert store.get(first).data == b"12345"
-
-    third = store.put(b"x", "webp")
-    assert (store.get(first), store.get(second).data, store.size_bytes) == (None, b"67890", 6)
-
-    now = 60.0
-    assert store.get(third) is None
-    store.put(b"y", "png")
-    assert (len(store), store.size_bytes) == (1, 1)
-
-
-def test_pixels_are_rounded_and_clipped():
-    samples = np.array([-2, -1, -0.99, 0, 0.99, 1, 2], np.float32).reshape(1, 1, 1, 7)
-
-    pixels = to_pixels(torch.from_numpy(samples))
-
-    assert pixels.reshape(-1).tolist() == [0, 0, 1, 128, 254, 255, 255]
-    decoded = np.asarray(Image.open(io.BytesIO(encode(pixels[0], "png"))))
-    assert decoded.tolist() == pixels[0, :, :, 0].tolist()
-
-
 def test_a_full_queue_says_when_to_return(client, worker):
     worker.refusal = Overloaded("64 images wait already", retry_after=2.3)
 
@@ -323,37 +296,6 @@ def test_demands_of_all_solvers_are_exact():
         for steps in (5, 23):
             plan = model.plan(ImageRequest(solver=solver, num_inference_steps=steps, seed=1))
             assert plan.build().steps == plan.demand.steps, (solver, steps)
-
-
-def test_keys_open_the_api_and_nothing_else_needs_one():
-    service = fake_service(settings=Settings(api_keys=("first key", "second-key")))
-    with running(service) as url, httpx.Client(base_url=url) as client:
-        for path in ("/healthz", "/readyz", "/", "/app.js", "/openapi.json"):
-            assert client.get(path).status_code == 200, path
-        for path in ("/v1/models", "/v1/status", "/metrics"):
-            refused = client.get(path)
-            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-        for value in ("Bearer first", "Basic second-key", "second-key", "Bearer \xff"):
-            response = client.post(
-                PATH, json={}, headers={"authorization": value.encode("latin-1")}
-            )
-            assert response.json()["error"]["code"] == "invalid_api_key"
-        for key in ("first key", "second-key"):
-            headers = {"authorization": f"Bearer {key}"}
-            response = client.post(PATH, json={"response_format": "url"}, headers=headers)
-            assert client.get(response.json()["data"][0]["url"]).status_code == 200
-
-
-def test_other_sites_are_kept_out_unless_named():
-    origin = {"origin": "https://example.org", "access-control-request-method": "POST"}
-    with running(fake_service()) as url:
-        assert (
-            "access-control-allow-origin" not in httpx.options(url + PATH, headers=origin).headers
-        )
-    settings = Settings(cors_origins=("https://example.org",), api_keys=("key",))
-    with running(fake_service(settings=settings)) as url:
-        allowed = httpx.options(url + PATH, headers=origin)
-        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
 
 
 def test_every_response_has_an_id_and_keeps_browsers_strict(client):

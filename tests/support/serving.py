@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import socket
 import threading
 import time
@@ -185,6 +186,25 @@ def running(service: Service) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def raw_request(body: dict) -> bytes:
+    """Return a request for images as it goes over the wire."""
+    text = json.dumps(body)
+    return (
+        f"POST /v1/images/generations HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(text)}\r\n\r\n{text}"
+    ).encode()
+
+
+def connect(url: str, **options: int) -> socket.socket:
+    """Return a connection to a server, with options of sockets such as ``SO_RCVBUF=4096``."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    for option, value in options.items():
+        connection.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+    connection.connect((host, int(port)))
+    return connection
 
 
 def until(condition, seconds: float = 10.0) -> None:
