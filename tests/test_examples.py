@@ -100,7 +100,6 @@ def test_inpainting_keeps_the_upper_half(digits, tmp_path):
     ("name", "pipeline", "arguments", "count"),
     [
         ("latent", "class_conditional", ("--labels", 3, 5, 7), 3),
-        ("latent", "ldm", ("--count", 2), 2),
         ("text_to_image", "text_to_image", ("a cat", "--negative", "dog", "--count", 2), 2),
     ],
 )
