@@ -1,4 +1,7 @@
-"""The command line: ``fastdiff demo | sample | bench | export | loadtest | cache | doctor``."""
+"""The command line.
+
+``fastdiff demo | sample | bench | export | serve | loadtest | cache | doctor``
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fastdiff import __version__
-from fastdiff.cli import bench, cache, demo, doctor, export, loadtest, sample
+from fastdiff.cli import bench, cache, demo, doctor, export, loadtest, sample, serve
 from fastdiff.errors import FastdiffError
 
 app = typer.Typer(
@@ -22,6 +25,7 @@ app.command("sample")(sample.sample)
 app.command("bench")(bench.bench)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.command("loadtest")(loadtest.loadtest)
 app.add_typer(cache.app, name="cache")
 

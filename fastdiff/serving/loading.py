@@ -6,10 +6,10 @@ import logging
 import queue
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fastdiff
 from fastdiff.errors import InvalidArgument
@@ -65,7 +65,12 @@ class Choices:
     batch_invariant: bool = False
 
 
-MakeWorker = Callable[[str, Sampler, Observer], Worker]
+class MakeWorker(Protocol):
+    """Makes the worker of a model, such as `fastdiff.serving.worker.ModelWorker`."""
+
+    def __call__(self, name: str, samplers: Sampler, *, observer: Observer) -> Worker:
+        """Return a worker that tells its steps to `observer`."""
+        ...
 
 
 def load_models(
@@ -80,14 +85,13 @@ def load_models(
     service : Service
     sources : sequence of Source
     choices : Choices
-    make_worker : callable
-        Returns a worker, given the model's name, its sampler, and what its steps are told to.
+    make_worker : MakeWorker
     """
     for source in sources:
         begin = time.monotonic()
         model = _load(source, choices)
         observer = service.metrics.observer(source.name, model.engine)
-        served = Served(model, make_worker(source.name, model.sampler, observer))
+        served = Served(model, make_worker(source.name, model.sampler, observer=observer))
         warm_up(served)
         service.add(source.name, served)
         seconds = round(time.monotonic() - begin, 3)

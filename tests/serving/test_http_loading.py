@@ -30,8 +30,8 @@ def test_a_model_is_called_as_its_file_is_unless_told(text, source):
 def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     asked, workers = {}, []
 
-    def make_worker(name, sampler, observer):
-        assert sampler is digits()
+    def make_worker(name, samplers, *, observer):
+        assert samplers is digits()
         workers.append(FakeWorker(name))
         return workers[0]
 
@@ -49,7 +49,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
 
 
 def test_a_model_that_makes_no_image_is_not_served(monkeypatch):
-    def make_worker(name, sampler, observer):
+    def make_worker(name, samplers, *, observer):
         return FakeWorker(error=NonFiniteOutput(0, 4, 0, 999.0))
 
     monkeypatch.setattr(fastdiff, "compile", lambda model, **given: digits())

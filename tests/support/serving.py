@@ -19,13 +19,13 @@ import uvicorn
 
 from fastdiff.compiler import describe
 from fastdiff.denoisers import ENGINES
-from fastdiff.errors import Cancelled, Overloaded, Unavailable
+from fastdiff.errors import Cancelled, Unavailable
 from fastdiff.exporting import Network
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.certificate import Trajectory
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.report import Candidate, Report
-from fastdiff.runtime.requests import Request, StepInfo
+from fastdiff.runtime.requests import Request
 from fastdiff.sampling import Schedule
 from fastdiff.serving.app import create_app
 from fastdiff.serving.images import Pixels, to_pixels
@@ -38,9 +38,11 @@ from fastdiff.serving.jobs import (
     Started,
     WorkerStatus,
 )
+from fastdiff.serving.loading import warm_up
 from fastdiff.serving.models import Plan, SamplerModel, Served
 from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.service import Service, Settings
+from fastdiff.serving.worker import ModelWorker
 
 
 @functools.cache
@@ -217,75 +219,16 @@ def until(condition, seconds: float = 10.0) -> None:
         time.sleep(pause)
 
 
-class EngineWorker:
-    """Runs jobs on the sampler's own engine, each as `Sampler.sample` would; all share its steps.
-
-    As plain as a worker can be: a thread for each job, and a queue of 64 images.
-    """
-
-    name = "digits"
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-        self.jobs: set[EngineJob] = set()
-
-    def reserve(self, demand: Demand) -> EngineJob:
-        if sum(job.demand.rows for job in self.jobs) + demand.rows > 64:
-            raise Overloaded("64 images are in the queue", retry_after=0.1)
-        job = EngineJob(self, demand)
-        self.jobs.add(job)
-        return job
-
-    def status(self) -> WorkerStatus:
-        rows = sum(job.demand.rows for job in self.jobs)
-        return WorkerStatus("ready", 0, rows, len(self.jobs), 0.0, 0.0, {})
-
-
-@dataclass(eq=False)
-class EngineJob:
-    """A place in an `EngineWorker`."""
-
-    worker: EngineWorker
-    demand: Demand
-    estimate_seconds: float = 1.0
-    cancelled: bool = False
-    arrived: float = field(default_factory=time.monotonic)
-
-    def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
-        threading.Thread(target=self._run, args=(request, listener, progress_every)).start()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        self.worker.jobs.discard(self)
-
-    def _run(self, request: Request, listener: Listener, progress_every: int) -> None:
-        begin = time.monotonic()
-        listener(Started(begin - self.arrived))
-
-        def watch(info: StepInfo) -> None:
-            late = self.demand.deadline is not None and time.monotonic() > self.demand.deadline
-            if self.cancelled or late:
-                info.cancel()
-            elif progress_every and info.step % progress_every == 0:
-                listener(Progress(info.step, info.total, info.images, info.denoised))
-
-        engine = self.worker.sampler.engine
-        request.callback = watch
-        ticket = engine.submit(request)
-        while not ticket.done:
-            engine.advance(ticket)
-        self.worker.jobs.discard(self)
-        try:
-            samples = ticket.result()
-        except Exception as error:
-            listener(Failed(error))
-        else:
-            listener(Finished(samples, begin - self.arrived, time.monotonic() - begin))
-
-
 @contextlib.contextmanager
 def digits_service(settings: Settings | None = None) -> Iterator[Service]:
-    """Give a service that makes images of digits."""
+    """Give a service of the digits model on a worker of its own, warmed up."""
     service = Service(["digits"], settings)
-    service.add("digits", Served(digits_model(), EngineWorker(digits())))
-    yield service
+    observer = service.metrics.observer("digits", "eager float32")
+    worker = ModelWorker("digits", digits(), observer=observer)
+    served = Served(digits_model(), worker)
+    warm_up(served)
+    service.add("digits", served)
+    try:
+        yield service
+    finally:
+        worker.close()
