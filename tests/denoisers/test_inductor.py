@@ -15,21 +15,10 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def plain_headers():
-    """Torch's headers compiled with each build: two builds do not repay doing it beforehand."""
-    from torch._inductor import config
-
-    names = ("aot_inductor.precompile_headers", "cpp_cache_precompile_headers")
-    with config.patch(dict.fromkeys(names, False)):
-        yield
-
-
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
 PAIRS = [(n, kind) for n in ("inductor", "inductor-cuda") for kind in ENGINES[n].precisions]
 
 
-@pytest.mark.usefixtures("plain_headers")
 @pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_one_build_serves_every_batch_size_and_is_kept(
     name, precision, network, usable, run, place, tmp_path, monkeypatch
