@@ -52,6 +52,9 @@ class Queueing:
             raise InvalidArgument(f"limit: expected at least 1 evaluation, got {self.limit!r}")
 
 
+DEFAULT = Queueing()
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast images of one size are made.

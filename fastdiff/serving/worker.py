@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput, Unavailable
 from fastdiff.runtime import Sampler
-from fastdiff.serving.admission import Admission, Queueing
+from fastdiff.serving.admission import DEFAULT, Admission, Queueing
 from fastdiff.serving.job import Job
 from fastdiff.serving.jobs import Demand, Failed, Finished, Observer, WorkerStatus
 from fastdiff.serving.lane import Lane
@@ -34,21 +34,22 @@ class ModelWorker:
         What clients call the model.
     samplers : Sampler or sequence of Sampler
         The compiled model; several where it makes several sizes, the usual one first.
-    queueing : Queueing, optional
-        Order and bounds of the queue.
     observer : Observer, optional
         Counts what the worker does.
+    queueing : Queueing
+        Order and bounds of the queue.
     """
 
     def __init__(
         self,
         name: str,
         samplers: Sampler | Sequence[Sampler],
-        queueing: Queueing | None = None,
         observer: Observer | None = None,
+        *,
+        queueing: Queueing = DEFAULT,
     ) -> None:
         self.name = name
-        self._queueing, self._observer = queueing or Queueing(), observer or _Nobody()
+        self._queueing, self._observer = queueing, observer or _Nobody()
         each = [samplers] if isinstance(samplers, Sampler) else samplers
         lanes = [Lane(sampler, self._queueing) for sampler in each]
         self._lanes = {lane.size: lane for lane in lanes}

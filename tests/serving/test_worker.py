@@ -112,7 +112,7 @@ def worker():
 
     def make(samplers=SAMPLER, observer=None, **queueing):
         options = {"backlog_seconds": 1e6, **queueing}  # nothing is known of the costs at first
-        made.append(ModelWorker("obeys", samplers, Queueing(**options), observer))
+        made.append(ModelWorker("obeys", samplers, observer, queueing=Queueing(**options)))
         return made[-1]
 
     yield make
