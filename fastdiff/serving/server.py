@@ -101,9 +101,14 @@ def run_server(
             _log.critical("a model cannot be served", exc_info=error)
             server.should_exit = True
 
-    threading.Thread(target=load_all, name="fastdiff-load", daemon=True).start()
+    loader = threading.Thread(target=load_all, name="fastdiff-load", daemon=True)
+    loader.start()
     server.run(sockets=[listener])
-    return 1 if failures else 0
+    code = 1 if failures else 0
+    if loader.is_alive():
+        # It compiles in native threads, which an orderly exit of Python would pull down under it.
+        os._exit(code)
+    return code
 
 
 class _Server(uvicorn.Server):

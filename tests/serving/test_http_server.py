@@ -146,6 +146,30 @@ def test_a_server_whose_model_cannot_be_loaded_ends_with_1(caplog):
     assert "no engine runs it" in caplog.text
 
 
+def test_a_signal_while_models_load_ends_the_process_with_0(monkeypatch):
+    class Exited(BaseException):
+        """In the place of the end of the process."""
+
+    def leave(code):
+        raise Exited(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    loading = threading.Event()
+    with listen("127.0.0.1", 0, write_seconds=5) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def load():
+            with httpx.Client(base_url=url) as client:
+                until(lambda: answers(client))
+            os.kill(os.getpid(), signal.SIGTERM)
+            loading.wait(20)
+
+        with pytest.raises(Exited) as exited:
+            run_server(Service(["digits"]), load, listener, drain_seconds=5)
+    loading.set()
+    assert exited.value.args == (0,)
+
+
 def answers(client):
     try:
         return client.get("/healthz").status_code == 200
