@@ -1,0 +1,286 @@
+"""Replicas and router as deployments of Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.types import Message
+
+from fastdiff.errors import InvalidArgument, Unavailable
+from fastdiff.serving.admission import Queueing
+from fastdiff.serving.app import create_app
+from fastdiff.serving.faults import ApiError
+from fastdiff.serving.loading import Choices, Source, load_models
+from fastdiff.serving.ray.relay import ReplicaLost, answer
+from fastdiff.serving.ray.router import create_router
+from fastdiff.serving.service import Service, Settings
+from fastdiff.serving.worker import ModelWorker
+
+_REPORT_SECONDS = 2.0  # a replica that says nothing for so long is left out of the reports
+_HEALTH_PERIOD_SECONDS = 2.0
+_ROUTED_AT_ONCE = 4096
+_REPLICA = "Replica"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many replicas there are, what each of them has, and how they come and go.
+
+    Attributes
+    ----------
+    replicas : int
+        At least.
+    max_replicas : int or None
+        At most, when there is more to do than `target_ongoing_requests` for each; None for as many
+        as at least.
+    target_ongoing_requests : float
+        Requests that one replica shall have at a time, waiting or running, on average.
+    num_cpus, num_gpus : float
+        Of each replica. Ray gives it the threads and the devices to match.
+    drain_seconds : float
+        How long a replica that is not needed any more goes on with what it has.
+    """
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    target_ongoing_requests: float = 16.0
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    drain_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise InvalidArgument(f"replicas: expected at least 1, got {self.replicas}")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise InvalidArgument(
+                f"max_replicas: expected at least {self.replicas}, got {self.max_replicas}"
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Ray Serve is told of the replicas."""
+        scaling = {
+            "min_replicas": self.replicas,
+            "max_replicas": self.max_replicas or self.replicas,
+            "target_ongoing_requests": self.target_ongoing_requests,
+        }
+        return {
+            "autoscaling_config": scaling,
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+            "graceful_shutdown_timeout_s": self.drain_seconds,
+            "health_check_period_s": _HEALTH_PERIOD_SECONDS,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each replica serves.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    choices : Choices
+    queueing : Queueing
+    settings : Settings
+    """
+
+    sources: tuple[Source, ...]
+    choices: Choices = field(default_factory=Choices)
+    queueing: Queueing = field(default_factory=Queueing)
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def names(self) -> list[str]:
+        """What clients call the models."""
+        return [source.name for source in self.sources]
+
+
+class Replica:
+    """A whole server without a socket, in a process of its own; it is there when it is warm."""
+
+    def __init__(self, plan: Plan) -> None:
+        serve = _require_serve()
+        self._name = serve.get_replica_context().replica_id.unique_id
+        # The router has seen to the keys, and is the only one who can ask.
+        self._service = Service(plan.names, Settings(plan.settings.limits))
+        make_worker = functools.partial(ModelWorker, queueing=plan.queueing)
+        load_models(self._service, plan.sources, plan.choices, make_worker)
+        self._app = create_app(self._service)
+
+    async def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
+        """Answer a request for images; yields ASGI messages."""
+        async for message in answer(self._app, body, request_id):
+            yield message
+
+    async def report(self) -> dict[str, Any]:
+        """Return what ``/readyz``, ``/v1/status`` and ``/metrics`` show."""
+        return {
+            "replica": self._name,
+            "state": self._service.state,
+            "models": self._service.describe(),
+            "metrics": self._service.metrics.render().decode(),
+        }
+
+    async def check_health(self) -> None:
+        """Raise if the replica must be replaced, as after an engine that keeps crashing."""
+        if self._service.state != "ready":
+            raise Unavailable(f"the replica is not ready: {self._service.states()}")
+
+
+class _RayReplicas:
+    """The replicas through Ray's handle of them.
+
+    Parameters
+    ----------
+    handle : DeploymentHandle
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._answer = handle.options(method_name="answer", stream=True)
+        errors = importlib.import_module("ray.exceptions")
+        self._lost = (errors.RayActorError, errors.NodeDiedError, errors.WorkerCrashedError)
+        serving = importlib.import_module("ray.serve.exceptions")
+        self._unavailable = serving.DeploymentUnavailableError
+
+    async def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
+        """Have one of them answer."""
+        messages = self._answer.remote(body, request_id)
+        try:
+            async for message in messages:
+                yield message
+        except self._lost as error:
+            raise ReplicaLost(str(error)) from error
+        except self._unavailable as error:
+            raise ApiError(
+                503, "no replica runs", code="model_unavailable", retry_after=2
+            ) from error
+        finally:
+            messages.cancel()  # if the client has left; does nothing after the end
+
+    async def reports(self) -> list[dict[str, Any]]:
+        """Return what every replica that answers in time says of itself."""
+        asked = self._handle.broadcast("report")
+        try:
+            reports = await asyncio.wait_for(
+                asked.results_async(return_exceptions=True), _REPORT_SECONDS
+            )
+        except (self._unavailable, asyncio.TimeoutError):
+            return []
+        return [report for report in reports if isinstance(report, dict)]
+
+
+def application(plan: Plan, fleet: Fleet) -> Any:
+    """Return the Ray Serve application: a router, and replicas of a server behind it.
+
+    Raises
+    ------
+    Unavailable
+        Ray Serve is not installed.
+    """
+    serve = _require_serve()
+    names, settings = plan.names, plan.settings
+
+    def build_router() -> Starlette:
+        app_name = serve.get_replica_context().app_name
+        replicas = _RayReplicas(serve.get_deployment_handle(_REPLICA, app_name=app_name))
+        return create_router(Service(names, settings), replicas)
+
+    # More than a replica has places for: its own queue shall refuse, with an estimate, and not
+    # Ray's, which would let requests wait without one.
+    at_once = 2 * plan.queueing.places
+    replicas = serve.deployment(
+        Replica, name=_REPLICA, max_ongoing_requests=at_once, **fleet.options
+    )
+    router = serve.deployment(
+        serve.ingress(build_router)(),
+        name="Router",
+        max_ongoing_requests=_ROUTED_AT_ONCE,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=fleet.drain_seconds,
+    )
+    return router.bind(replicas.bind(plan))
+
+
+def deploy(
+    models: Sequence[str],
+    *,
+    fleet: Fleet | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    choices: Choices | None = None,
+    queueing: Queueing | None = None,
+    settings: Settings | None = None,
+) -> str:
+    """Serve models by several replicas behind one address, and return when they are warm.
+
+    Starts a Ray cluster on this machine unless the program has joined one (``ray.init``). Serving
+    goes on until ``ray.serve.shutdown()``, or until the cluster ends.
+
+    Parameters
+    ----------
+    models : sequence of str
+        As for ``fastdiff serve``: names, folders or .fastdiff files, each as ``NAME=MODEL`` if it
+        is to be called so. They must be there on every machine of the cluster.
+    fleet : Fleet, optional
+        One replica unless given.
+    host, port : str, int
+        Where Ray's proxies listen; what a cluster that serves already has said stays.
+    choices : Choices, optional
+        About compiling.
+    queueing : Queueing, optional
+        Of each replica.
+    settings : Settings, optional
+        Keys, limits and origins.
+
+    Returns
+    -------
+    str
+        The URL.
+
+    Raises
+    ------
+    Unavailable
+        Ray Serve is not installed.
+
+    Examples
+    --------
+    >>> url = deploy(["digits"], fleet=Fleet(replicas=2, max_replicas=4))
+    """
+    serve = _require_serve()
+    sources = tuple(Source.parse(model) for model in models)
+    plan = Plan(sources, choices or Choices(), queueing or Queueing(), settings or Settings())
+    serve.start(http_options={"host": host, "port": port})
+    serve.run(application(plan, fleet or Fleet()), name="fastdiff", route_prefix="/")
+    return f"http://{host}:{port}"
+
+
+def build(arguments: Mapping[str, str]) -> Any:
+    """Return the application for ``serve run fastdiff.serving.ray:build models=digits replicas=2``.
+
+    Parameters
+    ----------
+    arguments : mapping of str to str
+        ``models``, separated by commas, and the attributes of `Fleet`.
+    """
+    kinds = {"replicas": int, "max_replicas": int}
+    given = dict(arguments)
+    models = given.pop("models", "")
+    fleet = Fleet(**{name: kinds.get(name, float)(value) for name, value in given.items()})
+    sources = tuple(Source.parse(model) for model in models.split(","))
+    return application(Plan(sources), fleet)
+
+
+def _require_serve() -> Any:
+    try:
+        return importlib.import_module("ray.serve")
+    except ImportError as error:
+        raise Unavailable(
+            "scaling out needs Ray Serve: pip install 'fastdiff-runtime[serve,ray]'"
+        ) from error
