@@ -6,10 +6,12 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting.attention import onnx_translations
@@ -37,9 +39,30 @@ class DenoiserForward(torch.nn.Module):
         x, t, *rest = inputs
         check: Any = torch._check
         for value in (t, *rest):
-            check(len(value) == len(x))  # else the exporter takes each batch axis for itself
-        output: torch.Tensor = self.module(x, t, **dict(zip(self.names, rest, strict=True)))
+            # Else the exporter takes each batch axis for itself; len() would fix it.
+            check(value.shape[0] == x.shape[0])
+        with _WholeMasks():
+            output: torch.Tensor = self.module(x, t, **dict(zip(self.names, rest, strict=True)))
         return output
+
+
+class _WholeMasks(TorchFunctionMode):
+    """Gives attention a mask for each query, which onnxruntime's Attention does not broadcast."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        mask = kwargs.get("attn_mask")
+        if func is scaled_dot_product_attention and mask is not None:
+            query, key = args[:2] if args else (kwargs["query"], kwargs["key"])
+            rest = mask.shape[:-2]
+            kwargs["attn_mask"] = mask.expand(*rest, query.shape[-2], key.shape[-2])
+        return func(*args, **kwargs)
 
 
 def translate(

@@ -139,7 +139,8 @@ def test_flow_transformer_samples_as_the_scheduler_loop():
         model,
         schedule={**scheduler.config, "_class_name": "FlowMatchEulerDiscreteScheduler"},
         conditioning={"encoder_hidden_states": fastdiff.Conditioning((5, 12), torch.float32)},
-        backend="onnxruntime",
+        backend="eager",
+        precision="float32",
         tune=0.01,
         cache=False,
     )

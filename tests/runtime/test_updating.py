@@ -28,32 +28,27 @@ def images(compiled):
     return Sampler(compiled).sample(latents=z, steps=4)
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnxruntime"])
-def test_new_weights_give_what_compiling_them_gives(backend, tmp_path):
-    old = fastdiff.compile(mixer(1), backend=backend, **OPTIONS)._compiled
+def test_new_weights_give_what_compiling_them_gives():
+    old = fastdiff.compile(mixer(1), backend="eager", **OPTIONS)._compiled
     before = images(old)
     new = update_weights(old, mixer(2))
-    expected = images(fastdiff.compile(mixer(2), backend=backend, **OPTIONS)._compiled)
+    expected = images(fastdiff.compile(mixer(2), backend="eager", **OPTIONS)._compiled)
     assert torch.equal(images(new), expected)
     assert torch.equal(images(old), before)
     assert new.batch_seconds == old.batch_seconds
     assert new.report.chosen.seconds == old.report.chosen.seconds
+    assert torch.equal(images(update_weights(new, mixer(1).state_dict())), before)
+
+
+def test_updated_model_is_saved_with_its_new_weights(tmp_path):
+    old = fastdiff.compile(mixer(1), backend="onnxruntime", **OPTIONS)._compiled
+    new = update_weights(old, mixer(2))
     Sampler(new).save(tmp_path / "new.fastdiff")
     loaded = fastdiff.load(tmp_path / "new.fastdiff", verify=True)._compiled
-    torch.testing.assert_close(images(loaded), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_weights_come_as_a_state_dict_too_and_after_loading_as_a_module(tmp_path):
-    old = fastdiff.compile(mixer(1), backend="eager", **OPTIONS)._compiled
-    new = update_weights(old, mixer(2).state_dict())
-    assert torch.equal(images(new), images(update_weights(old, mixer(2))))
-    Sampler(old).save(tmp_path / "old.fastdiff")
-    loaded = fastdiff.load(tmp_path / "old.fastdiff")._compiled
+    assert torch.equal(images(loaded), images(new))
+    assert not torch.allclose(images(loaded), images(old), atol=1e-2)
     with pytest.raises(errors.InvalidArgument, match="was loaded from a file, without its module"):
         update_weights(loaded, mixer(2).state_dict())
-    torch.testing.assert_close(
-        images(update_weights(loaded, mixer(2))), images(new), rtol=1e-5, atol=1e-5
-    )
 
 
 def test_weights_of_another_structure_are_refused_by_name():
@@ -76,7 +71,9 @@ def test_weights_that_an_engine_cannot_bear_are_refused_and_the_old_serve_on():
     with torch.no_grad():  # the outer weights see a small difference of large numbers
         cancelling.inner.bias += 9
         cancelling.outer.weight[:, 1::2] = -cancelling.outer.weight[:, ::2]
-    with pytest.raises(errors.Unavailable, match=r"eager bfloat16 with the new weights: output er"):
+    with pytest.raises(
+        errors.Unavailable, match=r"eager bfloat16 with the new weights: .*; compile"
+    ):
         update_weights(compiled, cancelling)
     assert torch.equal(images(compiled), before)
 
