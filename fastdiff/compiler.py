@@ -34,6 +34,7 @@ def compile(
     verify: str = "strict",
     cache: bool = True,
     progress: bool = False,
+    batch_invariant: bool = False,
 ) -> Sampler | Any:
     """Turn a trained denoiser into the fastest correct sampler that this machine can run.
 
@@ -86,6 +87,10 @@ def compile(
         model is compiled on this machine with the same choices (`fastdiff cache list`).
     progress : bool
         Say on the terminal what is being prepared and measured.
+    batch_invariant : bool
+        Give an image the same bits alone and in any company, by denoiser calls of one fixed size,
+        which costs speed (docs/batching.md). A matter of this sampler, which no file keeps. For
+        engines on the host.
 
     Returns
     -------
@@ -119,6 +124,8 @@ def compile(
         told = [name for name, value in description.items() if value is not None]
         if told not in ([], ["sample_shape"]):
             raise InvalidArgument(f"{told[0]}= is for a denoiser; a pipeline says it itself")
+        if batch_invariant:
+            raise InvalidArgument("batch_invariant=True is for a denoiser, this is a pipeline")
         return compile_pipeline(
             model,
             sample_shape=sample_shape,
@@ -134,7 +141,8 @@ def compile(
     network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
-        return Sampler(tune_or_recall(network, chosen, choices, say, cache=cache))
+        compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
+        return Sampler(compiled, batch_invariant=batch_invariant)
 
 
 def load(
@@ -143,6 +151,7 @@ def load(
     verify: bool = False,
     trust_blobs: bool = False,
     progress: bool = False,
+    batch_invariant: bool = False,
 ) -> Sampler:
     """Read a sampler that `Sampler.save` wrote.
 
@@ -159,6 +168,8 @@ def load(
         native code, which can do anything. Without it, it is compiled again from the network.
     progress : bool
         Say on the terminal what is being done.
+    batch_invariant : bool
+        As for `compile`.
 
     Raises
     ------
@@ -170,4 +181,5 @@ def load(
         No engine of this machine can run the model.
     """
     with compile_progress(enabled=progress) as say:
-        return Sampler(load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs))
+        compiled = load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs)
+        return Sampler(compiled, batch_invariant=batch_invariant)

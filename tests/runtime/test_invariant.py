@@ -1,14 +1,13 @@
 """batch_invariant: the same bits alone and under load, on engines that do not promise it."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from networks import Mixer, eager_sampler
+from networks import Mixer
 
+import fastdiff
 from fastdiff.denoisers import build_denoiser
 from fastdiff.errors import Unavailable
-from fastdiff.exporting import Conditioning, Network, export_onnx
+from fastdiff.exporting import Network
 from fastdiff.runtime.batcher import Batching
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.invariant import invariant_batch
@@ -43,25 +42,41 @@ class Conditional(Mixer):
 
     def __init__(self):
         super().__init__()
-        self.pixels = torch.nn.Linear(15, 15)
-        self.labels = torch.nn.Embedding(4, 15)
+        self.pixels = torch.nn.Linear(16, 16)
+        self.labels = torch.nn.Embedding(4, 16)
 
     def forward(self, x, t, class_labels):
         pixels = self.pixels(x.flatten(1)) + self.labels(class_labels)
-        return super().forward(torch.tanh(pixels).view(-1, 1, 3, 5), t)
+        return super().forward(torch.tanh(pixels).view(-1, 1, 4, 4), t)
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    labels = Conditioning(num_classes=3, null=3)
-    network = Network(Conditional(), (1, 3, 5), {"class_labels": labels}, "conditional")
-    return replace(network, onnx=export_onnx(network, tmp_path_factory.mktemp("onnx") / "net.onnx"))
+def sampler():
+    return fastdiff.compile(
+        Conditional(),
+        sample_shape=(1, 4, 4),
+        num_classes=3,
+        null_class=3,
+        backend="eager",
+        tune=0.01,
+        cache=False,
+        batch_invariant=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(sampler, tmp_path_factory):
+    path = tmp_path_factory.mktemp("invariant") / "model.fastdiff"
+    sampler.save(path)
+    return path
 
 
 @pytest.mark.parametrize("name", ["eager", "onnxruntime"])
-def test_an_image_has_the_same_bits_alone_and_under_load(network, name):
-    denoiser = build_denoiser(name, network, "float32")
-    sampler = eager_sampler(network)
+def test_an_image_has_the_same_bits_alone_and_under_load(saved, name):
+    sampler = fastdiff.load(saved)
+    network, denoiser = sampler.network, sampler._compiled.denoiser
+    if name == "onnxruntime":
+        denoiser = build_denoiser(name, network, "float32")
 
     def new_engine(limit=None):
         batching = Batching(SHORTEST_REMAINING, limit)
@@ -73,6 +88,7 @@ def test_an_image_has_the_same_bits_alone_and_under_load(network, name):
         for seed, (n, steps, guidance) in enumerate([(1, 4, 1.0), (3, 2, 1.0), (2, 3, 2.0)])
     ]
     loaded = new_engine(limit=5)
+    assert list(loaded.executor.batch_seconds) == [4]
     tickets = []
     for request in requests:
         tickets.append(loaded.submit(request, patience=1e6))
@@ -89,14 +105,27 @@ def test_an_image_has_the_same_bits_alone_and_under_load(network, name):
     torch.testing.assert_close(tickets[1].result(), usual, rtol=0, atol=1e-4)
 
 
-def test_weights_that_are_swapped_are_called_in_a_fixed_size_too(network):
-    denoiser = build_denoiser("eager", network, "float32")
-    engine = Engine(network, denoiser, {4: 1.0}, batch_invariant=True)
-    engine.replace(build_denoiser("eager", network, "float32"), {2: 1.0})
-    assert engine.executor.batch_seconds == {2: 1.0}
+def test_a_swapped_denoiser_is_checked_anew():
+    network = Network(Placed(), (1, 3, 5))
+    first, second = (build_denoiser("eager", network, "float32") for _ in range(2))
+    engine = Engine(network, first, {8: 1.0}, batch_invariant=True)
+    assert engine.executor.batch_seconds == {1: 1.0}
+    engine.replace(second, {3: 2.0})
+    assert engine.executor.batch_seconds == {3: 2.0}
 
 
-def test_a_gpu_cannot_be_asked_for_it_yet(network):
+def test_a_gpu_cannot_be_asked_for_it():
+    network = Network(Placed(), (1, 3, 5))
     denoiser = build_denoiser("eager", network, "float32")
     with pytest.raises(Unavailable, match="batch_invariant=True is for engines on the host"):
         Engine(network, denoiser, {4: 1.0}, device=object(), batch_invariant=True)
+
+
+def test_compile_and_load_take_it_and_no_file_keeps_it(sampler, saved):
+    loaded = fastdiff.load(saved, batch_invariant=True)
+    for each in (sampler, loaded):
+        together = each.sample(seed=[5, 6, 7], steps=3)
+        assert torch.equal(each.sample(seed=[6], steps=3), together[1:2])
+        assert len(each.engine.executor.batch_seconds) == 1
+    usual = fastdiff.load(saved)
+    assert len(usual.engine.executor.batch_seconds) > 1
