@@ -101,9 +101,10 @@ def load_models(
 
 def _load(source: Source, choices: Choices) -> SamplerModel:
     """Compile or read a model."""
-    options: dict[str, Any] = {"progress": sys.stderr.isatty()}
-    if choices.batch_invariant:
-        options["batch_invariant"] = True
+    options: dict[str, Any] = {
+        "progress": sys.stderr.isatty(),
+        "batch_invariant": choices.batch_invariant,
+    }
     if source.model.endswith(".fastdiff"):
         compiled: Any = fastdiff.load(source.model, **options)
     else:

@@ -38,9 +38,12 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     monkeypatch.setattr(fastdiff, "compile", lambda model, **given: asked.update(given) or digits())
     service = Service(["seven"])
 
-    load_models(service, [Source.parse("seven=digits")], Choices(backend="eager"), make_worker)
+    load_models(
+        service, [Source.parse("seven=digits")], Choices("eager", batch_invariant=True), make_worker
+    )
 
-    assert (service.state, asked["backend"]) == ("ready", "eager")
+    assert service.state == "ready"
+    assert (asked["backend"], asked["batch_invariant"]) == ("eager", True)
     [worker] = workers
     assert [job.demand.steps for job in worker.seen] == [4]
     assert worker.name == "seven"
