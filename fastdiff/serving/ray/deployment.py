@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from fastdiff.errors import InvalidArgument, Unavailable
 from fastdiff.serving.admission import Queueing
 from fastdiff.serving.app import create_app
 from fastdiff.serving.faults import ApiError
+from fastdiff.serving.limits import Limits
 from fastdiff.serving.loading import Choices, Source, load_models
 from fastdiff.serving.ray.relay import ReplicaLost, answer
 from fastdiff.serving.ray.router import create_router
@@ -24,8 +25,12 @@ from fastdiff.serving.worker import ModelWorker
 
 _REPORT_SECONDS = 2.0  # a replica that says nothing for so long is left out of the reports
 _HEALTH_PERIOD_SECONDS = 2.0
-_ROUTED_AT_ONCE = 4096
+# More than a replica has places for: its own queue shall refuse, with an estimate, and not Ray's,
+# in which requests would wait without one.
+_AT_ONCE = 4096
 _REPLICA = "Replica"
+
+Load = Callable[[Service], None]
 
 
 @dataclass(frozen=True)
@@ -78,39 +83,23 @@ class Fleet:
         }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What each replica serves.
+class Replica:
+    """A whole server without a socket, in a process of its own; it is there when it is warm.
 
-    Attributes
+    Parameters
     ----------
-    sources : tuple of Source
-    choices : Choices
-    queueing : Queueing
-    settings : Settings
+    names : sequence of str
+    load : callable
+    limits : Limits
+        As for `application`.
     """
 
-    sources: tuple[Source, ...]
-    choices: Choices = field(default_factory=Choices)
-    queueing: Queueing = field(default_factory=Queueing)
-    settings: Settings = field(default_factory=Settings)
-
-    @property
-    def names(self) -> list[str]:
-        """What clients call the models."""
-        return [source.name for source in self.sources]
-
-
-class Replica:
-    """A whole server without a socket, in a process of its own; it is there when it is warm."""
-
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, names: Sequence[str], load: Load, limits: Limits) -> None:
         serve = _require_serve()
         self._name = serve.get_replica_context().replica_id.unique_id
         # The router has seen to the keys, and is the only one who can ask.
-        self._service = Service(plan.names, Settings(plan.settings.limits))
-        make_worker = functools.partial(ModelWorker, queueing=plan.queueing)
-        load_models(self._service, plan.sources, plan.choices, make_worker)
+        self._service = Service(names, Settings(limits))
+        load(self._service)
         self._app = create_app(self._service)
 
     async def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
@@ -176,8 +165,21 @@ class _RayReplicas:
         return [report for report in reports if isinstance(report, dict)]
 
 
-def application(plan: Plan, fleet: Fleet) -> Any:
+def application(
+    names: Sequence[str], load: Load, fleet: Fleet | None = None, settings: Settings | None = None
+) -> Any:
     """Return the Ray Serve application: a router, and replicas of a server behind it.
+
+    Parameters
+    ----------
+    names : sequence of str
+        What clients call the models.
+    load : callable
+        Adds the models to a replica's service, as `fastdiff.serving.loading.load_models` does.
+    fleet : Fleet, optional
+        One replica unless given.
+    settings : Settings, optional
+        Keys, limits and origins.
 
     Raises
     ------
@@ -185,27 +187,24 @@ def application(plan: Plan, fleet: Fleet) -> Any:
         Ray Serve is not installed.
     """
     serve = _require_serve()
-    names, settings = plan.names, plan.settings
+    fleet, settings = fleet or Fleet(), settings or Settings()
 
     def build_router() -> Starlette:
         app_name = serve.get_replica_context().app_name
         replicas = _RayReplicas(serve.get_deployment_handle(_REPLICA, app_name=app_name))
         return create_router(Service(names, settings), replicas)
 
-    # More than a replica has places for: its own queue shall refuse, with an estimate, and not
-    # Ray's, which would let requests wait without one.
-    at_once = 2 * plan.queueing.places
     replicas = serve.deployment(
-        Replica, name=_REPLICA, max_ongoing_requests=at_once, **fleet.options
+        Replica, name=_REPLICA, max_ongoing_requests=_AT_ONCE, **fleet.options
     )
     router = serve.deployment(
         serve.ingress(build_router)(),
         name="Router",
-        max_ongoing_requests=_ROUTED_AT_ONCE,
+        max_ongoing_requests=_AT_ONCE,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=fleet.drain_seconds,
     )
-    return router.bind(replicas.bind(plan))
+    return router.bind(replicas.bind(tuple(names), load, settings.limits))
 
 
 def deploy(
@@ -254,10 +253,9 @@ def deploy(
     >>> url = deploy(["digits"], fleet=Fleet(replicas=2, max_replicas=4))
     """
     serve = _require_serve()
-    sources = tuple(Source.parse(model) for model in models)
-    plan = Plan(sources, choices or Choices(), queueing or Queueing(), settings or Settings())
+    names, load = _loader(models, choices or Choices(), queueing or Queueing())
     serve.start(http_options={"host": host, "port": port})
-    serve.run(application(plan, fleet or Fleet()), name="fastdiff", route_prefix="/")
+    serve.run(application(names, load, fleet, settings), name="fastdiff", route_prefix="/")
     return f"http://{host}:{port}"
 
 
@@ -273,8 +271,15 @@ def build(arguments: Mapping[str, str]) -> Any:
     given = dict(arguments)
     models = given.pop("models", "")
     fleet = Fleet(**{name: kinds.get(name, float)(value) for name, value in given.items()})
-    sources = tuple(Source.parse(model) for model in models.split(","))
-    return application(Plan(sources), fleet)
+    return application(*_loader(models.split(","), Choices(), Queueing()), fleet)
+
+
+def _loader(models: Sequence[str], choices: Choices, queueing: Queueing) -> tuple[list[str], Load]:
+    """Return the names of models, and what loads them."""
+    sources = [Source.parse(model) for model in models]
+    make_worker = functools.partial(ModelWorker, queueing=queueing)
+    load = functools.partial(load_models, sources=sources, choices=choices, make_worker=make_worker)
+    return [source.name for source in sources], load
 
 
 def _require_serve() -> Any:

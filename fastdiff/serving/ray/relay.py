@@ -191,7 +191,7 @@ def _remaining(ask: ImageRequest, arrived: float) -> ImageRequest:
     left = ask.deadline_ms - math.floor((time.monotonic() - arrived) * 1000)
     if left <= 0:
         raise ApiError(
-            504, "its replica was lost, and the deadline has passed", code="deadline_exceeded"
+            504, "the deadline has passed", code="deadline_exceeded", param="deadline_ms"
         )
     return ask.model_copy(update={"deadline_ms": left})
 
