@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -61,3 +62,34 @@ def save(samples: Tensor, path: Path, columns: int) -> None:
         np.save(path, samples.numpy())
     else:
         grid(samples, columns).save(path)
+
+
+def read(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Read a picture as data of a model: (1, C, H, W) float32 in [-1, 1], resized to `shape`.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not a picture.
+    InvalidShape
+        The model does not make pictures.
+    """
+    channels, *_ = shape
+    if channels not in (1, 3):
+        raise InvalidShape(f"expected a model of pictures with 1 or 3 channels, got {channels}")
+    return _read(path, shape, "L" if channels == 1 else "RGB").mul(2).sub(1)
+
+
+def read_mask(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Read a picture as a mask, (1, 1, H, W) float32: 1 where it is white, resized to `shape`."""
+    return _read(path, shape, "L")
+
+
+def _read(path: Path, shape: tuple[int, int, int], mode: str) -> Tensor:
+    _, height, width = shape
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert(mode).resize((width, height)), np.float32) / 255
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InvalidArgument(f"{path} is not a picture that can be read: {error}") from error
+    return torch.from_numpy(pixels.reshape(1, height, width, -1)).permute(0, 3, 1, 2)

@@ -1,5 +1,7 @@
 import numpy as np
+import pipelines
 import pytest
+import torch
 from PIL import Image
 
 from fastdiff import errors
@@ -48,6 +50,59 @@ def test_a_saved_model_is_sampled_from(tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_picture_is_changed_where_the_mask_is_white(tmp_path):
+    code = ["digits", "--seed", "3", "--backend", "eager", "--precision", "float32"]
+    start, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(start)
+    Image.fromarray(np.repeat(np.uint8([0, 255]), 32).reshape(8, 8)).save(mask)
+    options = ["--classes", "2", "--steps", "6", "--image", str(start)]
+    for name, more in (("kept", ["--mask", str(mask)]), ("free", ["--strength", "0.5"])):
+        out = str(tmp_path / f"{name}.npy")
+        assert fastdiff("sample", *code, *options, *more, "--out", out) in (0, None)
+    kept, free = (np.load(tmp_path / f"{name}.npy")[0, 0] for name in ("kept", "free"))
+    original = pixels / 127.5 - 1
+    np.testing.assert_allclose(kept[:4], original[:4], atol=1e-6)
+    assert np.abs(kept[4:] - original[4:]).max() > 0.1
+    assert np.abs(free[:4] - original[:4]).max() > 0.1
+
+
+def test_a_pipeline_is_sampled_by_its_own_arguments(tmp_path):
+    pipelines.text_to_image().save_pretrained(tmp_path / "pipe")
+    model = [str(tmp_path / "pipe"), "--backend", "eager", "--precision", "float32"]
+    out = tmp_path / "image.npy"
+    asked = ["--prompt", "ab", "--steps", "2", "--seed", "1", "-n", "2", "--out", str(out)]
+    assert fastdiff("sample", *model, *asked) in (0, None)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    expected = pipelines.text_to_image()(
+        "ab", num_inference_steps=2, num_images_per_prompt=2, generator=generators, output_type="np"
+    ).images
+    np.testing.assert_allclose(np.load(out) / 2 + 0.5, expected.transpose(0, 3, 1, 2), atol=1e-3)
+    for option, reason in (
+        ("--classes", "class_labels is not an argument"),
+        ("--solver", "--solv"),
+    ):
+        with pytest.raises(errors.InvalidArgument, match=reason):
+            app(["sample", *model, *asked, option, "1"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("--prompt", "seven", "is for a pipeline that reads text"),
+        ("--guidance-interval", "1,2,3", "expected two numbers"),
+        ("--sigmas", "1,x", "expected numbers with commas between"),
+        ("--image", __file__, "is not a picture"),
+        ("--strength", "0.5", "strength needs image="),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(option, value, match):
+    asked = ["sample", "digits", "--classes", "1", "--backend", "eager", option, value]
+    with pytest.raises(errors.InvalidArgument, match=match):
+        app(asked, standalone_mode=False)
+
+
 def test_doctor_tells_what_runs(capsys):
     assert fastdiff("doctor") in (0, None)
     out = capsys.readouterr().out
@@ -77,8 +132,6 @@ def test_help_teaches(capsys):
 
 
 def test_pixels_are_exact(tmp_path):
-    import torch
-
     samples = torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1)
     assert to_uint8(samples).ravel().tolist() == [0, 128, 255, 255]
     sheet = np.asarray(grid(samples, columns=2))[::64, ::64]
