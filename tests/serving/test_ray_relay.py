@@ -4,16 +4,18 @@ import asyncio
 import base64
 import json
 import math
+import sys
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from serving import digits_service, fake_service
 
-from fastdiff.errors import Overloaded
+from fastdiff.errors import InvalidArgument, Overloaded, Unavailable
 from fastdiff.serving.app import create_app
 from fastdiff.serving.jobs import Demand
 from fastdiff.serving.limits import Limits
+from fastdiff.serving.ray import Fleet, build, deploy
 from fastdiff.serving.ray.relay import ReplicaLost, answer
 from fastdiff.serving.ray.router import create_router, merge_metrics
 from fastdiff.serving.service import Service, Settings
@@ -276,3 +278,35 @@ def test_without_replicas_it_is_not_ready():
     ready, health = asyncio.run(run())
     assert (ready.status_code, ready.json()["status"]) == (503, "loading")
     assert health.status_code == 200
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    with pytest.raises(Unavailable, match=r"fastdiff-runtime\[serve,ray\]"):
+        deploy(["digits"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"replica": "2"}, "unknown argument 'replica'"),
+        ({"replicas": "two"}, "invalid literal"),
+        ({"replicas": "3", "max_replicas": "2"}, "max_replicas: expected at least 3"),
+        ({"replicas": "0"}, "replicas: expected at least 1"),
+        ({"models": ""}, "expected MODEL"),
+    ],
+)
+def test_arguments_of_serve_run_are_checked(arguments, message):
+    with pytest.raises(InvalidArgument, match=message):
+        build({"models": "digits", **arguments})
+
+
+def test_a_fleet_is_what_ray_is_told():
+    fixed, elastic = Fleet(2, num_gpus=1), Fleet(1, 8, target_ongoing_requests=3.5)
+
+    scaling = fixed.options["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 2)
+    assert fixed.options["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 1}
+    scaling = elastic.options["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (1, 8)
+    assert scaling["target_ongoing_requests"] == 3.5

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from fastdiff.errors import InvalidArgument, Unavailable
+from fastdiff.errors import InvalidArgument, Unavailable, UnknownName
 from fastdiff.serving.admission import Queueing
 from fastdiff.serving.app import create_app
 from fastdiff.serving.faults import ApiError
@@ -259,19 +260,38 @@ def deploy(
     return f"http://{host}:{port}"
 
 
-def build(arguments: Mapping[str, str]) -> Any:
+def build(arguments: Mapping[str, Any]) -> Any:
     """Return the application for ``serve run fastdiff.serving.ray:build models=digits replicas=2``.
+
+    Keys are read from the variable ``FASTDIFF_API_KEY``, with spaces between, as by ``fastdiff
+    serve``.
 
     Parameters
     ----------
-    arguments : mapping of str to str
-        ``models``, separated by commas, and the attributes of `Fleet`.
+    arguments : mapping
+        ``models``, separated by commas, and the attributes of `Fleet`; texts or numbers.
+
+    Raises
+    ------
+    InvalidArgument
+        An argument is unknown, or has a wrong value.
     """
-    kinds = {"replicas": int, "max_replicas": int}
     given = dict(arguments)
-    models = given.pop("models", "")
-    fleet = Fleet(**{name: kinds.get(name, float)(value) for name, value in given.items()})
-    return application(*_loader(models.split(","), Choices(), Queueing()), fleet)
+    models = str(given.pop("models", ""))
+    kinds: dict[str, Callable[[Any], Any]] = {
+        own.name: int if "int" in str(own.type) else float for own in fields(Fleet)
+    }
+    unknown = sorted(given.keys() - kinds.keys())
+    if unknown:
+        raise UnknownName("argument", unknown[0], ["models", *kinds])
+    try:
+        fleet = Fleet(**{name: kinds[name](value) for name, value in given.items()})
+    except ValueError as error:
+        raise InvalidArgument(f"{given}: {error}") from error
+    settings = Settings(api_keys=tuple(os.environ.get("FASTDIFF_API_KEY", "").split()))
+    return application(
+        *_loader(models.split(","), Choices(), Queueing()), fleet=fleet, settings=settings
+    )
 
 
 def _loader(models: Sequence[str], choices: Choices, queueing: Queueing) -> tuple[list[str], Load]:
