@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from benchmarks.serving_runs import (
     STEP,
     Overload,
     Server,
-    capacity,
+    capacities,
     largest_difference,
     overload,
     take_turns,
@@ -84,10 +84,9 @@ def section(model: str, plan: Plan, say: Console) -> Iterator[str]:
             say.print(f"{model}: starting {name} ...")
             servers[name] = stack.enter_context(Server(model, command))
         say.print("capacity ...")
-        able = {name: capacity(server, plan.n, plan.burst) for name, server in servers.items()}
-        capacities = ", ".join(f"{name} {rate:.2f}" for name, rate in able.items())
-        yield f"Capacity, in requests/s of the mix: {capacities}."
-        yield ""
+        found = capacities(servers, plan.n, plan.burst, plan.rounds)
+        yield from capacity_table(found)
+        able = {name: Spread.of(rates).median for name, rates in found.items()}
         for reference in (REQUEST, PEER):
             say.print(f"{_SHARE:.0%} of what {reference} can do ...")
             rate = _SHARE * able[reference]
@@ -105,6 +104,15 @@ def section(model: str, plan: Plan, say: Console) -> Iterator[str]:
     yield "| --- | ---: |"
     yield f"| `--batch-invariant` | {invariant} |"
     yield f"| without | {usual} |"
+
+
+def capacity_table(found: dict[str, list[float]]) -> Iterator[str]:
+    """Compare what the servers can do."""
+    yield "| server | capacity, requests/s | times by request |"
+    yield "| --- | ---: | ---: |"
+    for name, rates in found.items():
+        yield f"| {name} | {Spread.of(rates):.2f} | {_ratios(rates, found[REQUEST])} |"
+    yield ""
 
 
 def latency_table(
@@ -142,12 +150,12 @@ def _of_kind(reports: list[Report], kind: str) -> list[Summary]:
     return [s for report in reports for s in report.summaries() if s.kind == kind]
 
 
-def _spread(values: list[float | None]) -> Spread:
+def _spread(values: Sequence[float | None]) -> Spread:
     known = [value for value in values if value is not None]
     return Spread.of(known or [float("nan")])
 
 
-def _ratios(own: list[float | None], other: list[float | None]) -> str:
+def _ratios(own: Sequence[float | None], other: Sequence[float | None]) -> str:
     """Return the median ratio of rounds, with its quartiles."""
     pairs = [(a, b) for a, b in zip(own, other, strict=True) if a and b]
     return f"{_spread([a / b for a, b in pairs]):.2f}"

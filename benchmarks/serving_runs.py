@@ -36,6 +36,7 @@ MIX = (Kind(10, 0.8), Kind(100, 0.2))
 SHORT, LONG = (kind.name for kind in MIX)
 _MEAN_STEPS = sum(kind.steps * kind.weight for kind in MIX)
 _READY_SECONDS = 1200.0
+_LOOK_SECONDS = 0.25  # between two looks at the memory
 
 
 class Server:
@@ -75,7 +76,18 @@ class Server:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def capacity(server: Server, n: int, requests: int) -> float:
+def capacities(
+    servers: dict[str, Server], n: int, requests: int, rounds: int
+) -> dict[str, list[float]]:
+    """Measure every server's capacity in turn; the first turn warms up and does not count."""
+    found: dict[str, list[float]] = {name: [] for name in servers}
+    for _ in range(rounds + 1):
+        for name, server in servers.items():
+            found[name].append(_capacity(server, n, requests))
+    return {name: rates[1:] for name, rates in found.items()}
+
+
+def _capacity(server: Server, n: int, requests: int) -> float:
     """Return how many requests of the mix a second are served when they come all at once."""
     load = Load(rate=requests / 0.1, seconds=0.1, mix=MIX, arrivals="fixed", n=n)
     outcomes = answered(send(server.url, load))
@@ -106,7 +118,7 @@ class Overload:
     ----------
     report : Report
     resident_bytes : list of int
-        Memory of its process, each second.
+        Memory of its process, four times a second.
     health_seconds : list of float
         Latency of ``/healthz`` meanwhile, from when each call was due.
     """
@@ -144,18 +156,18 @@ def overload(server: Server, load: Load) -> Overload:
     resident: list[int] = []
     words = [sys.executable, "-m", "benchmarks.serving_health", server.url, f"{load.seconds}"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as probe:
-        with _every_second(lambda: resident.append(server.resident_bytes)):
+        with _regularly(lambda: resident.append(server.resident_bytes)):
             outcomes = send(server.url, load)
         health, _ = probe.communicate()
     return Overload(Report(load, outcomes), resident, json.loads(health))
 
 
 @contextlib.contextmanager
-def _every_second(call: Callable[[], object]) -> Iterator[None]:
+def _regularly(call: Callable[[], object]) -> Iterator[None]:
     stop = threading.Event()
 
     def repeat() -> None:
-        while not stop.wait(1):
+        while not stop.wait(_LOOK_SECONDS):
             call()
 
     thread = threading.Thread(target=repeat)
