@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import median
 
@@ -9,6 +10,8 @@ from fastdiff.runtime.layout import best_batch
 
 _SURE_AFTER = 3  # samples of a bucket that are believed as they are
 _NEWEST = 0.1  # share of the newest sample in a mean that has seen many
+_BUSY = 0.9  # of the best rate is as good
+_STEP_SECONDS = 1e-4  # of a step besides the denoiser's calls, on a host: the engine, the worker
 _OUTLIER = 2.0  # a sample counts as at most this many times the mean, and at least its inverse
 
 
@@ -69,18 +72,18 @@ def bucket_of(evaluations: int) -> int:
     return 1 << (evaluations - 1).bit_length()
 
 
-def best_step(batch_seconds: Mapping[int, float], tolerance: float = 0.1) -> int:
+def best_step(batch_seconds: Mapping[int, float]) -> int:
     """Return the fewest evaluations per step that keep the machine nearly as busy as it can be.
 
-    More of them would make every row's step longer and the whole no faster.
+    With more of them every row's step would take longer, and the whole would be no faster. Steps of
+    k calls of b rows take ``k seconds(b) + overhead``, and nine tenths of the best rate are enough.
 
     Parameters
     ----------
     batch_seconds : mapping of int to float
         Measured time of a denoiser call by its number of rows.
-    tolerance : float
-        What may be lost of the best rate.
     """
-    rates = {batch: batch / seconds for batch, seconds in batch_seconds.items()}
-    enough = (1 - tolerance) * max(rates.values())
-    return min(batch for batch, rate in rates.items() if rate >= enough)
+    enough = _BUSY * max(batch / seconds for batch, seconds in batch_seconds.items())
+    gains = {batch: batch - enough * seconds for batch, seconds in batch_seconds.items()}
+    lost = enough * _STEP_SECONDS
+    return min(batch * math.ceil(lost / gain) for batch, gain in gains.items() if gain > 0)

@@ -211,8 +211,7 @@ class Admission:
         widest = max(place.width for place in queue)
         full = {size: pace.full(widest) for size, pace in self._paces.items()}
         return max(full.values()) + sum(
-            self._forecast(queue, size, lambda _, seconds=seconds: seconds)
-            for size, seconds in full.items()
+            self._forecast(queue, size, _always(seconds)) for size, seconds in full.items()
         )
 
     def _forecast(
@@ -223,3 +222,8 @@ class Admission:
         by_request = self._queueing.by_request
         done = forecast(work, self._paces[size].limit, step_seconds, by_request=by_request)
         return done[-1] if queue[-1].size == size else max(done, default=0.0)
+
+
+def _always(seconds: float) -> Callable[[int], float]:
+    """Return a cost of `seconds` for any step."""
+    return lambda evaluations: seconds

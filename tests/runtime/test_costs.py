@@ -61,3 +61,12 @@ def test_best_step_is_the_smallest_that_is_nearly_the_fastest():
     assert best_step({1: 1.0, 8: 1.1, 64: 2.0}) == 64
     assert best_step({8: 1.0, 16: 1.85}) == 8
     assert best_step({8: 1.0, 16: 1.75}) == 16
+
+
+@given(st.dictionaries(st.sampled_from([1, 2, 4, 8]), st.floats(1e-5, 1e-2), min_size=1))
+def test_best_step_bears_the_overhead_of_short_calls(measured):
+    step = best_step(measured)
+    fastest = max(batch / seconds for batch, seconds in measured.items())
+    seconds = min(-(-step // batch) * each for batch, each in measured.items())
+    assert step / (seconds + 1e-4) >= 0.9 * fastest * (1 - 1e-9)
+    assert best_step({1: 2e-4}) == 5

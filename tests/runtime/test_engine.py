@@ -14,7 +14,9 @@ from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput
 from fastdiff.exporting import Network
 from fastdiff.kernels.noise import normal
 from fastdiff.kernels.step.reference import step as reference_step
+from fastdiff.runtime.batcher import EVERYONE, Batching
 from fastdiff.runtime.buffers import TableStore
+from fastdiff.runtime.policies import SHORTEST_REMAINING
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import Schedule, get_solver, run_table
 
@@ -58,9 +60,8 @@ def make_request(spec):
     return with_extras(request, spec.get("extras", ()), (1, 3, 5))
 
 
-def make_engine(batch, rows):
-    sampler = eager_sampler(row_by_row_network(), batch=batch, max_rows=rows)
-    return sampler.engine
+def make_engine(batch, rows, batching=EVERYONE):
+    return eager_sampler(row_by_row_network(), batch=batch).new_engine(rows, batching)
 
 
 def run_alone(spec):
@@ -76,16 +77,18 @@ def run_alone(spec):
     specs=st.lists(REQUESTS, min_size=1, max_size=5),
     batch=st.integers(1, 9),
     rows=st.integers(1, 9),
+    limit=st.none() | st.integers(1, 9),
     data=st.data(),
 )
-def test_an_image_has_the_same_bits_alone_and_in_any_company(specs, batch, rows, data):
-    engine = make_engine(batch, rows)
+def test_an_image_has_the_same_bits_alone_and_in_any_company(specs, batch, rows, limit, data):
+    """Rows join, leave, and pause for shorter requests."""
+    engine = make_engine(batch, rows, Batching(SHORTEST_REMAINING, limit))
     order = data.draw(st.permutations(range(len(specs))))
     tickets = {}
     for tick in range(7):
         for i in order:
             if specs[i]["delay"] == tick:
-                tickets[i] = engine.submit(make_request(specs[i]))
+                tickets[i] = engine.submit(make_request(specs[i]), patience=1e6)
         open_tickets = [ticket for ticket in tickets.values() if not ticket.done]
         if open_tickets:
             engine.advance(open_tickets[0])
@@ -190,6 +193,37 @@ def test_a_raising_model_fails_the_tick_and_the_engine_goes_on(monkeypatch):
     while not good.done:
         engine.advance(good)
     assert torch.isfinite(good.result()).all()
+
+
+def test_tick_raises_what_the_step_raised_and_spares_those_who_were_not_in_it(monkeypatch):
+    network = Network(Breaks(), (1, 3, 5), row_by_row_network(1).conditioning, "breaks")
+    batching = Batching(SHORTEST_REMAINING, limit=2)
+    engine = eager_sampler(network).new_engine(8, batching)
+    assert engine.tick() is None
+    paused = engine.submit(make_request(spec_for(1)), patience=1e6)
+    tick = engine.tick()
+    assert (tick.rows, tick.evaluations, tick.tickets) == (2, 2, [paused])
+    monkeypatch.setattr(Breaks, "armed", True)
+    bad = engine.submit(make_request({**spec_for(3), "solver": ("ddim", 3)}), patience=1e6)
+    with pytest.raises(RuntimeError, match="planted failure"):
+        engine.tick()
+    with pytest.raises(RuntimeError, match="planted failure"):
+        bad.result()
+    while not paused.done:
+        assert engine.tick().tickets == [paused]
+    assert torch.isfinite(paused.result()).all()
+
+
+def test_a_swap_lets_those_finish_who_have_begun_and_keeps_the_others():
+    engine = make_engine(batch=2, rows=8, batching=Batching(limit=1))
+    first, second = (engine.submit(make_request(spec_for(label, rows=1))) for label in (0, 1))
+    engine.tick()
+    engine.replace(engine._denoiser, {3: 1.0})
+    assert first.done
+    assert second.completed == 0
+    while not second.done:
+        engine.tick()
+    assert torch.equal(second.result(), run_alone(spec_for(1, rows=1)))
 
 
 def test_cancel_frees_the_rows_for_those_that_wait():

@@ -29,9 +29,11 @@ from fastdiff.exporting import Conditioning, Network
 from fastdiff.models import NULL_CLASS, load_digits
 from fastdiff.records import BATCH_ROW
 from fastdiff.runtime import graphs
+from fastdiff.runtime.batcher import Batching
 from fastdiff.runtime.device_cuda import CudaDevice
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.graphs import bucket_of, buckets_up_to
+from fastdiff.runtime.policies import SHORTEST_REMAINING
 
 EVENTS = st.fixed_dictionaries(
     {
@@ -55,11 +57,14 @@ EVENTS = st.fixed_dictionaries(
     events=st.lists(EVENTS, min_size=1, max_size=5),
     batch=st.integers(1, 9),
     rows=st.integers(1, 9),
+    limit=st.none() | st.integers(1, 9),
     schedule=st.sampled_from(["early", "late"]) | st.integers(0, 99),
 )
-def test_any_mix_gives_the_bits_of_the_plain_engine(events, batch, rows, schedule):
-    """Solvers, steps, guidance, seeds, joins, cancels, failures and the device's own timing."""
-    got = play(graph_engine(RecordedDevice(schedule), batch=batch, rows=rows), events)
+def test_any_mix_gives_the_bits_of_the_plain_engine(events, batch, rows, limit, schedule):
+    """Solvers, steps, guidance, seeds, joins, pauses, cancels, failures, the device's timing."""
+    batching = Batching(SHORTEST_REMAINING, limit)
+    device = RecordedDevice(schedule)
+    got = play(graph_engine(device, batch=batch, rows=rows, batching=batching), events)
     stay = [{**event, "leaves": 0} for event in events]
     expected = play(Engine(NETWORK, DENOISER, {batch: 1.0}, rows), stay)
     arrived = sorted(events, key=lambda event: event["arrives"])

@@ -8,6 +8,7 @@ from torch import nn
 from fastdiff.denoisers import ENGINES
 from fastdiff.errors import Cancelled, NonFiniteOutput
 from fastdiff.exporting import Conditioning, Network
+from fastdiff.runtime.batcher import EVERYONE
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.requests import Request
 from fastdiff.sampling import Schedule, get_solver
@@ -89,8 +90,8 @@ def make_request(
     return with_extras(request, extras, SHAPE)
 
 
-def graph_engine(device, denoiser=DENOISER, batch=4, rows=8):
-    return Engine(NETWORK, denoiser, {batch: 1.0}, rows, device)
+def graph_engine(device, denoiser=DENOISER, batch=4, rows=8, batching=EVERYONE):
+    return Engine(NETWORK, denoiser, {batch: 1.0}, rows, device, batching=batching)
 
 
 def run(engine, *requests):
@@ -112,7 +113,7 @@ def play(engine, events):
     for tick in range(8):
         for event in events:
             if event["arrives"] == tick:
-                ticket = engine.submit(make_request(*event["request"]))
+                ticket = engine.submit(make_request(*event["request"]), patience=1e6)
                 tickets.append((ticket, event))
             elif event["leaves"] == tick and event["arrives"] < tick:
                 engine.cancel(next(t for t, e in tickets if e is event))
