@@ -7,10 +7,11 @@ import pytest
 import torch
 from foreign_onnx import SAMPLE_SHAPE, answer, write_denoiser
 from onnx import TensorProto, helper
+from torch import nn
 
 import fastdiff
 from fastdiff import Conditioning, Schedule, errors
-from fastdiff.exporting import export_onnx
+from fastdiff.exporting import Network, export_onnx
 from fastdiff.integrations import describe
 from fastdiff.kernels.noise import TAG_STEP
 from fastdiff.kernels.noise.reference import normal
@@ -98,15 +99,17 @@ def test_caller_adds_what_the_graph_does_not_tell(tmp_path):
         describe(path, conditioning={"label": Conditioning()})
 
 
+class Scaled(nn.Module):
+    def forward(self, x, t, class_labels):
+        return x * torch.cos(t + class_labels)[:, None, None, None]
+
+
 def test_file_of_fastdiff_brings_its_schedule_and_null_values(tmp_path):
-    network, schedule = describe("digits")
-    path = export_onnx(network, tmp_path / "digits.onnx", schedule=schedule)
-    read, its_schedule = describe(path)
-    assert (read.name, read.conditioning, its_schedule) == (
-        "digits",
-        network.conditioning,
-        schedule,
-    )
+    labels = {"class_labels": Conditioning(num_classes=3, null=3)}
+    schedule = Schedule(prediction_type="v_prediction", beta_schedule="scaled_linear")
+    network = Network(Scaled(), SAMPLE_SHAPE, labels, "scaled")
+    read, its_schedule = describe(export_onnx(network, tmp_path / "m.onnx", schedule=schedule))
+    assert (read.name, read.conditioning, its_schedule) == ("scaled", labels, schedule)
 
 
 def test_cache_tells_files_and_roles_apart(tmp_path):
