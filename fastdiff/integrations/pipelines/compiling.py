@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastdiff.errors import ArtifactError, InvalidArgument, Unavailable, WeightsError
-from fastdiff.exporting import Network
+from fastdiff.errors import InvalidArgument, Unavailable, WeightsError
 from fastdiff.integrations.pipelines.families import Shape, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.pipelines.schedulers import read_scheduler
-from fastdiff.runtime import Cache, Choices, Sampler, cache_key, load_artifact, tune
-from fastdiff.runtime.progress import Say, compile_progress
-from fastdiff.sampling import Schedule
+from fastdiff.runtime import Choices, Sampler, tune_or_recall
+from fastdiff.runtime.progress import compile_progress
 
 _LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20
@@ -69,8 +66,8 @@ def compile_pipeline(
     _, schedule = read_scheduler(pipe.scheduler)
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
-        sampler = _compile(network, schedule, choices, say, cache=cache)
-    return CompiledPipeline(pipe, family, sampler)
+        compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
+    return CompiledPipeline(pipe, family, Sampler(compiled))
 
 
 def load_pipeline(folder: Path) -> Any:
@@ -111,28 +108,3 @@ def _class_name(folder: Path) -> str:
                 "no other code is run"
             )
     return name
-
-
-def _compile(
-    network: Network, schedule: Schedule, choices: Choices, say: Say, *, cache: bool
-) -> Sampler:
-    """Measure the engines, or take what was measured for this denoiser before."""
-    key = cache_key(network, schedule, choices) if cache else None
-    if key is None:
-        return Sampler(tune(network, schedule, choices, say))
-    store = Cache()
-    with store.lock(key):
-        path = store.path(key)
-        if path.exists():
-            try:
-                compiled = load_artifact(path, say, module=network.module)
-            except ArtifactError:
-                path.unlink(missing_ok=True)
-            else:
-                store.touch(key)
-                return Sampler(compiled)
-        sampler = Sampler(tune(network, schedule, choices, say))
-        with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
-            sampler.save(path)
-            store.trim()
-        return sampler
