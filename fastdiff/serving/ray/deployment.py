@@ -6,7 +6,8 @@ import asyncio
 import functools
 import importlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -103,10 +104,11 @@ class Replica:
         load(self._service)
         self._app = create_app(self._service)
 
-    async def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
+    async def answer(self, body: bytes, request_id: str) -> AsyncGenerator[Message, None]:
         """Answer a request for images; yields ASGI messages."""
-        async for message in answer(self._app, body, request_id):
-            yield message
+        async with aclosing(answer(self._app, body, request_id)) as messages:
+            async for message in messages:
+                yield message
 
     async def report(self) -> dict[str, Any]:
         """Return what ``/readyz``, ``/v1/status`` and ``/metrics`` show."""
@@ -139,7 +141,7 @@ class _RayReplicas:
         serving = importlib.import_module("ray.serve.exceptions")
         self._unavailable = serving.DeploymentUnavailableError
 
-    async def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
+    async def answer(self, body: bytes, request_id: str) -> AsyncGenerator[Message, None]:
         """Have one of them answer."""
         messages = self._answer.remote(body, request_id)
         try:

@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class ReplicaLost(Exception):
 class Replicas(Protocol):
     """What the router knows of the replicas."""
 
-    def answer(self, body: bytes, request_id: str) -> AsyncIterator[Message]:
+    def answer(self, body: bytes, request_id: str) -> AsyncGenerator[Message, None]:
         """Have one of them answer a request for images; yields its ASGI messages.
 
         Raises
@@ -58,7 +58,7 @@ class Replicas(Protocol):
         ...
 
 
-async def answer(app: ASGIApp, body: bytes, request_id: str) -> AsyncIterator[Message]:
+async def answer(app: ASGIApp, body: bytes, request_id: str) -> AsyncGenerator[Message, None]:
     """Yield the messages with which `app` answers ``POST /v1/images/generations``.
 
     Closing the iterator is to `app` what a client is that leaves.
