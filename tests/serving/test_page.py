@@ -7,12 +7,14 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 from chromium import EXECUTABLE, Browser
 from PIL import Image
 from serving import FakeWorker, digits, digits_service, fake_service, running, until
 
 from fastdiff.errors import Overloaded
 from fastdiff.serving.images import to_pixels
+from fastdiff.serving.jobs import Progress
 from fastdiff.serving.service import Settings
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed")
@@ -112,6 +114,20 @@ def test_images_come_out_of_the_noise(page, worker):
     assert "0.25 s in the queue" in page.evaluate("document.querySelector('.facts').textContent")
     style = "getComputedStyle(document.images[0]).imageRendering"
     assert page.evaluate(style) == "pixelated"
+
+
+def test_progress_is_of_all_images_when_they_come_one_after_the_other(page, worker):
+    job = submitted(page, worker)
+    first = np.array([0])
+    job.tell(Progress(48, 50, first, torch.zeros(1, 1, 8, 8)))
+    page.wait("document.querySelector('.progress').innerText === 'Step 12 of 50'")
+    assert page.evaluate("document.querySelector('progress').value") == 12
+    assert page.evaluate(
+        "[...document.images].map((image) => getComputedStyle(image).visibility)"
+    ) == ["visible", "hidden", "hidden", "hidden"]
+    page.press("Escape")
+    page.wait("document.querySelector('.facts').textContent === 'Cancelled.'")
+    assert len(shown(page)) == 1
 
 
 def test_page_is_silent_and_speaks_to_its_own_host_alone(page, worker, url):

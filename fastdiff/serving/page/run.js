@@ -18,7 +18,8 @@ export class Run {
     this.figures = Array.from({ length: request.n }, (_, i) => this.makeFigure(i));
     this.element.querySelector(".images").append(...this.figures);
     this.step.textContent = "Waiting for its turn";
-    this.announced = 0;
+    this.steps = this.figures.map(() => 0);
+    this.announced = 0; // of what `progress` says aloud
   }
 
   makeFigure(index) {
@@ -41,16 +42,19 @@ export class Run {
     const source = `data:image/${event.output_format};base64,${event.b64_json}`;
     figure.querySelector("img").src = source;
     if (event.type === "image_generation.partial_image") {
-      this.progress(event.step, event.steps);
+      this.progress(event);
     } else {
       this.complete(figure, source, event);
     }
   }
 
-  progress(step, total) {
+  /** Show how far the images are on average: the server may make one after the other. */
+  progress({ image_index: index, step: own, steps: total }) {
+    this.steps[index] = own;
+    const step = this.steps.reduce((sum, one) => sum + one, 0) / this.steps.length;
     this.bar.max = total;
     this.bar.value = step;
-    this.step.textContent = `Step ${step} of ${total}`;
+    this.step.textContent = `Step ${Math.floor(step)} of ${total}`;
     const half = step >= total / 2 ? 2 : 1;
     if (half > this.announced) this.announce(half === 1 ? "The first images appear." : "Half done.");
     this.announced = Math.max(half, this.announced);
