@@ -123,6 +123,11 @@ def _check(network: Network, table: PackedTable, guidance_scale: float) -> None:
             "guidance_scale other than 1 needs a conditional model with a null value: "
             "pass null_class= to fastdiff.compile"
         )
+    if table.thresholding is not None:
+        raise InvalidArgument(
+            "dynamic thresholding looks at whole images between the steps, which a sampler's file "
+            "does not; use a schedule with thresholding=False"
+        )
     channels, got = network.sample_shape[0], network.probe()
     if table.needs_variance and got != 2 * channels:
         raise InvalidArgument(

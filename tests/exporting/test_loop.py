@@ -209,6 +209,8 @@ def test_what_cannot_be_sampled_is_refused(exported, tmp_path):
     table = get_solver("ddim").table(Schedule(), steps=3).pack()
     learned = get_solver("ddpm").table(Schedule(variance_type="learned_range"), steps=3).pack()
     refuse("returns 4 channels, this one returns 2", exported[2], learned, path)
+    thresholded = get_solver("ddim").table(Schedule(thresholding=True), steps=3).pack()
+    refuse("dynamic thresholding looks at whole images", exported[2], thresholded, path)
     refuse("finite number, got nan", exported[2], table, path, guidance_scale=float("nan"))
     spec = Conditioning(num_classes=4)
     unguidable = replace(exported[2], conditioning={"class_labels": spec})
