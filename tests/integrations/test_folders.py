@@ -64,7 +64,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         with pytest.raises(errors.InvalidArgument, match="no configuration of a diffusers model"):
             load_diffusers(tmp_path)
     path.write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    with pytest.raises(errors.UnknownName, match="'AutoencoderKL'; known: DiTTransformer2DModel"):
+    with pytest.raises(errors.UnknownName, match="'AutoencoderKL'; known: AuraFlow"):
         load_diffusers(tmp_path)
 
 
