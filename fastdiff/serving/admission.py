@@ -194,10 +194,8 @@ class Admission:
 
     def _backlog(self, places: Iterable[Place]) -> float:
         """Return the seconds that the work of `places` takes in full steps."""
-        paces = self._paces
-        return sum(
-            place.remaining * paces[place.size].full() / paces[place.size].limit for place in places
-        )
+        each = {size: pace.full() / pace.limit for size, pace in self._paces.items()}
+        return sum(place.remaining * each[place.size] for place in places)
 
     def _learned(self, order: Sequence[Place], place: Place) -> float:
         """Return when `place` is done if nothing else comes, served in that order."""

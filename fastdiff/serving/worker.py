@@ -59,7 +59,8 @@ class ModelWorker:
         self._admission, self._meter = Admission(paces, self._queueing), Meter()
         self._started: list[Job] = []
         self._cancelled: list[Job] = []
-        self._state, self._running_rows, self._crashes = "ready", 0, 0
+        self._state, self._running_rows = "ready", 0
+        self._crashes, self._free_since = 0, 0.0  # the thread's own
         self._thread = threading.Thread(target=self._run, name=f"fastdiff-{name}", daemon=True)
         self._thread.start()
 
@@ -156,6 +157,7 @@ class ModelWorker:
             if not self._jobs():
                 self._running_rows = 0
                 self._wake.wait_for(lambda: self._started or self._state == "stopped")
+                self._free_since = time.monotonic()
             if self._state == "stopped":
                 return False
             started, self._started = self._started, []
@@ -217,8 +219,9 @@ class ModelWorker:
             self._recover(lane, crash)
         if tick is not None:
             end = time.monotonic()
-            lane.pace.cost.learn(tick.evaluations, end - now)
-            self._observer.step(tick.rows, tick.evaluations, end - now)
+            seconds, self._free_since = end - self._free_since, end  # all that a step delays others
+            lane.pace.cost.learn(tick.evaluations, seconds)
+            self._observer.step(tick.rows, tick.evaluations, seconds)
             with self._wake:
                 self._running_rows = tick.rows
                 self._meter.add(end, tick.rows)
