@@ -68,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = sum(end - first for first, end in parts)
     print(f"{options.count - images} of {options.count} images are there")
     if parts:
+        workers = min(options.workers, len(parts))
         share = {"num_cpus": options.cpus, "num_gpus": options.gpus}
         ray.get(ray.remote(**share)(prepare).remote(folder, job))
         done = (
             ray.data.from_items([{"first": first, "end": end} for first, end in parts])
             .repartition(len(parts))
-            .map(Worker, fn_constructor_args=(folder, job), concurrency=options.workers, **share)
+            .map(Worker, fn_constructor_args=(folder, job), concurrency=workers, **share)
         )
         for row in done.iter_rows():
             print(f"wrote {row['file']}")

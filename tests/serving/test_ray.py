@@ -143,6 +143,7 @@ async def busiest(client):
     raise AssertionError("no replica was ever busy")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # its own names
 def test_bulk_sampling_goes_on_where_it_was_interrupted(cluster, tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("bulk_sampling", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
