@@ -9,10 +9,10 @@ from statistics import median
 from fastdiff.runtime.layout import best_batch
 
 _SURE_AFTER = 3  # samples of a bucket that are believed as they are
-_NEWEST = 0.1  # share of the newest sample in a mean that has seen many
+_NEWEST = 0.05  # share of the newest sample in a mean that has seen many
 _BUSY = 0.9  # of the best rate is as good
 _STEP_SECONDS = 1e-4  # of a step besides the denoiser's calls, on a host: the engine, the worker
-_OUTLIER = 2.0  # a sample counts as at most this many times the mean, and at least its inverse
+_OUTLIER = 5.0  # a sample counts as at most this many times the mean, and at least its inverse
 
 
 class StepCost:
@@ -23,9 +23,9 @@ class StepCost:
     each bucket, a power of two of evaluations. A bucket without samples has the median factor of
     those that have some.
 
-    It is a running mean, since a wait is a sum of steps, in which a rare slow step counts. But one
-    outlier moves it by a tenth of itself at most, and a lasting change is followed within some
-    twenty steps.
+    It is a running mean, since a wait is a sum of steps, in which slow ones count however rare they
+    are. Yet one outlier moves it by a fifth at most, and a lasting change is followed within some
+    forty steps.
 
     Parameters
     ----------

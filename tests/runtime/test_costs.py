@@ -26,30 +26,32 @@ def test_cost_takes_the_first_sample_as_it_is_and_other_sizes_in_proportion():
     assert cost.learned() == pytest.approx({4: 0.032, 16: 0.180})
 
 
-@given(st.integers(1, 40), st.floats(1e-4, 10), st.integers(5, 60))
-def test_one_outlier_moves_the_cost_by_a_tenth_at_most(evaluations, seconds, steps):
+@given(st.integers(1, 40), st.floats(1e-4, 10), st.integers(20, 60))
+def test_one_outlier_moves_the_cost_by_a_fifth_at_most(evaluations, seconds, steps):
     cost = StepCost(MEASURED)
     for _ in range(steps):
         cost.learn(evaluations, seconds)
     cost.learn(evaluations, 1000 * seconds)
-    assert seconds < cost(evaluations) <= seconds * (1 + max(1 / (steps + 1), 0.1)) * (1 + 1e-9)
+    assert seconds < cost(evaluations) <= 1.2 * seconds * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
-def test_a_lasting_change_is_followed_within_forty_steps(factor):
+def test_a_lasting_change_is_followed_within_sixty_steps(factor):
     cost = StepCost(MEASURED)
     for _ in range(100):
         cost.learn(4, 0.02)
-    for _ in range(40):
+    for _ in range(60):
         cost.learn(4, 0.02 * factor)
-    assert cost(4) == pytest.approx(0.02 * factor, rel=0.1)
+    assert cost(4) == pytest.approx(0.02 * factor, rel=0.2)
 
 
 def test_cost_is_the_mean_of_what_varies():
     cost = StepCost(MEASURED)
-    for i in range(200):
+    for i in range(400):
         cost.learn(8, 0.03 if i % 2 else 0.05)
-    assert cost(8) == pytest.approx(0.04, rel=0.06)
+        cost.learn(16, 0.3 if i % 10 == 5 else 0.1)
+    assert cost(8) == pytest.approx(0.04, rel=0.03)
+    assert cost(16) == pytest.approx(0.12, rel=0.06)
 
 
 def test_buckets_are_powers_of_two():
