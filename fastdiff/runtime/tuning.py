@@ -25,7 +25,7 @@ from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Una
 from fastdiff.exporting import Network, export_onnx, first_line
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
-from fastdiff.runtime.compiled import Compiled, Workspace, without_weights
+from fastdiff.runtime.compiled import Compiled, Workspace, give_back_memory, without_weights
 from fastdiff.runtime.layout import best_batch
 from fastdiff.runtime.machine import describe_machine
 from fastdiff.runtime.measuring import BATCHES, Trial, measure
@@ -98,6 +98,7 @@ def tune(
     del passed, trials
     trim(denoiser, seconds)
     network = without_weights(preparation.network)
+    give_back_memory()
     return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 
 
