@@ -115,7 +115,7 @@ class Reservation(Protocol):
 
     @property
     def estimate_seconds(self) -> float:
-        """When the job will be done, counted from the reservation."""
+        """By when the job will be done, whatever comes after it, counted from the reservation."""
         ...
 
     def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
@@ -146,7 +146,7 @@ class WorkerStatus:
     state : str
         ``"loading"``, ``"ready"``, ``"draining"`` or ``"stopped"``.
     waiting_rows, running_rows, jobs : int
-        Rows without a step yet, rows that take the next step, and jobs that hold a place.
+        Rows of jobs without a step yet, rows of the last step, and jobs that hold a place.
     steps_per_second, row_steps_per_second : float
         Over the last seconds.
     step_seconds : mapping of int to float

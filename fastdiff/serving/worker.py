@@ -248,6 +248,7 @@ class ModelWorker:
             self._waste(job, "failed")
         lane.rebuild()
         self._observer.rebuilt()
+        self._free_since = time.monotonic()
 
     def _end(self, job: Job, event: Finished | Failed, reason: str = "") -> None:
         """Give a job's place back and tell it."""
