@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from fastdiff.runtime.progress import ProgressBar
 from fastdiff.runtime.requests import Callback, Request, Start
 from fastdiff.runtime.tables import TableCache
 from fastdiff.runtime.updating import update_weights
-from fastdiff.sampling import Solver
+from fastdiff.sampling import Schedule, Solver
 from fastdiff.sampling.checks import check_number
 
 
@@ -274,6 +275,12 @@ class Sampler:
             batching=batching,
             batch_invariant=self._batch_invariant,
         )
+
+    def with_schedule(self, schedule: Schedule) -> Sampler:
+        """Return a sampler of the same network on another noise schedule; both share the engine."""
+        other = copy.copy(self)
+        other.schedule, other._tables = schedule, TableCache(schedule)
+        return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled model to one file, which `fastdiff.load` reads without compiling.

@@ -15,8 +15,7 @@ from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpai
 from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.report import Report
-from fastdiff.runtime.tables import TableCache
-from fastdiff.sampling import Schedule, Solver
+from fastdiff.sampling import Solver
 
 _UNSUPPORTED = ("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs")
 _CHANGES_WEIGHTS = ("lora", "adapter", "freeu", "fuse", "textual_inversion")
@@ -119,7 +118,7 @@ class CompiledPipeline:
         """Return the solver that a scheduler is, and the sampler with its schedule."""
         solver, schedule = read_scheduler(scheduler)
         if schedule not in self._samplers:
-            self._samplers[schedule] = _with_schedule(self.sampler, schedule)
+            self._samplers[schedule] = self.sampler.with_schedule(schedule)
         return solver, self._samplers[schedule]
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
@@ -170,13 +169,6 @@ class CompiledPipeline:
         if arguments.get("callback_on_step_end") is not None:
             arguments["callback_on_step_end"] = _only_told(pipe, arguments["callback_on_step_end"])
         return pipe
-
-
-def _with_schedule(sampler: Sampler, schedule: Schedule) -> Sampler:
-    """Return a sampler with another schedule that shares the engine."""
-    view = copy.copy(sampler)
-    vars(view).update(schedule=schedule, _tables=TableCache(schedule))
-    return view
 
 
 def _refused(name: str) -> Callable[..., Any]:
