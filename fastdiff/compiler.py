@@ -124,8 +124,6 @@ def compile(
         told = [name for name, value in description.items() if value is not None]
         if told not in ([], ["sample_shape"]):
             raise InvalidArgument(f"{told[0]}= is for a denoiser; a pipeline says it itself")
-        if batch_invariant:
-            raise InvalidArgument("batch_invariant=True is for a denoiser, this is a pipeline")
         return compile_pipeline(
             model,
             sample_shape=sample_shape,
@@ -135,6 +133,7 @@ def compile(
             tune=tune,
             verify=verify,
             cache=cache,
+            batch_invariant=batch_invariant,
             progress=progress,
         )
     network, chosen = describe(model, **description)

@@ -29,6 +29,7 @@ def compile_pipeline(
     tune: str | float = "fast",
     verify: str = "strict",
     cache: bool = True,
+    batch_invariant: bool = False,
     progress: bool = False,
 ) -> CompiledPipeline:
     """Put fastdiff's engine in the place of a pipeline's denoising loop.
@@ -40,7 +41,7 @@ def compile_pipeline(
         nothing is downloaded and no code of the folder is run.
     sample_shape : tuple of int
         (C, H, W) that the denoiser is compiled for; what its configuration says if left out.
-    backend, precision, max_batch, tune, verify, cache, progress
+    backend, precision, max_batch, tune, verify, cache, batch_invariant, progress
         As for `fastdiff.compile`.
 
     Returns
@@ -67,7 +68,7 @@ def compile_pipeline(
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
-    return CompiledPipeline(pipe, family, Sampler(compiled))
+    return CompiledPipeline(pipe, family, Sampler(compiled, batch_invariant=batch_invariant))
 
 
 def load_pipeline(folder: Path) -> Any:

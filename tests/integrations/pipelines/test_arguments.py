@@ -1,5 +1,6 @@
 """What a compiled pipeline refuses, and whom it tells of its steps."""
 
+import pipelines
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, LMSDiscreteScheduler
@@ -49,6 +50,16 @@ def test_what_is_not_supported_is_refused_by_name(compiled, name, arguments, wor
     }[name]
     with pytest.raises(errors.InvalidArgument, match=words):
         fast(**{"num_inference_steps": 2, **given, **arguments})
+
+
+def test_an_image_has_the_same_bits_in_company_if_asked_to():
+    pipe = fastdiff.compile(pipelines.ddim(), batch_invariant=True, **QUICK)
+    pipe.set_progress_bar_config(disable=True)
+    seeded = [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)]
+    asked = {"num_inference_steps": 2, "output_type": "np"}
+    together = pipe(batch_size=3, generator=seeded, **asked).images
+    alone = pipe(generator=[torch.Generator().manual_seed(2)], **asked).images
+    assert (together[1] == alone[0]).all()
 
 
 def test_levels_that_do_not_end_with_the_data_are_refused(compiled):
