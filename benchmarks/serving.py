@@ -11,7 +11,7 @@ import argparse
 import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -76,7 +76,10 @@ _SMOKE = Plan(n=1, burst=6, seconds=3.0, rounds=1, overload_seconds=4.0)
 
 def section(model: str, plan: Plan, say: Console) -> Iterator[str]:
     """Measure one model and yield its Markdown."""
-    yield f"{describe_machine()}. {datetime.date.today()}. Requests of {plan.n} images."
+    yield (
+        f"{describe_machine()}. {datetime.date.today()}. Requests of {plan.n} images; "
+        f"{plan.rounds} turns of {plan.seconds:g} s for each server."
+    )
     yield ""
     with ExitStack() as stack:
         servers = {}
@@ -191,10 +194,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("models", nargs="*", default=list(PLANS), help=", ".join(PLANS))
     parser.add_argument("--smoke", action="store_true", help="seconds of everything, no figures")
+    parser.add_argument("--seconds", type=float, help="length of a turn, instead of the model's")
+    parser.add_argument("--rounds", type=int, help="turns of each server, instead of the model's")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks for each model")
     options = parser.parse_args()
     for model in options.models:
         plan = _SMOKE if options.smoke else PLANS[model]
+        plan = replace(
+            plan,
+            seconds=options.seconds or plan.seconds,
+            rounds=options.rounds or plan.rounds,
+        )
         text = "\n".join(section(model, plan, Console(stderr=True))) + "\n"
         print(text, flush=True)
         if options.write:
