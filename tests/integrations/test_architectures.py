@@ -36,7 +36,7 @@ def tiny(monkeypatch, tmp_path):
         "UNet2DModel", config, {"beta_end": 0.03}, ("nobody/absent", "someone/tiny"), "unet"
     )
     monkeypatch.setitem(ARCHITECTURES, "tiny", architecture)
-    monkeypatch.setattr("fastdiff.compiler.MODEL_NAMES", ("tiny",))
+    monkeypatch.setattr("fastdiff.integrations.describing.MODEL_NAMES", ("tiny",))
     return tmp_path
 
 
