@@ -10,7 +10,7 @@ from fastdiff.runtime.layout import best_batch
 
 _SURE_AFTER = 3  # samples of a bucket that are believed as they are
 _NEWEST = 0.05  # share of the newest sample in a mean that has seen many
-_BUSY = 0.9  # of the best rate is as good
+_BUSY = 0.97  # of the best rate is as good
 _STEP_SECONDS = 1e-4  # of a step besides the denoiser's calls, on a host: the engine, the worker
 _OUTLIER = 5.0  # a sample counts as at most this many times the mean, and at least its inverse
 
@@ -76,7 +76,7 @@ def best_step(batch_seconds: Mapping[int, float]) -> int:
     """Return the fewest evaluations per step that keep the machine nearly as busy as it can be.
 
     With more of them every row's step would take longer, and the whole would be no faster. Steps of
-    k calls of b rows take ``k seconds(b) + overhead``, and nine tenths of the best rate are enough.
+    k calls of b rows take ``k seconds(b) + overhead``, and 97% of the best rate is enough.
 
     Parameters
     ----------

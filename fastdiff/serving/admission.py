@@ -37,7 +37,7 @@ class Queueing:
     """
 
     policy: Policy = SHORTEST_REMAINING
-    patience: float = 5.0
+    patience: float = 20.0
     places: int = 256
     backlog_seconds: float = 60.0
     by_request: bool = False

@@ -61,7 +61,7 @@ def test_buckets_are_powers_of_two():
 def test_best_step_is_the_smallest_that_is_nearly_the_fastest():
     assert best_step({1: 1.0, 4: 2.0, 16: 8.0, 64: 32.0}) == 4
     assert best_step({1: 1.0, 8: 1.1, 64: 2.0}) == 64
-    assert best_step({8: 1.0, 16: 1.85}) == 8
+    assert best_step({8: 1.0, 16: 1.97}) == 8
     assert best_step({8: 1.0, 16: 1.75}) == 16
 
 
@@ -70,5 +70,5 @@ def test_best_step_bears_the_overhead_of_short_calls(measured):
     step = best_step(measured)
     fastest = max(batch / seconds for batch, seconds in measured.items())
     seconds = min(-(-step // batch) * each for batch, each in measured.items())
-    assert step / (seconds + 1e-4) >= 0.9 * fastest * (1 - 1e-9)
-    assert best_step({1: 2e-4}) == 5
+    assert step / (seconds + 1e-4) >= 0.97 * fastest * (1 - 1e-9)
+    assert best_step({1: 2e-4}) == 17
