@@ -264,8 +264,10 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             return task.result()
         raise client_gone()
     finally:
-        for future in (task, gone):
-            future.cancel()
+        gone.cancel()
+        while not task.done():  # wait_for swallows a cancellation now and then, up to Python 3.11
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
