@@ -28,7 +28,7 @@ def to_uint8(samples: Tensor) -> npt.NDArray[np.uint8]:
             f"expected pictures (n, 1 or 3, H, W), got {tuple(samples.shape)}; save as .npy instead"
         )
     scaled = samples.clamp(-1, 1).add(1).mul(127.5).round()
-    return scaled.to(dtype=scaled.dtype).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    return scaled.permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
 
 def grid(samples: Tensor, columns: int, gap: int = 1) -> Image.Image:

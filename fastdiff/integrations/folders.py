@@ -65,19 +65,32 @@ def load_diffusers(folder: Path) -> tuple[nn.Module, Path | None]:
 
 def load_model(folder: Path) -> nn.Module:
     """Load the model whose config.json is in `folder`; errors are those of `load_diffusers`."""
-    name = _class_name(folder)
+    model: nn.Module = load_pretrained(_class_name(folder), folder)
+    return model.eval()
+
+
+def load_pretrained(class_name: str, folder: Path) -> Any:
+    """Load what diffusers saved in `folder`: an object of one of its classes, from safetensors.
+
+    Raises
+    ------
+    WeightsError
+        Weights are missing, corrupt or not safetensors.
+    Unavailable
+        diffusers is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:
         raise Unavailable(
             "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
         ) from error
-    load: Any = getattr(diffusers, name).from_pretrained
     try:
-        model: nn.Module = load(folder, use_safetensors=True, local_files_only=True)
+        return getattr(diffusers, class_name).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be loaded: {error}") from error
-    return model.eval()
 
 
 def _class_name(folder: Path) -> str:

@@ -262,7 +262,7 @@ def test_a_failure_of_the_model_names_the_step(client, worker):
 
 
 def test_a_failure_of_the_engine_keeps_its_secrets(client, worker):
-    worker.error = RuntimeError("/root/secret.so: bad address")
+    worker.error = RuntimeError("/opt/secret.so: bad address")
 
     response = client.post(PATH, json={})
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastdiff.errors import InvalidArgument, Unavailable, WeightsError
+from fastdiff.errors import InvalidArgument
+from fastdiff.integrations.folders import load_pretrained
 from fastdiff.integrations.pipelines.families import Shape, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.pipelines.schedulers import read_scheduler
@@ -73,18 +74,7 @@ def compile_pipeline(
 
 def load_pipeline(folder: Path) -> Any:
     """Load a pipeline that diffusers saved; errors are those of `compile_pipeline`."""
-    name = _class_name(folder)
-    try:
-        import diffusers
-    except ImportError as error:
-        raise Unavailable(
-            "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
-        ) from error
-    load: Any = getattr(diffusers, name).from_pretrained
-    try:
-        return load(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{folder} cannot be loaded: {error}") from error
+    return load_pretrained(_class_name(folder), folder)
 
 
 def _class_name(folder: Path) -> str:
