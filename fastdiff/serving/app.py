@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.generations import Generations
-from fastdiff.serving.middleware import ApiKeys, RequestContext
+from fastdiff.serving.middleware import ApiKeys, LingeringClose, RequestContext
 from fastdiff.serving.openapi import describe_api
 from fastdiff.serving.service import Service
 
@@ -37,7 +37,7 @@ def create_app(service: Service) -> Starlette:
         Its models may still be loading: it answers 503 for them until they are added.
     """
     settings = service.settings
-    middleware = [Middleware(RequestContext)]
+    middleware = [Middleware(LingeringClose), Middleware(RequestContext)]
     if settings.cors_origins:
         middleware.append(
             Middleware(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import re
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fastdiff.serving.faults import ApiError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 1 << 20
 _SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -50,6 +53,49 @@ class RequestContext:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+class LingeringClose:
+    """Reads on for a moment where a refusal closes the connection while its body is still coming.
+
+    A socket that is closed with bytes unread is reset, and what it had sent may be lost: the client
+    would see a broken connection and not why it was refused (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body_ended = closes = False
+
+        async def noting_its_end() -> Message:
+            nonlocal body_ended
+            message = await receive()
+            body_ended = not message.get("more_body", False)
+            return message
+
+        async def read_on() -> None:
+            unread = _LINGER_BYTES
+            while unread > 0 and not body_ended:
+                unread -= len((await noting_its_end()).get("body", b""))
+
+        async def lingering(message: Message) -> None:
+            nonlocal closes
+            if message["type"] == "http.response.start":
+                closes = Headers(scope=message).get("connection") == "close"
+            if message["type"] != "http.response.body" or message.get("more_body") or not closes:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(read_on(), _LINGER_SECONDS)
+            await send({"type": "http.response.body"})
+
+        await self._app(scope, noting_its_end, lingering)
 
 
 class ApiKeys:
