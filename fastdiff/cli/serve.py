@@ -73,6 +73,13 @@ def serve(
         str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WIDTHxHEIGHT in pixels that the models shall make instead of their own; repeat "
+            "it for several. The first is the default.",
+        ),
+    ] = None,
     batch_invariant: Annotated[
         bool,
         typer.Option(
@@ -119,7 +126,8 @@ def serve(
         backlog_seconds=max_wait,
         by_request=batching == "request",
     )
-    choices = Choices(backend, precision, batch_invariant)
+    sizes = tuple(dict.fromkeys(map(_size, size or ())))
+    choices = Choices(backend, precision, batch_invariant, sizes)
     log_json(log_level)
     with listen(host, port, limits.write_seconds) as listener:
         make_worker = functools.partial(ModelWorker, queueing=queueing)
@@ -131,6 +139,16 @@ def serve(
 def _known(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UnknownName(f"value of {option}", value, known)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return width and height as a request names them."""
+    from fastdiff.serving.protocol import ImageRequest
+
+    size = ImageRequest(size=text).wanted_size
+    if size is None:
+        raise InvalidArgument(f"--size: expected WIDTHxHEIGHT, such as 512x512, got {text!r}")
+    return size
 
 
 def _keys_in(file: Path | None) -> list[str]:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fastdiff
-from fastdiff.errors import InvalidArgument
+from fastdiff.compiler import describe
+from fastdiff.errors import FastdiffError, InvalidArgument
+from fastdiff.integrations import is_pipeline
 from fastdiff.runtime import Sampler
 from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
 from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.service import Service
 
 _WARM_UP_SECONDS = 600.0
@@ -58,17 +61,21 @@ class Choices:
         As for `fastdiff.compile`; a .fastdiff file has made these choices.
     batch_invariant : bool
         Compute every image with the same bits in any company.
+    sizes : tuple of (int, int)
+        Width and height in pixels that every model shall make, the usual one first; its own if
+        there are none. Each is compiled by itself.
     """
 
     backend: str = "auto"
     precision: str = "auto"
     batch_invariant: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class MakeWorker(Protocol):
     """Makes the worker of a model, such as `fastdiff.serving.worker.ModelWorker`."""
 
-    def __call__(self, name: str, samplers: Sampler, *, observer: Observer) -> Worker:
+    def __call__(self, name: str, samplers: Sequence[Sampler], *, observer: Observer) -> Worker:
         """Return a worker that tells its steps to `observer`."""
         ...
 
@@ -91,7 +98,7 @@ def load_models(
         begin = time.monotonic()
         model = _load(source, choices)
         observer = service.metrics.observer(source.name, model.engine)
-        served = Served(model, make_worker(source.name, model.sampler, observer=observer))
+        served = Served(model, make_worker(source.name, model.samplers, observer=observer))
         warm_up(served)
         service.add(source.name, served)
         seconds = round(time.monotonic() - begin, 3)
@@ -106,26 +113,63 @@ def _load(source: Source, choices: Choices) -> SamplerModel:
         "batch_invariant": choices.batch_invariant,
     }
     if source.model.endswith(".fastdiff"):
-        compiled: Any = fastdiff.load(source.model, **options)
-    else:
-        options |= {"backend": choices.backend, "precision": choices.precision}
-        compiled = fastdiff.compile(source.model, **options)
-    if isinstance(compiled, Sampler):
-        return SamplerModel(compiled)
-    from fastdiff.serving.pipelines import pipeline_model  # imports diffusers' pipelines
+        if choices.sizes:
+            raise InvalidArgument(
+                f"{source.model} was compiled for one size; serve what it was compiled from"
+            )
+        return SamplerModel(fastdiff.load(source.model, **options))
+    options |= {"backend": choices.backend, "precision": choices.precision}
+    if is_pipeline(source.model):
+        from fastdiff.integrations.pipelines import load_pipeline  # imports diffusers' pipelines
+        from fastdiff.serving.pipelines import latents_of, pipeline_model
 
-    return pipeline_model(compiled)
+        pipe = load_pipeline(Path(source.model))
+        return pipeline_model(_compile(pipe, choices.sizes, *latents_of(pipe), options))
+    channels = describe(source.model)[0].sample_shape[0] if choices.sizes else 0
+    return SamplerModel(_compile(source.model, choices.sizes, channels, 1, options))
+
+
+def _compile(
+    model: Any, sizes: Sequence[tuple[int, int]], channels: int, scale: int, options: dict[str, Any]
+) -> list[Any]:
+    """Compile a model for pictures of each of `sizes`, `scale` pixels along a side of a sample."""
+    if not sizes:
+        return [fastdiff.compile(model, **options)]
+    each = []
+    for width, height in sizes:
+        refusal = f"size {width}x{height} cannot be made by this model"
+        if width % scale or height % scale:
+            raise InvalidArgument(f"{refusal}: expected multiples of {scale}")
+        shape = channels, height // scale, width // scale
+        try:
+            compiled = fastdiff.compile(model, sample_shape=shape, **options)
+        except FastdiffError:
+            raise
+        except RuntimeError as error:  # the network's own, as of layers that do not fit together
+            raise InvalidArgument(f"{refusal}: {error}") from error
+        sampler = compiled if isinstance(compiled, Sampler) else compiled.sampler
+        if sampler.network.sample_shape != shape:
+            raise InvalidArgument(
+                f"{refusal}, which makes samples of {sampler.network.sample_shape}"
+            )
+        each.append(compiled)
+    return each
 
 
 def warm_up(served: Served) -> None:
-    """Make an image as a request would, so that the first client waits for nothing.
+    """Make an image of each size as a request would, so that the first client waits for nothing.
 
     Raises
     ------
     FastdiffError, TimeoutError
         The model makes no image.
     """
-    plan = served.model.plan(served.model.example())
+    for example in served.model.examples():
+        _make_image(served, example)
+
+
+def _make_image(served: Served, ask: ImageRequest) -> None:
+    plan = served.model.plan(ask)
     ends: queue.SimpleQueue[Finished | Failed] = queue.SimpleQueue()
 
     def listen(event: Event) -> None:

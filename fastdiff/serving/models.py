@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,8 +59,8 @@ class Model(Protocol):
         """What clients may ask for, as ``/v1/status`` shows it."""
         ...
 
-    def example(self) -> ImageRequest:
-        """Return a short request that the model can serve, to warm it up with."""
+    def examples(self) -> list[ImageRequest]:
+        """Return short requests that the model can serve, one of each size, to warm it up with."""
         ...
 
     def plan(self, ask: ImageRequest) -> Plan:
@@ -124,7 +124,8 @@ class SamplerModel:
 
     Parameters
     ----------
-    sampler : Sampler
+    samplers : Sampler or sequence of Sampler
+        Several where one network makes several sizes, the usual one first.
     text : TextInput, optional
         For a model that reads text.
     decoder : Decoder, optional
@@ -141,15 +142,16 @@ class SamplerModel:
 
     def __init__(
         self,
-        sampler: Sampler,
+        samplers: Sampler | Sequence[Sampler],
         *,
         text: TextInput | None = None,
         decoder: Decoder | None = None,
         default_solver: Solver | None = None,
         default_guidance: float = 1.0,
     ) -> None:
-        network = sampler.network
-        channels, height, width = network.sample_shape
+        self.samplers = (samplers,) if isinstance(samplers, Sampler) else tuple(samplers)
+        sampler, network = self.samplers[0], self.samplers[0].network
+        channels = network.sample_shape[0]
         if decoder is None and channels not in (1, 3):
             raise InvalidShape(
                 f"{network.name} makes samples of {channels} channels, which are no pictures: "
@@ -162,9 +164,13 @@ class SamplerModel:
                 f"{network.name} needs {', '.join(others)}, which a request for images cannot "
                 "give: serve the folder of its whole pipeline"
             )
-        self.sampler, self._text, self._decoder = sampler, text, decoder
+        self._network, self._text, self._decoder = network, text, decoder
         scale = 1 if decoder is None else decoder.scale
-        self.width, self.height = scale * width, scale * height
+        shapes = [each.network.sample_shape for each in self.samplers]
+        self._sizes = {
+            (scale * width, scale * height): each
+            for (_, height, width), each in zip(shapes, self.samplers, strict=True)
+        }
         self.labels: Conditioning | None = network.conditioning.get("class_labels")
         default = default_solver or get_solver("ddim")
         self.solvers = usable_solvers(sampler, default)
@@ -177,8 +183,8 @@ class SamplerModel:
 
     @property
     def engine(self) -> str:
-        """The measured choice of engine and precision."""
-        return self.sampler.report.chosen.name
+        """The measured choices of engine and precision, the usual size's first."""
+        return ", ".join(dict.fromkeys(each.report.chosen.name for each in self.samplers))
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -187,27 +193,33 @@ class SamplerModel:
             "prompt": self._text is not None,
             "negative_prompt": self._text is not None,
             "num_classes": None if self.labels is None else self.labels.num_classes,
-            "guidance_scale": self.sampler.network.guidable,
+            "guidance_scale": self._network.guidable,
             "default_guidance_scale": self.default_guidance,
-            "sizes": [f"{self.width}x{self.height}"],
+            "sizes": [*map(_size_name, self._sizes)],
             "solvers": sorted(self.solvers),
             "default_solver": self.default_solver,
             "max_steps": self.max_steps,
             "default_steps": self.default_steps,
         }
 
-    def example(self) -> ImageRequest:
-        """Return a short request that the model can serve."""
-        steps = min(4, self.max_steps)  # the least that every solver takes
-        if self._text is not None:
-            return ImageRequest(prompt="a photograph", num_inference_steps=steps, seed=0)
-        labels = None if self.labels is None else 0
-        return ImageRequest(class_labels=labels, num_inference_steps=steps, seed=0)
+    def examples(self) -> list[ImageRequest]:
+        """Return short requests that the model can serve, one of each size."""
+        example = ImageRequest(
+            prompt=None if self._text is None else "a photograph",
+            class_labels=None if self.labels is None or self._text is not None else 0,
+            num_inference_steps=min(4, self.max_steps),  # the least that every solver takes
+            seed=0,
+        )
+        sizes = map(_size_name, self._sizes)
+        return [example.model_copy(update={"size": size}) for size in sizes]
 
     def plan(self, ask: ImageRequest) -> Plan:
         """Check the parameters of a request that has its seeds."""
-        if ask.wanted_size not in (None, (self.width, self.height)):
-            raise invalid("size", f"size: this model makes {self.width}x{self.height}")
+        size = ask.wanted_size or next(iter(self._sizes))
+        if size not in self._sizes:
+            known = ", ".join(map(_size_name, self._sizes))
+            raise invalid("size", f"size: this model makes {known}, got {ask.size}")
+        sampler = self._sizes[size]
         steps = ask.num_inference_steps or self.default_steps
         if steps > self.max_steps:
             raise invalid(
@@ -227,10 +239,11 @@ class SamplerModel:
         texts = self._texts(ask, guided=guidance != 1)
 
         def build() -> Request:
-            return self.sampler.request(ask.count, **options, **self._encode(*texts))
+            return sampler.request(ask.count, **options, **self._encode(*texts))
 
-        demand = Demand(ask.count, usable.rows(steps), guidance != 1)
-        return Plan(self.width, self.height, steps, demand, build)
+        _, height, width = sampler.network.sample_shape
+        demand = Demand(ask.count, usable.rows(steps), guidance != 1, size=(height, width))
+        return Plan(*size, steps, demand, build)
 
     def pixels(self, samples: Tensor) -> Pixels:
         """Turn samples into bytes."""
@@ -238,7 +251,7 @@ class SamplerModel:
 
     def _guidance(self, ask: ImageRequest) -> float:
         scale = self.default_guidance if ask.guidance_scale is None else ask.guidance_scale
-        if scale != 1 and not self.sampler.network.guidable:
+        if scale != 1 and not self._network.guidable:
             raise invalid("guidance_scale", "this model cannot be guided; leave it out or give 1")
         return scale
 
@@ -307,3 +320,8 @@ class SamplerModel:
         if self.labels is None or self.labels.num_classes is None:
             return "a class label"
         return f"a class label from 0 to {self.labels.num_classes - 1}"
+
+
+def _size_name(size: tuple[int, int]) -> str:
+    """Return (width, height) as requests say it."""
+    return "{}x{}".format(*size)

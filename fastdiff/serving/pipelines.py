@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.pipelines import CompiledPipeline
+from fastdiff.integrations.pipelines.families import family_of
 from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.models import Decoder, SamplerModel, TextInput
@@ -18,20 +20,21 @@ _GUIDANCE = 7.5  # what StableDiffusionPipeline takes unless told otherwise
 _TEXT = "encoder_hidden_states"
 
 
-def pipeline_model(compiled: CompiledPipeline) -> SamplerModel:
+def pipeline_model(sizes: Sequence[CompiledPipeline]) -> SamplerModel:
     """Return a compiled pipeline as a model that can be served.
 
     Parameters
     ----------
-    compiled : CompiledPipeline
-        One that can make images from nothing, from class labels or from text.
+    sizes : sequence of CompiledPipeline
+        One pipeline that can make images from nothing, from class labels or from text, compiled
+        for each size, the usual one first.
 
     Raises
     ------
     InvalidArgument
         It needs an image, or reads text in a way that is not known here.
     """
-    pipe, network = compiled.pipeline, compiled.sampler.network
+    pipe, network = sizes[0].pipeline, sizes[0].sampler.network
     solver, _ = read_scheduler(pipe.scheduler)
     text = None
     if _TEXT in network.conditioning:
@@ -39,12 +42,19 @@ def pipeline_model(compiled: CompiledPipeline) -> SamplerModel:
             raise InvalidArgument(f"{type(pipe).__name__} has no text encoder that can be served")
         text = TextInput(_TEXT, _TextEncoder(pipe))
     return SamplerModel(
-        compiled.sampler,
+        [compiled.sampler for compiled in sizes],
         text=text,
         decoder=_decoder(pipe),
         default_solver=solver,
         default_guidance=1.0 if text is None else _GUIDANCE,
     )
+
+
+def latents_of(pipe: Any) -> tuple[int, int]:
+    """Return the channels of a pipeline's samples, and the pixels that one is along each side."""
+    denoiser = getattr(pipe, family_of(type(pipe).__name__).denoiser)
+    decoder = _decoder(pipe)
+    return denoiser.config.in_channels, 1 if decoder is None else decoder.scale
 
 
 class _TextEncoder:

@@ -28,6 +28,7 @@ def test_options_reach_the_service(started, tmp_path):
     keys.write_text("# ours\n\nfrom-file\n")
     arguments = ["digits", "mine=a/folder", "b/model.fastdiff", "--port", "0", "--max-n", "3"]
     arguments += ["--max-queue", "7", "--policy", "deadline", "--batching", "request"]
+    arguments += ["--size", "64x32", "--size", "16x16", "--size", "64x32"]
     arguments += [
         "--drain-seconds",
         "4",
@@ -46,6 +47,7 @@ def test_options_reach_the_service(started, tmp_path):
     assert service.settings.cors_origins == ("https://a.b",)
     assert service.settings.limits.max_n == 3
     assert drain_seconds == 4
+    assert load.args[-2].sizes == ((64, 32), (16, 16))
     queueing = load.args[-1].keywords["queueing"]
     assert (queueing.places, queueing.policy.name, queueing.by_request) == (7, "deadline", True)
     assert listener.fileno() == -1  # closed at the end
@@ -57,6 +59,7 @@ def test_options_reach_the_service(started, tmp_path):
         (["digits", "--batching", "image"], UnknownName, "--batching"),
         (["digits", "--log-level", "loud"], UnknownName, "--log-level"),
         (["digits", "--policy", "random"], UnknownName, "policy"),
+        (["digits", "--size", "64"], InvalidArgument, "--size: expected WIDTHxHEIGHT"),
         (["digits", "x/digits"], InvalidArgument, "differ"),
         (["=digits"], InvalidArgument, "NAME=MODEL"),
         (["digits", "--api-key", "with space "], InvalidArgument, "api_keys"),

@@ -31,7 +31,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     asked, workers = {}, []
 
     def make_worker(name, samplers, *, observer):
-        assert samplers is digits()
+        assert samplers == (digits(),)
         workers.append(FakeWorker(name))
         return workers[0]
 

@@ -19,7 +19,7 @@ def served(pipe):
     family = family_of(type(pipe).__name__)
     _, schedule = read_scheduler(pipe.scheduler)
     sampler = unmeasured(family.describe(pipe, None), schedule)
-    return pipeline_model(CompiledPipeline(pipe, family, sampler))
+    return pipeline_model([CompiledPipeline(pipe, family, sampler)])
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def test_texts_become_what_the_pipeline_makes_of_them(pipe, model):
 
 
 def test_latents_become_what_the_pipeline_makes_of_them(pipe, model):
-    latents = torch.randn(2, *model.sampler.network.sample_shape, generator=torch.manual_seed(3))
+    latents = torch.randn(
+        2, *model.samplers[0].network.sample_shape, generator=torch.manual_seed(3)
+    )
 
     pixels = model.pixels(latents)
 
@@ -54,7 +56,7 @@ def test_latents_become_what_the_pipeline_makes_of_them(pipe, model):
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
     expected = np.stack([np.asarray(p) for p in pipe.image_processor.postprocess(decoded)])
     assert np.abs(pixels.astype(int) - expected).max() <= 1
-    assert pixels.shape[1:3] == (model.height, model.width)
+    assert model.parameters["sizes"] == ["{}x{}".format(*pixels.shape[2:0:-1])]
 
 
 def test_the_scheduler_is_the_default_solver_with_its_options(model):
