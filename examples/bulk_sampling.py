@@ -71,11 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers = min(options.workers, len(parts))
         share = {"num_cpus": options.cpus, "num_gpus": options.gpus}
         ray.get(ray.remote(**share)(prepare).remote(folder, job))
-        done = (
-            ray.data.from_items([{"first": first, "end": end} for first, end in parts])
-            .repartition(len(parts))
-            .map(Worker, fn_constructor_args=(folder, job), concurrency=workers, **share)
-        )
+        done = ray.data.from_items(
+            [{"first": first, "end": end} for first, end in parts],
+            override_num_blocks=len(parts),  # a task for each, without one that cuts the list
+        ).map(Worker, fn_constructor_args=(folder, job), concurrency=workers, **share)
         for row in done.iter_rows():
             print(f"wrote {row['file']}")
 
