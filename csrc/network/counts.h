@@ -9,7 +9,9 @@
 
 namespace fastdiff::network {
 
-FASTDIFF_INLINE int64_t divided_up(int64_t count, int64_t size) { return (count + size - 1) / size; }
+FASTDIFF_INLINE int64_t divided_up(int64_t count, int64_t size) {
+  return (count + size - 1) / size;
+}
 
 /// Pixels of a chunk, for which GroupNorm's sums are in float32: a quarter of an image, 16 to 64.
 FASTDIFF_INLINE int64_t chunk_pixels(const GroupNorm& norm) {
@@ -23,9 +25,9 @@ FASTDIFF_INLINE int64_t chunk_count(const GroupNorm& norm) {
 FASTDIFF_INLINE int64_t group_norm_units(const GroupNorm& norm, int stage) {
   return stage == 1 ? norm.images : norm.images * chunk_count(norm);
 }
-/// Scale and shift of every image and channel, then two moments of every chunk and channel.
+/// For each channel: two doubles and two floats of an image, two floats of a chunk.
 FASTDIFF_INLINE int64_t group_norm_scratch(const GroupNorm& norm) {
-  return 2 * norm.images * (1 + chunk_count(norm)) * norm.channels;
+  return norm.images * (6 + 2 * chunk_count(norm)) * norm.channels;
 }
 
 /// Pixels of a unit of LayerNorm: about 8192 floats.

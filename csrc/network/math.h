@@ -1,0 +1,158 @@
+// Elementary functions of lanes. NaN comes through all of them.
+#pragma once
+
+#include "fastdiff/arithmetic.h"
+#include "lanes.h"
+
+namespace fastdiff::network {
+
+/// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
+constexpr float kRounder = 0x1.8p23f;
+
+/// Horner's rule, highest coefficient first.
+template <class L, class... Coefficients>
+FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficients... lower) {
+  typename L::F p = L::splat(highest);
+  ((p = L::fma(p, x, L::splat(lower))), ...);
+  return p;
+}
+
+/// 2^n for integers n in [-127, 127]; 2^-127 counts as 0.
+template <class L>
+FASTDIFF_INLINE typename L::F power_of_two(typename L::I n) {
+  return bit_cast<typename L::F>((n + 127) << 23);
+}
+
+/// e^x = 2^n (1 + rest), |x - n ln 2| <= ln(2) / 2: Cody and Waite's reduction, then a polynomial.
+template <class L>
+struct Exponential {
+  typename L::I n;
+  typename L::F rest;
+
+  explicit FASTDIFF_INLINE Exponential(typename L::F x) {
+    const auto shifted = L::fma(x, L::splat(0x1.715476p+0f), L::splat(kRounder));  // log2(e)
+    const auto whole = shifted - kRounder;
+    n = bit_cast<typename L::I>(shifted) - bit_cast<int32_t>(kRounder);
+    auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2, 15 bits: an exact product
+    r = L::fma(whole, L::splat(-0x1.7f7d1cp-20f), r);    // the rest of ln 2
+    const auto p = horner<L>(r, 0x1.6a4ce4p-10f, 0x1.123988p-7f, 0x1.5558bp-5f, 0x1.555492p-3f,
+                             0x1.fffffcp-2f);
+    rest = L::fma(p, r * r, r);
+  }
+};
+
+/// e^x for all x, subnormal results and infinity included.
+template <class L>
+FASTDIFF_INLINE typename L::F exp(typename L::F x) {
+  const Exponential<L> e(L::min(L::splat(89.0f), L::max(L::splat(-104.0f), x)));
+  const typename L::I half = e.n >> 1;  // 2^n itself need not be a float
+  return (e.rest + 1.0f) * power_of_two<L>(half) * power_of_two<L>(e.n - half);
+}
+
+/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal.
+template <class L>
+FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
+  const Exponential<L> e(L::min(L::splat(88.0f), L::max(L::splat(-87.0f), x)));
+  return (e.rest + 1.0f) * power_of_two<L>(e.n);
+}
+
+/// 2^x for x <= 0, as a softmax needs it; below 2^-126 it is 0.
+template <class L>
+FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
+  x = L::max(L::splat(-127.0f), x);
+  const auto shifted = x + (kRounder + 127.0f);  // the exponent, biased as a float's bits are
+  const auto r = x - (shifted - (kRounder + 127.0f));
+  const auto p = horner<L>(r, 0x1.5c0918p-10f, 0x1.3d0c54p-7f, 0x1.c6b6e4p-5f, 0x1.ebf918p-3f,
+                           0x1.62e428p-1f, 1.0f);
+  return p * bit_cast<typename L::F>(bit_cast<typename L::I>(shifted) << 23);
+}
+
+/// 1 / (1 + e^-x).
+template <class L>
+FASTDIFF_INLINE typename L::F sigmoid(typename L::F x) {
+  return 1.0f / (1.0f + clamped_exp<L>(-x));
+}
+
+/// x sigmoid(x).
+template <class L>
+FASTDIFF_INLINE typename L::F silu(typename L::F x) {
+  return x / (1.0f + clamped_exp<L>(-x));
+}
+
+template <class L>
+FASTDIFF_INLINE typename L::F absolute(typename L::F x) {
+  return bit_cast<typename L::F>(bit_cast<typename L::I>(x) & 0x7fffffff);
+}
+
+/// From e^2|x| - 1, which is accurate for small x too.
+template <class L>
+FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
+  using I = typename L::I;
+  const Exponential<L> e(2.0f * L::min(L::splat(10.0f), absolute<L>(x)));
+  const auto scale = power_of_two<L>(e.n);
+  const auto grown = L::fma(scale, e.rest, scale - 1.0f);
+  const auto size = grown / (grown + 2.0f);
+  return bit_cast<typename L::F>(bit_cast<I>(size) | (bit_cast<I>(x) & int32_t(0x80000000)));
+}
+
+/// x Phi(x) with the normal distribution function Phi, so x (1 + erf(x / sqrt 2)) / 2.
+///
+/// Phi(-t) = e^(-t^2 / 2) R(t) for t = |x|, with R a polynomial in (t - 3.6) / (t + 3.6) whose
+/// relative error is below 1e-8 up to t = 6.
+template <class L>
+FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
+  const auto t = L::min(L::splat(20.0f), absolute<L>(x));
+  const auto ratio = horner<L>(1.0f - 7.2f / (t + 3.6f), 0x1.72f812p-13f, 0x1.27b5eep-11f,
+                               -0x1.354ffcp-10f, -0x1.71cd8ap-9f, 0x1.6159ep-6f, -0x1.064e8cp-4f,
+                               0x1.01a8e2p-3f, -0x1.780068p-3f, 0x1.a8e52cp-4f);
+  const auto tail = clamped_exp<L>(-0.5f * t * t) * ratio;
+  return L::fma(-t, tail, L::max(L::splat(0.0f), x));
+}
+
+/// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x sigmoid(2 sqrt(2 / pi) (...)).
+template <class L>
+FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
+  const auto inner = x * L::fma(x * x, L::splat(0x1.2444f2p-4f), L::splat(0x1.988454p+0f));
+  return x / (1.0f + clamped_exp<L>(-inner));
+}
+
+/// The greater one; NaN if either is.
+template <class L>
+FASTDIFF_INLINE typename L::F maximum(typename L::F a, typename L::F b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
+/// The smaller one; NaN if either is.
+template <class L>
+FASTDIFF_INLINE typename L::F minimum(typename L::F a, typename L::F b) {
+  return (a < b) | (a != a) ? a : b;
+}
+
+/// A function of one number for each lane: of the C library where a network needs it rarely, such
+/// as the sines of a time embedding.
+template <class L, class Function>
+FASTDIFF_INLINE typename L::F each(typename L::F x, Function function) {
+  float lanes[L::kLanes];
+  L::store(lanes, x);
+  for (float& lane : lanes) lane = function(lane);
+  return L::load(lanes);
+}
+
+template <class L>
+FASTDIFF_INLINE typename L::F sqrt(typename L::F x) {
+  return each<L>(x, [](float v) { return __builtin_sqrtf(v); });
+}
+template <class L>
+FASTDIFF_INLINE typename L::F sin(typename L::F x) {
+  return each<L>(x, [](float v) { return __builtin_sinf(v); });
+}
+template <class L>
+FASTDIFF_INLINE typename L::F cos(typename L::F x) {
+  return each<L>(x, [](float v) { return __builtin_cosf(v); });
+}
+template <class L>
+FASTDIFF_INLINE typename L::F log(typename L::F x) {
+  return each<L>(x, [](float v) { return __builtin_logf(v); });
+}
+
+}  // namespace fastdiff::network

@@ -1,0 +1,53 @@
+// Squares of numbers, from rows to columns.
+#pragma once
+
+#include <utility>
+
+#include "lanes.h"
+
+namespace fastdiff::network {
+
+template <class L>
+struct Transpose {
+  using F = typename L::F;
+
+  /// Lane j of v[i] and lane i of v[j] change places, for all i and j.
+  static FASTDIFF_INLINE void square(F (&v)[L::kLanes]) { exchange<L::kLanes / 2>(v); }
+
+ private:
+  using Lanes = std::make_integer_sequence<int, L::kLanes>;
+
+  /// Exchanges the off-diagonal quarters of each square of 2 kHalf, then those of their quarters.
+  template <int kHalf>
+  static FASTDIFF_INLINE void exchange(F (&v)[L::kLanes]) {
+    FASTDIFF_UNROLL
+    for (int i = 0; i < L::kLanes; ++i) {
+      if (i & kHalf) continue;
+      const F upper = v[i], lower = v[i + kHalf];
+      v[i] = left<kHalf>(upper, lower, Lanes{});
+      v[i + kHalf] = right<kHalf>(upper, lower, Lanes{});
+    }
+    if constexpr (kHalf > 1) exchange<kHalf / 2>(v);
+  }
+
+  template <int kHalf, int... kLane>
+  static FASTDIFF_INLINE F left(F upper, F lower, std::integer_sequence<int, kLane...>) {
+    return shuffle<(kLane & kHalf ? L::kLanes + kLane - kHalf : kLane)...>(upper, lower);
+  }
+  template <int kHalf, int... kLane>
+  static FASTDIFF_INLINE F right(F upper, F lower, std::integer_sequence<int, kLane...>) {
+    return shuffle<(kLane & kHalf ? L::kLanes + kLane : kLane + kHalf)...>(upper, lower);
+  }
+
+  /// Lanes of a, then those of b from kLanes on.
+  template <int... kFrom>
+  static FASTDIFF_INLINE F shuffle(F a, F b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, kFrom...);
+#else
+    return __builtin_shuffle(a, b, typename L::I{kFrom...});
+#endif
+  }
+};
+
+}  // namespace fastdiff::network
