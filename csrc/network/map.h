@@ -1,0 +1,152 @@
+// Programs of elementwise operations: a piece of an axis at a time, all of it in the first level of
+// cache, step after step.
+#pragma once
+
+#include "counts.h"
+#include "math.h"
+
+namespace fastdiff::network {
+
+template <class L>
+struct Maps {
+  using F = typename L::F;
+
+  /// Pieces in an order in which transposing reads and writes the same cache lines again soon: the
+  /// last axis but one runs fastest, then the pieces of the last axis, then the others.
+  static void run(const Map& map, float*, int64_t unit) {
+    const int64_t length = piece_length(map), pieces = divided_up(map.shape[kLast], length);
+    const int64_t fast = map.shape[kLast - 1], all = piece_count(map);
+    int64_t index = unit * unit_pieces(map);
+    const int64_t end = index + unit_pieces(map) < all ? index + unit_pieces(map) : all;
+    while (index < end) {
+      int64_t rest = index / fast, at[kMapRank];
+      at[kLast - 1] = index % fast;
+      at[kLast] = rest % pieces * length;
+      rest /= pieces;
+      for (int axis = kLast - 2; axis >= 0; rest /= map.shape[axis--]) {
+        at[axis] = rest % map.shape[axis];
+      }
+      const float* x[kMapInputs];
+      for (int i = 0; i < map.inputs; ++i) x[i] = map.x[i] + offset(at, map.x_strides[i]);
+      float* y = map.y + offset(at, map.y_strides);
+      const int64_t left = map.shape[kLast] - at[kLast], count = left < length ? left : length;
+      for (int64_t i = at[kLast - 1]; i < fast && index < end; ++i, ++index) {
+        piece(map, x, y, count);
+        for (int k = 0; k < map.inputs; ++k) x[k] += map.x_strides[k][kLast - 1];
+        y += map.y_strides[kLast - 1];
+      }
+    }
+  }
+
+ private:
+  static constexpr int kLast = kMapRank - 1;
+
+  static FASTDIFF_INLINE int64_t offset(const int64_t (&at)[kMapRank],
+                                        const int64_t (&strides)[kMapRank]) {
+    int64_t sum = 0;
+    for (int axis = 0; axis < kMapRank; ++axis) sum += at[axis] * strides[axis];
+    return sum;
+  }
+
+  /// `count` elements of the last axis. Steps work on whole vectors: in place in x and y where
+  /// elements are side by side and there is no rest, else on copies.
+  static FASTDIFF_INLINE void piece(const Map& map, const float* const (&x)[kMapInputs], float* y,
+                                    int64_t count) {
+    alignas(64) float copies[kMapInputs][kPiece], results[kMapSteps][kPiece];
+    const float* operands[kMapInputs + kMapSteps];
+    const int64_t padded = divided_up(count, L::kLanes) * L::kLanes;
+    for (int i = 0; i < map.inputs; ++i) {
+      const int64_t stride = map.x_strides[i][kLast];
+      const bool direct = stride == 1 && count == padded;
+      operands[i] = direct ? x[i] : gather(x[i], stride, count, padded, copies[i]);
+    }
+    const int64_t stride = map.y_strides[kLast];
+    const float* result = operands[0];
+    for (int i = 0; i < map.steps; ++i) {
+      const bool direct = i + 1 == map.steps && stride == 1 && count == padded;
+      float* to = direct ? y : results[i];
+      const MapStep& s = map.program[i];
+      const float* a = s.a < 0 ? nullptr : operands[s.a];
+      step(s, a, s.b < 0 ? nullptr : operands[s.b], padded, to);
+      operands[map.inputs + i] = result = to;
+    }
+    if (result != y) scatter(result, count, y, stride);
+  }
+
+  static FASTDIFF_INLINE const float* gather(const float* from, int64_t stride, int64_t count,
+                                             int64_t padded, float* to) {
+    if (stride == 1) {
+      memcpy(to, from, size_t(count) * sizeof(float));
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+    }
+    for (int64_t i = count; i < padded; ++i) to[i] = 0;
+    return to;
+  }
+
+  static FASTDIFF_INLINE void scatter(const float* from, int64_t count, float* to, int64_t stride) {
+    if (stride == 1) {
+      memcpy(to, from, size_t(count) * sizeof(float));
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i * stride] = from[i];
+    }
+  }
+
+  template <class Function>
+  static FASTDIFF_INLINE void unary(const float* a, int64_t count, float* to, Function function) {
+    for (int64_t i = 0; i < count; i += L::kLanes) L::store(to + i, function(L::load(a + i)));
+  }
+  template <class Function>
+  static FASTDIFF_INLINE void binary(const float* a, const float* b, int64_t count, float* to,
+                                     Function function) {
+    for (int64_t i = 0; i < count; i += L::kLanes) {
+      L::store(to + i, function(L::load(a + i), L::load(b + i)));
+    }
+  }
+
+  static void step(const MapStep& s, const float* a, const float* b, int64_t count, float* to) {
+    switch (s.op) {
+      case MapOp::kConstant:
+        for (int64_t i = 0; i < count; ++i) to[i] = s.constant;
+        return;
+      case MapOp::kAdd:
+        return binary(a, b, count, to, [](F u, F v) { return u + v; });
+      case MapOp::kSubtract:
+        return binary(a, b, count, to, [](F u, F v) { return u - v; });
+      case MapOp::kMultiply:
+        return binary(a, b, count, to, [](F u, F v) { return u * v; });
+      case MapOp::kDivide:
+        return binary(a, b, count, to, [](F u, F v) { return u / v; });
+      case MapOp::kMaximum:
+        return binary(a, b, count, to, [](F u, F v) { return maximum<L>(u, v); });
+      case MapOp::kMinimum:
+        return binary(a, b, count, to, [](F u, F v) { return minimum<L>(u, v); });
+      case MapOp::kNegate:
+        return unary(a, count, to, [](F u) { return -u; });
+      case MapOp::kExp:
+        return unary(a, count, to, [](F u) { return exp<L>(u); });
+      case MapOp::kLog:
+        return unary(a, count, to, [](F u) { return log<L>(u); });
+      case MapOp::kSqrt:
+        return unary(a, count, to, [](F u) { return sqrt<L>(u); });
+      case MapOp::kReciprocalSqrt:
+        return unary(a, count, to, [](F u) { return 1.0f / sqrt<L>(u); });
+      case MapOp::kSin:
+        return unary(a, count, to, [](F u) { return sin<L>(u); });
+      case MapOp::kCos:
+        return unary(a, count, to, [](F u) { return cos<L>(u); });
+      case MapOp::kTanh:
+        return unary(a, count, to, [](F u) { return tanh<L>(u); });
+      case MapOp::kSigmoid:
+        return unary(a, count, to, [](F u) { return sigmoid<L>(u); });
+      case MapOp::kSilu:
+        return unary(a, count, to, [](F u) { return silu<L>(u); });
+      case MapOp::kGelu:
+        return unary(a, count, to, [](F u) { return gelu<L>(u); });
+      case MapOp::kGeluTanh:
+        return unary(a, count, to, [](F u) { return gelu_tanh<L>(u); });
+    }
+  }
+};
+
+}  // namespace fastdiff::network

@@ -1,0 +1,56 @@
+// Maps with as few axes as possible, the best one for vectors last. For plain C++ code, once.
+#pragma once
+
+#include "specs.h"
+
+namespace fastdiff::network {
+
+/// Makes axis `from` of `source` axis `to` of `map`.
+inline void copy_axis(Map& map, int to, const Map& source, int from) {
+  map.shape[to] = source.shape[from];
+  map.y_strides[to] = source.y_strides[from];
+  for (int i = 0; i < map.inputs; ++i) map.x_strides[i][to] = source.x_strides[i][from];
+}
+
+/// Whether a step along `outer` takes every operand just as far as all of `inner` does.
+inline bool continues(const Map& source, int outer, const Map& map, int inner) {
+  const int64_t length = map.shape[inner];
+  bool same = source.y_strides[outer] == length * map.y_strides[inner];
+  for (int i = 0; i < map.inputs; ++i) {
+    same = same && source.x_strides[i][outer] == length * map.x_strides[i][inner];
+  }
+  return same;
+}
+
+/// An axis whose elements lie side by side in y, unless it is very short; else the longest.
+inline int best_last_axis(const Map& map) {
+  constexpr int64_t kShort = 16;
+  int best = kMapRank - 1;
+  for (int axis = 0; axis < kMapRank; ++axis) {
+    if (map.y_strides[axis] == 1 && map.shape[axis] >= kShort) return axis;
+    if (map.shape[axis] > map.shape[best]) best = axis;
+  }
+  return best;
+}
+
+/// The same map, which runs faster: axes that are one are joined, and the best one is put last.
+inline Map simplified(const Map& given) {
+  Map joined = given;
+  int first = kMapRank;  // the axes from here on are done
+  for (int axis = kMapRank - 1; axis >= 0; --axis) {
+    if (given.shape[axis] == 1) continue;
+    if (first < kMapRank && continues(given, axis, joined, first)) {
+      joined.shape[first] *= given.shape[axis];
+    } else {
+      copy_axis(joined, --first, given, axis);
+    }
+  }
+  for (int axis = 0; axis < first; ++axis) joined.shape[axis] = 1;
+  Map map = joined;
+  const int last = best_last_axis(joined);
+  for (int axis = last; axis + 1 < kMapRank; ++axis) copy_axis(map, axis, joined, axis + 1);
+  copy_axis(map, kMapRank - 1, joined, last);
+  return map;
+}
+
+}  // namespace fastdiff::network
