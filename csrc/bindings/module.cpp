@@ -10,6 +10,7 @@
 #include "../cpu/dispatch.h"
 #include "array.h"
 #include "fastdiff/scalar.h"
+#include "network.h"
 #include "records.h"
 
 namespace py = pybind11;
@@ -223,4 +224,6 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "fingerprint", [](const std::string& name) { return cpu::fingerprint(usable_level(name)); },
       arg("name"));
+
+  bind_network(module);
 }

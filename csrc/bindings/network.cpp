@@ -1,0 +1,285 @@
+// fastdiff._native.NetworkPlan. Addresses are integers: whoever builds a plan keeps the memory.
+#include "network.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../cpu/dispatch.h"
+#include "../network/layout.h"
+#include "../network/pack.h"
+#include "../network/plan.h"
+#include "array.h"
+
+namespace py = pybind11;
+
+namespace fastdiff {
+namespace {
+
+using namespace network;
+
+using Address = uintptr_t;
+using PixelsArg = std::tuple<Address, int64_t, int64_t>;
+using PerImageArg = std::tuple<Address, int64_t>;
+using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;
+using StridedArg = std::tuple<Address, std::vector<int64_t>>;
+using Size = std::pair<int64_t, int64_t>;
+
+float* floats(Address address) { return reinterpret_cast<float*>(address); }
+
+Pixels pixels(const PixelsArg& arg) {
+  return {floats(std::get<0>(arg)), std::get<1>(arg), std::get<2>(arg)};
+}
+PerImage per_image(const std::optional<PerImageArg>& arg) {
+  return arg ? PerImage{floats(std::get<0>(*arg)), std::get<1>(*arg)} : PerImage{};
+}
+Heads heads_of(const HeadsArg& arg) {
+  return {floats(std::get<0>(arg)), std::get<1>(arg), std::get<2>(arg), std::get<3>(arg)};
+}
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw Error{ErrorKind::kInvalidArgument, message};
+}
+
+void require_threads(int threads) {
+  require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+}
+
+/// The position of `name` among `names`, which are those of an enumeration in its order.
+template <class Names>
+int index_of(const Names& names, const std::string& name, const char* what) {
+  std::string known;
+  int i = 0;
+  for (const char* each : names) {
+    if (name == each) return i;
+    known += (i++ ? ", " : "") + std::string(each);
+  }
+  throw Error{ErrorKind::kInvalidArgument, std::string("unknown ") + what + " " + name +
+                                               "; there are: " + known};
+}
+
+constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
+constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4"};
+constexpr const char* kMapOps[] = {"constant", "add",   "subtract", "multiply", "divide",
+                                   "maximum",  "minimum", "negate", "exp",      "log",
+                                   "sqrt",     "rsqrt", "sin",      "cos",      "tanh",
+                                   "sigmoid",  "silu",  "gelu",     "gelu_tanh"};
+
+Activation activation_of(const std::string& name) {
+  return Activation(index_of(kActivations, name, "activation"));
+}
+
+const Level& find(const std::string& name) {
+  for (const Level* level : network::levels()) {
+    if (name == level->name) {
+      require(level->supported(), "this CPU lacks " + std::string(level->needs));
+      return *level;
+    }
+  }
+  throw Error{ErrorKind::kInvalidArgument, "this build has no CPU level " + name};
+}
+
+/// The level called `name`; without a name, the best up to the one that the other kernels use.
+const Level& usable(const std::string& name) {
+  if (!name.empty()) return find(name);
+  const Level* best = &kPortable;
+  for (const Level* level : network::levels()) {
+    if (level->supported()) best = level;
+    if (std::string(level->name) == cpu::active_level().name) break;
+  }
+  return *best;
+}
+
+void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
+          int64_t images, Size size, int64_t channels, Size out_size, int64_t out_channels,
+          Address weights, std::pair<int, int> kernel, int stride, std::pair<int, int> padding,
+          bool upsample, Address bias, const std::optional<PerImageArg>& shift,
+          const std::string& activation, const std::optional<PerImageArg>& scale,
+          const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks) {
+  require(images > 0 && channels > 0 && out_channels > 0, "conv: expected something to do");
+  require(stride > 0 && kernel.first > 0 && kernel.second > 0, "conv: expected a stride and kernel");
+  const int m = 2 * index_of(kAlgorithms, algorithm, "algorithm");
+  require(m == 0 || (kernel == std::pair<int, int>(3, 3) && stride == 1),
+          "conv: Winograd's algorithm takes 3 x 3 kernels of stride 1");
+  Conv spec = {};
+  spec.x = pixels(x);
+  spec.y = pixels(y);
+  spec.images = images;
+  std::tie(spec.height, spec.width) = size;
+  spec.channels = channels;
+  std::tie(spec.out_height, spec.out_width) = out_size;
+  spec.out_channels = out_channels;
+  std::tie(spec.kernel_height, spec.kernel_width) = kernel;
+  spec.stride = stride;
+  std::tie(spec.pad_top, spec.pad_left) = padding;
+  spec.upsample = upsample;
+  spec.weights = floats(weights);
+  spec.epilogue = {floats(bias), per_image(shift), per_image(scale),
+                   residual ? pixels(*residual) : Pixels{}, activation_of(activation)};
+  std::tie(spec.row_block, spec.panel_block) = blocks;
+  add_conv(plan, name, spec, m);
+}
+
+void group_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
+                int64_t images, int64_t pixel_count, int64_t channels, int64_t groups,
+                Address gamma, Address beta, float epsilon, const std::string& activation) {
+  require(groups > 0 && channels % groups == 0, "group_norm: expected groups of equal size");
+  add_group_norm(plan, name,
+                 {pixels(x), pixels(y), images, pixel_count, channels, groups, floats(gamma),
+                  floats(beta), epsilon, activation_of(activation)});
+}
+
+void layer_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
+                int64_t images, int64_t pixel_count, int64_t channels, float epsilon,
+                Address gamma, Address beta, const std::optional<PerImageArg>& scale,
+                const std::optional<PerImageArg>& shift, bool centred) {
+  add_layer_norm(plan, name,
+                 {pixels(x), pixels(y), images, pixel_count, channels, floats(gamma), floats(beta),
+                  per_image(scale), per_image(shift), epsilon, centred});
+}
+
+void attention(Plan& plan, const std::string& name, const HeadsArg& q, const HeadsArg& k,
+               const HeadsArg& v, const HeadsArg& y, int64_t images, int64_t heads,
+               int64_t queries, int64_t keys, int64_t depth, int64_t value_depth, float scale) {
+  add_attention(plan, name,
+                {heads_of(q), heads_of(k), heads_of(v), heads_of(y), images, heads, queries, keys,
+                 depth, value_depth, scale});
+}
+
+void map(Plan& plan, const std::string& name, const std::vector<int64_t>& shape,
+         const std::vector<StridedArg>& inputs, const StridedArg& output,
+         const std::vector<std::tuple<std::string, int, int, float>>& program) {
+  require(shape.size() <= kMapRank, "map: expected at most 5 axes");
+  require(inputs.size() <= kMapInputs, "map: expected at most 8 inputs");
+  require(program.size() <= kMapSteps, "map: expected at most 24 steps");
+  require(!inputs.empty() || !program.empty(), "map: expected an input or a program");
+  Map spec = {};
+  const size_t lead = kMapRank - shape.size();  // axes in front, of length 1
+  std::fill_n(spec.shape, kMapRank, 1);
+  std::copy(shape.begin(), shape.end(), spec.shape + lead);
+  const auto strides = [&](const StridedArg& arg, int64_t* to) {
+    require(std::get<1>(arg).size() == shape.size(), "map: expected a stride for each axis");
+    std::copy(std::get<1>(arg).begin(), std::get<1>(arg).end(), to + lead);
+  };
+  for (const StridedArg& input : inputs) {
+    spec.x[spec.inputs] = floats(std::get<0>(input));
+    strides(input, spec.x_strides[spec.inputs++]);
+  }
+  spec.y = floats(std::get<0>(output));
+  strides(output, spec.y_strides);
+  for (const auto& [op, a, b, constant] : program) {
+    const int known = spec.inputs + spec.steps;
+    require(a < known && b < known && (a >= 0 || op == "constant"), "map: operand not there yet");
+    spec.program[spec.steps++] = {MapOp(index_of(kMapOps, op, "operation")), a, b, constant};
+  }
+  add_map(plan, name, spec);
+}
+
+void gather(Plan& plan, const std::string& name, const PerImageArg& labels, Address table,
+            int64_t rows, int64_t channels, const PerImageArg& y, int64_t images) {
+  add_gather(plan, name,
+             {reinterpret_cast<const int64_t*>(std::get<0>(labels)), floats(table),
+              floats(std::get<0>(y)), images, std::get<1>(labels), std::get<1>(y), rows, channels});
+}
+
+py::array_t<float> pack_panels_of(py::handle weights_, const std::string& level) {
+  Dim taps("taps"), depth("C"), columns("N");
+  Array weights("weights", weights_);
+  weights.of({Type::kFloat32}).shaped({&taps, &depth, &columns});
+  const int64_t panel = usable(level).panel;
+  py::array_t<float> out(panel_count(columns.size(), panel) * taps.size() * depth.size() * panel);
+  pack_panels(weights.data<float>(), taps.size(), depth.size(), columns.size(), panel,
+              out.mutable_data());
+  return out;
+}
+
+py::array_t<float> pack_winograd_of(py::handle weights_, int m, const std::string& level,
+                                    int threads) {
+  Dim columns("N"), depth("C"), height(3), width(3);
+  Array weights("weights", weights_);
+  weights.of({Type::kFloat32}).shaped({&columns, &depth, &height, &width});
+  require_threads(threads);
+  require(m == 2 || m == 4, "m: expected 2 or 4, got " + std::to_string(m));
+  const int64_t panel = usable(level).panel;
+  const int64_t matrix = panel_count(columns.size(), panel) * depth.size() * panel;
+  py::array_t<float> out((m + 2) * (m + 2) * matrix);
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  pack_winograd(weights.data<float>(), depth.size(), columns.size(), m, panel, threads, to);
+  return out;
+}
+
+py::dict level_reasons() {
+  py::dict reasons;
+  for (const Level* level : network::levels()) {
+    reasons[level->name] = level->supported()
+                               ? py::object(py::none())
+                               : py::str("this CPU lacks " + std::string(level->needs));
+  }
+  return reasons;
+}
+
+}  // namespace
+
+void bind_network(py::module_& module) {
+  using py::arg;
+  const py::object none = py::none();
+  py::class_<Plan>(module, "NetworkPlan")
+      .def(py::init([](const std::string& level) { return new Plan(usable(level)); }),
+           arg("level") = "")
+      .def_property_readonly("level", [](const Plan& plan) { return plan.level().name; })
+      .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
+      .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
+           arg("size"), arg("channels"), arg("out_size"), arg("out_channels"), arg("weights"),
+           arg("kernel") = std::pair<int, int>(1, 1), arg("stride") = 1,
+           arg("padding") = std::pair<int, int>(0, 0), arg("upsample") = false, arg("bias") = 0,
+           arg("shift") = none, arg("activation") = "none", arg("scale") = none,
+           arg("residual") = none, arg("algorithm") = "direct", arg("blocks") = Size(0, 0))
+      .def("group_norm", group_norm, arg("name"), py::kw_only(), arg("x"), arg("y"),
+           arg("images"), arg("pixels"), arg("channels"), arg("groups"), arg("gamma"),
+           arg("beta"), arg("epsilon"), arg("activation") = "none")
+      .def("layer_norm", layer_norm, arg("name"), py::kw_only(), arg("x"), arg("y"),
+           arg("images"), arg("pixels"), arg("channels"), arg("epsilon"), arg("gamma") = 0,
+           arg("beta") = 0, arg("scale") = none, arg("shift") = none, arg("centred") = true)
+      .def("attention", attention, arg("name"), py::kw_only(), arg("q"), arg("k"), arg("v"),
+           arg("y"), arg("images"), arg("heads"), arg("queries"), arg("keys"), arg("depth"),
+           arg("value_depth"), arg("scale"))
+      .def("map", map, arg("name"), py::kw_only(), arg("shape"), arg("inputs"), arg("output"),
+           arg("program"))
+      .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"),
+           arg("rows"), arg("channels"), arg("y"), arg("images"))
+      .def("nodes",
+           [](const Plan& plan) {
+             std::vector<std::pair<std::string, double>> nodes;
+             for (const auto& node : plan.nodes()) nodes.emplace_back(node.name, node.flops);
+             return nodes;
+           })
+      .def(
+          "run",
+          [](Plan& plan, int threads) {
+            require_threads(threads);
+            plan.run(threads);
+          },
+          arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "profile",
+          [](Plan& plan, int threads) {
+            require_threads(threads);
+            const py::gil_scoped_release release;
+            return plan.profile(threads);
+          },
+          arg("threads"));
+
+  module.def("network_levels", level_reasons);
+  module.def("pack_panels", pack_panels_of, arg("weights"), arg("level") = "");
+  module.def("pack_winograd", pack_winograd_of, arg("weights"), arg("m"), arg("level") = "",
+             arg("threads") = 1);
+}
+
+}  // namespace fastdiff

@@ -1,0 +1,79 @@
+// Convolutions and linear layers as implicit matrix products: no patch is ever copied.
+#pragma once
+
+#include "epilogue.h"
+#include "layout.h"
+#include "multiply.h"
+
+namespace fastdiff::network {
+
+template <class L>
+struct Convolve {
+  using F = typename L::F;
+  using M = Multiply<L>;
+
+  /// A unit is a block of rows (output pixels of all images) by a block of panels.
+  static void run(const Conv& conv, float*, int64_t unit) {
+    const int64_t rows = conv.images * conv.out_height * conv.out_width;
+    const int64_t panels = panel_count(conv.out_channels, M::kPanel);
+    const int64_t row_blocks = (rows + conv.row_block - 1) / conv.row_block;
+    const int64_t row = unit % row_blocks * conv.row_block;
+    const int64_t panel = unit / row_blocks * conv.panel_block;
+    const int64_t row_count = min(conv.row_block, rows - row);
+    const int64_t panel_end = min(panel + conv.panel_block, panels);
+    for (int64_t p = panel; p < panel_end; ++p) {
+      M::for_tiles(row_count, [&](auto size, int64_t first) {
+        tile<decltype(size)::value>(conv, row + first, p);
+      });
+    }
+  }
+
+ private:
+  /// Where a row of the product lies: its image, output pixel, and the corner of its patch.
+  struct Place {
+    int64_t image, pixel;
+    int64_t top, left;
+  };
+
+  static FASTDIFF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  static FASTDIFF_INLINE Place place(const Conv& conv, int64_t row) {
+    const int64_t pixels = conv.out_height * conv.out_width;
+    Place at;
+    at.image = row / pixels;
+    at.pixel = row % pixels;
+    at.top = at.pixel / conv.out_width * conv.stride - conv.pad_top;
+    at.left = at.pixel % conv.out_width * conv.stride - conv.pad_left;
+    return at;
+  }
+
+  template <int kRows>
+  static void tile(const Conv& conv, int64_t row, int64_t panel) {
+    Place places[kRows];
+    for (int r = 0; r < kRows; ++r) places[r] = place(conv, row + r);
+    const int taps = conv.kernel_height * conv.kernel_width;
+    const int64_t tap_floats = conv.channels * M::kPanel;
+    const float* weights = conv.weights + panel * taps * tap_floats;
+
+    F sums[kRows][kPanelVectors] = {};
+    for (int y = 0; y < conv.kernel_height; ++y) {
+      for (int x = 0; x < conv.kernel_width; ++x, weights += tap_floats) {
+        const float* a[kRows];
+        bool any = false;
+        for (int r = 0; r < kRows; ++r) {
+          a[r] = input_pixel(conv, places[r].image, places[r].top + y, places[r].left + x);
+          any |= a[r] != conv.zeros;
+        }
+        if (any) M::template accumulate<kRows>(a, weights, M::kPanel, conv.channels, sums);
+      }
+    }
+
+    const int64_t column = panel * M::kPanel;
+    const int64_t columns = min(M::kPanel, conv.out_channels - column);
+    for (int r = 0; r < kRows; ++r) {
+      finish<L>(conv, places[r].image, places[r].pixel, column, columns, sums[r]);
+    }
+  }
+};
+
+}  // namespace fastdiff::network

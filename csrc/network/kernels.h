@@ -1,0 +1,35 @@
+// All kernels of the network engine for one lane policy.
+//
+// Every SIMD level includes this file in one source file, with a policy of internal linkage, so
+// that no function compiled for a newer CPU can be picked by the linker for an older one.
+#pragma once
+
+#include "attention.h"
+#include "conv.h"
+#include "level.h"
+#include "map.h"
+#include "norm.h"
+#include "winograd.h"
+
+namespace fastdiff::network {
+
+template <class L>
+constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
+  using Winograd2 = WinogradOf<L, 2>;
+  using Winograd4 = WinogradOf<L, 4>;
+  return Level{
+      name,
+      needs,
+      supported,
+      Multiply<L>::kPanel,
+      Convolve<L>::run,
+      {Winograd2::to_domain, Winograd2::multiply, Winograd2::from_domain},
+      {Winograd4::to_domain, Winograd4::multiply, Winograd4::from_domain},
+      {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
+      Norms<L>::layer_norm,
+      Attend<L>::run,
+      Maps<L>::run,
+  };
+}
+
+}  // namespace fastdiff::network

@@ -1,0 +1,46 @@
+// Vectors of one width, as the compiler's own vector types; a level adds what they lack.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "fastdiff/scalar.h"
+
+namespace fastdiff::network {
+
+template <int kWidth>
+struct Vectors {
+  static constexpr int kLanes = kWidth;
+  typedef float F __attribute__((vector_size(kWidth * 4)));
+  typedef int32_t I __attribute__((vector_size(kWidth * 4)));
+
+  static FASTDIFF_INLINE F splat(float v) { return v - F{}; }
+  static FASTDIFF_INLINE I splat_int(int32_t v) { return v - I{}; }
+  static FASTDIFF_INLINE F load(const float* from) {
+    F v;
+    memcpy(&v, from, sizeof v);
+    return v;
+  }
+  static FASTDIFF_INLINE void store(float* to, F v) { memcpy(to, &v, sizeof v); }
+  /// The first `count` lanes; the others are zero.
+  static FASTDIFF_INLINE F load_part(const float* from, int64_t count) {
+    F v = {};
+    memcpy(&v, from, size_t(count) * sizeof(float));
+    return v;
+  }
+  static FASTDIFF_INLINE void store_part(float* to, F v, int64_t count) {
+    memcpy(to, &v, size_t(count) * sizeof(float));
+  }
+  static FASTDIFF_INLINE F max(F a, F b) { return a > b ? a : b; }
+  static FASTDIFF_INLINE F min(F a, F b) { return a < b ? a : b; }
+  static FASTDIFF_INLINE float sum(F v) {  // in halves, the same order at every call
+    float lanes[kWidth];
+    store(lanes, v);
+    for (int half = kWidth / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
+  }
+};
+
+}  // namespace fastdiff::network

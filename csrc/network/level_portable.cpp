@@ -1,0 +1,18 @@
+// The level of every CPU: four lanes as the compiler makes them.
+#include "kernels.h"
+
+namespace fastdiff::network {
+namespace {
+
+struct Portable : Vectors<4> {
+  static constexpr int kRows = 6;
+
+  static FASTDIFF_INLINE F broadcast(const float* from) { return splat(*from); }
+  static FASTDIFF_INLINE F fma(F a, F b, F c) { return a * b + c; }
+};
+
+}  // namespace
+
+const Level kPortable = level_of<Portable>("portable", "nothing", [] { return true; });
+
+}  // namespace fastdiff::network

@@ -1,0 +1,120 @@
+// From a kernel's arguments to the stages of a node.
+#include <algorithm>
+#include <limits>
+
+#include "counts.h"
+#include "layout.h"
+#include "plan.h"
+
+namespace fastdiff::network {
+namespace {
+
+// Defaults that did well over the layers of U-Nets and DiTs; the tuner tries others.
+constexpr int64_t kRowBlock = 96, kPanelBlock = 2;
+// Tiles whose domain and products stay in the last level of cache.
+constexpr int64_t kDomainFloats = 2 << 20;
+
+/// A stage of `units` calls of `unit`, with a copy of `spec`.
+template <class Spec>
+Stage stage(const Spec& spec, Unit<Spec> unit, int64_t units) {
+  struct Bound {
+    Spec spec;
+    Unit<Spec> unit;
+  };
+  const auto call = [](const void* bound, float* scratch, int64_t i) {
+    const auto& self = *static_cast<const Bound*>(bound);
+    self.unit(self.spec, scratch, i);
+  };
+  return {std::make_shared<const Bound>(Bound{spec, unit}), call, units};
+}
+
+void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, int m) {
+  const Level& level = plan.level();
+  const auto& units = m == 2 ? level.winograd2 : level.winograd4;
+  const int64_t points = (m + 2) * (m + 2);
+  const int64_t down = divided_up(conv.out_height, m), across = divided_up(conv.out_width, m);
+  const int64_t columns = panel_count(conv.out_channels, level.panel) * level.panel;
+  const int64_t tiles = conv.images * down * across;
+  const int64_t most = std::max<int64_t>(64, kDomainFloats / (points * (conv.channels + columns)));
+  const int64_t chunk = divided_up(tiles, divided_up(tiles, most));
+  const int64_t blocks = divided_up(columns / level.panel, conv.panel_block);
+
+  Node node{std::move(name), flops, {}};
+  int64_t scratch = 0;
+  for (int64_t first = 0; first < tiles; first += chunk) {
+    const int64_t count = std::min(chunk, tiles - first);
+    const Winograd spec{conv, down, across, first, count, columns};
+    node.stages.push_back(stage(spec, units[0], count));
+    node.stages.push_back(stage(spec, units[1], points * blocks));
+    node.stages.push_back(stage(spec, units[2], count));
+    scratch = std::max(scratch, points * (domain_stride(spec) + product_stride(spec)));
+  }
+  plan.add(std::move(node), scratch);
+}
+
+}  // namespace
+
+void add_conv(Plan& plan, std::string name, Conv conv, int m) {
+  const int64_t taps = conv.kernel_height * conv.kernel_width;
+  const int64_t rows = conv.images * conv.out_height * conv.out_width;
+  const double flops = 2.0 * double(rows) * double(taps * conv.channels) * double(conv.out_channels);
+  if (conv.row_block <= 0) conv.row_block = kRowBlock;
+  if (conv.panel_block <= 0) conv.panel_block = kPanelBlock;
+  conv.zeros = plan.zeros(conv.channels);
+  if (m != 0) return add_winograd(plan, std::move(name), flops, conv, m);
+  const int64_t panels = panel_count(conv.out_channels, plan.level().panel);
+  const int64_t units = divided_up(rows, conv.row_block) * divided_up(panels, conv.panel_block);
+  plan.add({std::move(name), flops, {stage(conv, plan.level().conv, units)}}, 0);
+}
+
+void add_group_norm(Plan& plan, std::string name, const GroupNorm& norm) {
+  Node node{std::move(name), 0, {}};
+  for (int i = 0; i < 3; ++i) {
+    node.stages.push_back(stage(norm, plan.level().group_norm[i], group_norm_units(norm, i)));
+  }
+  plan.add(std::move(node), group_norm_scratch(norm));
+}
+
+void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm) {
+  plan.add({std::move(name), 0, {stage(norm, plan.level().layer_norm, layer_norm_units(norm))}}, 0);
+}
+
+void add_attention(Plan& plan, std::string name, const Attention& attention) {
+  const double pairs = double(attention.images * attention.heads) * double(attention.queries) *
+                       double(attention.keys);
+  const double flops = 2.0 * pairs * double(attention.depth + attention.value_depth);
+  const int64_t units = attention_units(attention);
+  plan.add({std::move(name), flops, {stage(attention, plan.level().attention, units)}},
+           attention_scratch(attention));
+}
+
+void add_map(Plan& plan, std::string name, const Map& map) {
+  plan.add({std::move(name), 0, {stage(map, plan.level().map, map_units(map))}}, 0);
+}
+
+void add_gather(Plan& plan, std::string name, const Gather& gather) {
+  // A label that is not there gives NaN, which the sampler reports; nothing beside it is read.
+  const Unit<Gather> unit = [](const Gather& spec, float*, int64_t image) {
+    const int64_t label = spec.labels[image * spec.label_image];
+    float* to = spec.y + image * spec.y_image;
+    if (label < 0 || label >= spec.rows) {
+      std::fill_n(to, spec.channels, std::numeric_limits<float>::quiet_NaN());
+    } else {
+      std::copy_n(spec.table + label * spec.channels, spec.channels, to);
+    }
+  };
+  plan.add({std::move(name), 0, {stage(gather, unit, gather.images)}}, 0);
+}
+
+const std::vector<const Level*>& levels() {
+  static const std::vector<const Level*> all = {
+      &kPortable,
+#if defined(__x86_64__)
+      &kAvx2,
+      &kAvx512,
+#endif
+  };
+  return all;
+}
+
+}  // namespace fastdiff::network

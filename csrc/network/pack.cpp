@@ -1,0 +1,76 @@
+#include "pack.h"
+
+#include "../cpu/thread_pool.h"
+#include "layout.h"
+
+namespace fastdiff::network {
+namespace {
+
+constexpr double kG2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+constexpr double kG4[6][3] = {{1 / 4.0, 0, 0},
+                              {-1 / 6.0, -1 / 6.0, -1 / 6.0},
+                              {-1 / 6.0, 1 / 6.0, -1 / 6.0},
+                              {1 / 24.0, 1 / 12.0, 1 / 6.0},
+                              {1 / 24.0, -1 / 12.0, 1 / 6.0},
+                              {0, 0, 1}};
+
+using Columns = double[64];  // of a panel, with room for any level's
+
+/// to = g[0] a + g[1] b + g[2] c, a column at a time.
+void combine(const double (&g)[3], const Columns& a, const Columns& b, const Columns& c,
+             int64_t columns, Columns& to) {
+  for (int64_t j = 0; j < columns; ++j) to[j] = g[0] * a[j] + g[1] * b[j] + g[2] * c[j];
+}
+
+/// One panel of pack_winograd: `live` columns from weights on, `matrix` floats from point to point.
+template <int kIn>
+void pack_panel(const double (&g)[kIn][3], const float* weights, int64_t depth, int64_t live,
+                int64_t panel, int64_t matrix, float* out) {
+  Columns kernel[3][3] = {}, down[kIn][3], point;
+  for (int64_t c = 0; c < depth; ++c, out += panel) {
+    for (int64_t j = 0; j < live; ++j) {
+      const float* from = weights + (j * depth + c) * 9;
+      for (int i = 0; i < 9; ++i) kernel[i / 3][i % 3][j] = from[i];
+    }
+    for (int y = 0; y < kIn; ++y) {
+      for (int x = 0; x < 3; ++x) {
+        combine(g[y], kernel[0][x], kernel[1][x], kernel[2][x], panel, down[y][x]);
+      }
+      for (int x = 0; x < kIn; ++x) {
+        combine(g[x], down[y][0], down[y][1], down[y][2], panel, point);
+        float* to = out + (y * kIn + x) * matrix;
+        for (int64_t j = 0; j < panel; ++j) to[j] = float(point[j]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t columns, int64_t panel,
+                 float* out) {
+  for (int64_t p = 0; p < panel_count(columns, panel); ++p) {
+    const int64_t first = p * panel, live = columns - first < panel ? columns - first : panel;
+    for (int64_t row = 0; row < taps * depth; ++row, out += panel) {
+      for (int64_t j = 0; j < live; ++j) out[j] = weights[row * columns + first + j];
+      for (int64_t j = live; j < panel; ++j) out[j] = 0.0f;
+    }
+  }
+}
+
+void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, int64_t panel,
+                   int threads, float* out) {
+  const int64_t panels = panel_count(columns, panel), matrix = panels * depth * panel;
+  cpu::parallel_for(threads, panels, [&](int64_t p) {
+    const int64_t first = p * panel, live = columns - first < panel ? columns - first : panel;
+    const float* from = weights + first * depth * 9;
+    float* to = out + p * depth * panel;
+    if (m == 2) {
+      pack_panel(kG2, from, depth, live, panel, matrix, to);
+    } else {
+      pack_panel(kG4, from, depth, live, panel, matrix, to);
+    }
+  });
+}
+
+}  // namespace fastdiff::network

@@ -1,0 +1,18 @@
+// Weights in the order in which the kernels read them.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdiff::network {
+
+/// Panels of `panel` columns: out[p][tap][k][j] = weights[tap][k][p * panel + j], zero behind the
+/// last column. `out` has panel_count(columns) * taps * depth * panel floats.
+void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t columns, int64_t panel,
+                 float* out);
+
+/// The kernels of F(m x m, 3 x 3), G g G^T in float64, as t * t packed matrices, t = m + 2: from
+/// weights (columns, depth, 3, 3). Source: arXiv 1509.09308, section 4.
+void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, int64_t panel,
+                   int threads, float* out);
+
+}  // namespace fastdiff::network

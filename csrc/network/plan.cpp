@@ -1,0 +1,101 @@
+#include "plan.h"
+
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <new>
+
+#include "../cpu/thread_pool.h"
+
+namespace fastdiff::network {
+namespace {
+
+constexpr int kSpins = 2000;  // some tens of microseconds, then the core is left to others
+constexpr size_t kAlignment = 64;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+double now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+/// How far a stage is. A stage has ended when all its units have, whoever did them, so nobody ever
+/// waits for a thread that has not come.
+struct alignas(kAlignment) Plan::Progress {
+  std::atomic<int64_t> taken{0}, done{0};
+
+  void work(const Stage& stage, float* scratch) {
+    int64_t mine = 0;
+    while (taken.load(std::memory_order_relaxed) < stage.units) {
+      const int64_t unit = taken.fetch_add(1, std::memory_order_relaxed);
+      if (unit >= stage.units) break;
+      stage.unit(stage.spec.get(), scratch, unit);
+      ++mine;
+    }
+    if (mine) done.fetch_add(mine, std::memory_order_release);
+    for (int spins = 0; done.load(std::memory_order_acquire) < stage.units; ++spins) {
+      spins < kSpins ? pause() : void(sched_yield());
+    }
+  }
+};
+
+Plan::Plan(const Level& level) : level_(level) {}
+Plan::~Plan() = default;
+
+void Plan::add(Node node, int64_t scratch_floats) {
+  for (Stage& stage : node.stages) stages_.push_back(stage);
+  nodes_.push_back({std::move(node.name), node.flops, stages_.size()});
+  if (scratch_floats > scratch_floats_) {
+    scratch_floats_ = scratch_floats;
+    scratch_.reset();
+  }
+}
+
+const float* Plan::zeros(int64_t count) {
+  if (zeros_.empty() || int64_t(zeros_.back().size()) < count) {
+    zeros_.emplace_back(size_t(count), 0.0f);  // those given out before stay where they are
+  }
+  return zeros_.back().data();
+}
+
+void Plan::run(int threads) { run(threads, nullptr); }
+
+std::vector<double> Plan::profile(int threads) {
+  std::vector<double> ends(nodes_.size());
+  const double begin = now();
+  run(threads, ends.data());
+  for (size_t i = ends.size(); i-- > 0;) ends[i] -= i ? ends[i - 1] : begin;
+  return ends;
+}
+
+void Plan::run(int threads, double* ends) {
+  const std::lock_guard<std::mutex> one_caller(running_);
+  if (!scratch_ && scratch_floats_) {
+    const size_t bytes = size_t(scratch_bytes() + int64_t(kAlignment) - 1) / kAlignment * kAlignment;
+    scratch_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
+    if (!scratch_) throw std::bad_alloc();
+  }
+  progress_ = std::vector<Progress>(stages_.size());
+  cpu::parallel_for(threads, threads, [&](int64_t worker) {
+    size_t stage = 0;
+    for (size_t node = 0; node < nodes_.size(); ++node) {
+      for (; stage < nodes_[node].stages_end; ++stage) {
+        progress_[stage].work(stages_[stage], scratch_.get());
+      }
+      if (ends && worker == 0) ends[node] = now();
+    }
+  });
+}
+
+}  // namespace fastdiff::network

@@ -1,0 +1,88 @@
+// A network as a flat list of kernel calls, replayed as one job by all threads.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "level.h"
+
+namespace fastdiff::network {
+
+/// Part of a node: its units may run at the same time, and all end before the next stage begins.
+struct Stage {
+  std::shared_ptr<const void> spec;
+  void (*unit)(const void* spec, float* scratch, int64_t unit);  // a function of level.h
+  int64_t units;
+};
+
+/// A kernel call; floating-point operations are counted as its definition has them.
+struct Node {
+  std::string name;
+  double flops;
+  std::vector<Stage> stages;
+};
+
+/// Not copied, not moved: what it gave out stays where it is. Calls of `run` wait for each other.
+class Plan {
+ public:
+  explicit Plan(const Level& level);
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  struct Entry {
+    std::string name;
+    double flops;
+    size_t stages_end;
+  };
+
+  const Level& level() const { return level_; }
+  const std::vector<Entry>& nodes() const { return nodes_; }
+  int64_t scratch_bytes() const { return scratch_floats_ * int64_t(sizeof(float)); }
+
+  /// Appends a node, whose stages share `scratch_floats` of memory.
+  void add(Node node, int64_t scratch_floats);
+  /// That many zeros, for as long as the plan lives.
+  const float* zeros(int64_t count);
+
+  /// Runs all nodes in order. Threads that come late, or never, cost time and nothing else.
+  void run(int threads);
+  /// The same; returns the seconds of each node.
+  std::vector<double> profile(int threads);
+
+ private:
+  struct Progress;
+
+  void run(int threads, double* ends);
+
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+
+  const Level& level_;
+  std::vector<Entry> nodes_;
+  std::vector<Stage> stages_;  // of all nodes
+  std::vector<Progress> progress_;
+  std::vector<std::vector<float>> zeros_;
+  int64_t scratch_floats_ = 0;
+  std::unique_ptr<float, Free> scratch_;
+  std::mutex running_;
+};
+
+/// The levels of this build, slowest first.
+const std::vector<const Level*>& levels();
+
+// What the stages of a node are, for each kind of node (nodes.cpp).
+/// m: 0 sums directly, 2 and 4 take Winograd's F(m x m, 3 x 3). Blocks of 0 are chosen here.
+void add_conv(Plan& plan, std::string name, Conv conv, int m);
+void add_group_norm(Plan& plan, std::string name, const GroupNorm& norm);
+void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm);
+void add_attention(Plan& plan, std::string name, const Attention& attention);
+void add_map(Plan& plan, std::string name, const Map& map);
+void add_gather(Plan& plan, std::string name, const Gather& gather);
+
+}  // namespace fastdiff::network

@@ -1,0 +1,140 @@
+// What each kernel of the network engine is told: addresses, sizes and strides, no owner of memory.
+//
+// All strides count floats. A batch of images is `images` times the same work; an operand that all
+// images share has an image stride of 0.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdiff::network {
+
+/// Rows of channels: element (image, pixel, channel) is at data[image * i + pixel * p + channel].
+/// Pixels are counted in rows of the image, so tokens are pixels too.
+struct Pixels {
+  float* data;
+  int64_t image, pixel;
+};
+
+/// A vector per image: element (image, channel) is at data[image * i + channel].
+struct PerImage {
+  const float* data;
+  int64_t image;
+};
+
+enum class Activation { kNone, kSilu, kGelu, kGeluTanh };
+
+/// y = residual + scale * activation(sum + bias + shift); what is null is left out.
+struct Epilogue {
+  const float* bias;  // (out_channels,)
+  PerImage shift, scale;
+  Pixels residual;
+  Activation activation;
+};
+
+/// A convolution over channels-last images, zero-padded; a linear layer is one of 1 x 1.
+struct Conv {
+  Pixels x, y;
+  int64_t images, height, width, channels;
+  int64_t out_height, out_width, out_channels;
+  int kernel_height, kernel_width, stride, pad_top, pad_left;
+  int upsample;          // 1: reads x doubled by nearest neighbours; height and width are doubled
+  const float* weights;  // packed, see pack.h
+  const float* zeros;    // `channels` of them
+  Epilogue epilogue;
+  int64_t row_block, panel_block;  // rows and panels of one unit
+};
+
+/// The same by Winograd's minimal filtering F(m x m, 3 x 3): stride 1, kernel 3 x 3.
+struct Winograd {
+  Conv conv;
+  int64_t tiles_down, tiles_across;
+  int64_t first_tile, tile_count;  // of those of all images, in rows
+  int64_t product_columns;         // out_channels rounded up to whole panels
+};
+
+/// y = activation(normalised x * gamma + beta) over groups of channels of one image.
+struct GroupNorm {
+  Pixels x, y;
+  int64_t images, pixels, channels, groups;
+  const float *gamma, *beta;  // (channels,), or null
+  float epsilon;
+  Activation activation;
+};
+
+/// y = (normalised x * gamma + beta) * (1 + scale) + shift over the channels of each pixel.
+struct LayerNorm {
+  Pixels x, y;
+  int64_t images, pixels, channels;
+  const float *gamma, *beta;  // (channels,), or null
+  PerImage scale, shift;      // or null
+  float epsilon;
+  bool centred;  // false: root mean square only, nothing is subtracted
+};
+
+/// Element (image, head, token, channel) is at data[image * i + head * h + token * t + channel].
+struct Heads {
+  float* data;
+  int64_t image, head, token;
+};
+
+/// y = softmax(q k^T * scale) v for each head of each image.
+struct Attention {
+  Heads q, k, v, y;
+  int64_t images, heads, queries, keys, depth, value_depth;
+  float scale;
+};
+
+constexpr int kMapRank = 5;  // the image and up to four axes
+constexpr int kMapInputs = 8;
+constexpr int kMapSteps = 24;
+
+enum class MapOp : int32_t {
+  kConstant,
+  kAdd,
+  kSubtract,
+  kMultiply,
+  kDivide,
+  kMaximum,
+  kMinimum,
+  kNegate,
+  kExp,
+  kLog,
+  kSqrt,
+  kReciprocalSqrt,
+  kSin,
+  kCos,
+  kTanh,
+  kSigmoid,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+};
+
+/// One operation of a Map; operands below `inputs` are its inputs, the others results of steps.
+struct MapStep {
+  MapOp op;
+  int32_t a, b;
+  float constant;
+};
+
+/// y = a short program on x_0, x_1, ... element by element; without steps it copies x_0.
+struct Map {
+  int64_t shape[kMapRank];
+  int32_t inputs, steps;
+  const float* x[kMapInputs];
+  int64_t x_strides[kMapInputs][kMapRank];
+  float* y;
+  int64_t y_strides[kMapRank];
+  MapStep program[kMapSteps];
+};
+
+/// y[i, :] = table[labels[i], :], with the checked bounds of the table.
+struct Gather {
+  const int64_t* labels;
+  const float* table;
+  float* y;
+  int64_t images, label_image, y_image;
+  int64_t rows, channels;
+};
+
+}  // namespace fastdiff::network
