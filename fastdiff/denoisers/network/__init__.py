@@ -1,0 +1,32 @@
+"""Networks as plans of kernel calls: what the native CPU engine runs.
+
+::
+
+    torch.export -> reading -> fusion, maps, placement -> memory -> Plan -> binding -> _native
+                    Graph of nodes on values                        |
+                                                                    reference: float64, no kernels
+"""
+
+from fastdiff.denoisers.network.binding import bind, pack
+from fastdiff.denoisers.network.building import build_plan, make_plan
+from fastdiff.denoisers.network.choosing import Choice, choose
+from fastdiff.denoisers.network.graph import Graph
+from fastdiff.denoisers.network.nodes import Conv
+from fastdiff.denoisers.network.plan import Buffer, Plan
+from fastdiff.denoisers.network.reading import read_graph
+from fastdiff.denoisers.network.reference import run_reference
+
+__all__ = [
+    "Buffer",
+    "Choice",
+    "Conv",
+    "Graph",
+    "Plan",
+    "bind",
+    "build_plan",
+    "choose",
+    "make_plan",
+    "pack",
+    "read_graph",
+    "run_reference",
+]

@@ -1,0 +1,238 @@
+"""A plan on real memory: packed weights, and the calls of one batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdiff import _native
+from fastdiff.denoisers.network.choosing import Choice
+from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
+from fastdiff.denoisers.network.plan import Plan
+from fastdiff.denoisers.network.views import View
+
+Arrays = dict[str, NDArray[np.float32]]
+_FLOAT_BYTES, _LABEL_BYTES = 4, 8
+
+
+def pack(plan: Plan, choices: Mapping[str, Choice], level: str = "") -> Arrays:
+    """Return the weights as the kernels read them, by name.
+
+    Parameters
+    ----------
+    plan : Plan
+    choices : mapping of str to Choice
+        By names of convolutions; the others run directly.
+    level : str
+        Of the kernels; "" for the best.
+    """
+    packed = {name: np.ascontiguousarray(array) for name, array in plan.weights.items()}
+    for node in plan.nodes:
+        if isinstance(node, Conv):
+            choice = choices.get(node.name, Choice())
+            name = packed_name(node, choice)
+            if name not in packed:
+                packed[name] = _packed(plan.weights[node.weights], choice.algorithm, level)
+    for name in {node.weights for node in plan.nodes if isinstance(node, Conv)}:
+        del packed[name]
+    return packed
+
+
+def packed_name(node: Conv, choice: Choice) -> str:
+    """Return what the packed weights of a convolution are called."""
+    return f"{node.weights} {choice.algorithm}"
+
+
+def _packed(weights: NDArray[np.float32], algorithm: str, level: str) -> NDArray[np.float32]:
+    if algorithm != "direct":
+        return _native.pack_winograd(weights, int(algorithm[-1]), level)
+    out_channels, channels, down, across = weights.shape
+    taps = weights.transpose(2, 3, 1, 0).reshape(down * across, channels, out_channels)
+    return _native.pack_panels(np.ascontiguousarray(taps), level)
+
+
+def bind(
+    plan: Plan,
+    native: _native.NetworkPlan,
+    batch: int,
+    addresses: Mapping[str, int],
+    arena: int,
+    packed: Mapping[str, NDArray[np.float32]],
+    choices: Mapping[str, Choice],
+) -> None:
+    """Append the calls of a plan, for one batch size, to a native plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    native : NetworkPlan
+        An empty one.
+    batch : int
+        Images.
+    addresses : mapping of str to int
+        Where the inputs and the output of the network are, all contiguous.
+    arena : int
+        Address of ``batch * plan.arena_floats`` floats.
+    packed : mapping of str to array
+        What `pack` returned for the same choices. It must outlive the native plan.
+    choices : mapping of str to Choice
+        By names of convolutions.
+    """
+    weights = {name: array.ctypes.data for name, array in packed.items()}
+    memory = _Memory(plan, batch, addresses, arena, weights)
+    for node in plan.nodes:
+        if isinstance(node, Conv):
+            choice = choices.get(node.name, Choice())
+            native.conv(node.name, **_conv(memory, node, choice))
+        elif isinstance(node, GroupNorm):
+            native.group_norm(node.name, **_group_norm(memory, node))
+        elif isinstance(node, LayerNorm):
+            native.layer_norm(node.name, **_layer_norm(memory, node))
+        elif isinstance(node, Attention):
+            native.attention(node.name, **_attention(memory, node))
+        elif isinstance(node, Map):
+            native.map(node.name, **_map(memory, node))
+        else:
+            native.gather(node.name, **_gather(memory, node))
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Where everything is."""
+
+    plan: Plan
+    batch: int
+    addresses: Mapping[str, int]
+    arena: int
+    weights: Mapping[str, int]
+
+    def address(self, view: View) -> tuple[int, int]:
+        """Return the address of a view, and the elements from one image to the next."""
+        buffer = self.plan.buffers[view.buffer]
+        image = buffer.size
+        if buffer.kind == "arena":
+            begin = self.arena + _FLOAT_BYTES * self.batch * buffer.offset
+        elif buffer.kind == "weight":
+            begin, image = self.weights[view.buffer], 0
+        else:
+            begin = self.addresses[view.buffer]
+        item = _LABEL_BYTES if buffer.kind == "labels" else _FLOAT_BYTES
+        return begin + item * view.offset, image
+
+    def pixels(self, view: View) -> tuple[int, int, int]:
+        """Return (rows of the image..., channels), whose pixels follow each other evenly."""
+        channels = view.shape[-1]
+        rows = view.reshape((view.numel // channels, channels))
+        step = channels if rows is None or rows.shape[0] == 1 else rows.strides[0]
+        return (*self.address(view), step)
+
+    def optional_pixels(self, view: View | None) -> tuple[int, int, int] | None:
+        return None if view is None else self.pixels(view)
+
+    def optional(self, view: View | None) -> tuple[int, int] | None:
+        return None if view is None else self.address(view)
+
+    def heads(self, view: View) -> tuple[int, int, int, int]:
+        return (*self.address(view), view.strides[0], view.strides[1])
+
+    def strided(self, view: View) -> tuple[int, list[int]]:
+        begin, image = self.address(view)
+        return begin, [image, *view.strides]
+
+    def weight(self, name: str | None) -> int:
+        return 0 if name is None else self.weights[name]
+
+
+def _conv(memory: _Memory, node: Conv, choice: Choice) -> dict[str, Any]:
+    height, width, channels = node.x.shape
+    factor = 2 if node.upsample else 1
+    return {
+        "x": memory.pixels(node.x),
+        "y": memory.pixels(node.y),
+        "images": memory.batch,
+        "size": (factor * height, factor * width),
+        "channels": channels,
+        "out_size": node.y.shape[:2],
+        "out_channels": node.y.shape[2],
+        "weights": memory.weight(packed_name(node, choice)),
+        "kernel": node.kernel,
+        "stride": node.stride,
+        "padding": node.padding,
+        "upsample": node.upsample,
+        "bias": memory.weight(node.bias),
+        "shift": memory.optional(node.shift),
+        "activation": node.activation,
+        "scale": memory.optional(node.scale),
+        "residual": memory.optional_pixels(node.residual),
+        "algorithm": choice.algorithm,
+        "blocks": choice.blocks,
+    }
+
+
+def _norm(memory: _Memory, node: GroupNorm | LayerNorm) -> dict[str, Any]:
+    pixels, channels = node.x.shape
+    return {
+        "x": memory.pixels(node.x),
+        "y": memory.pixels(node.y),
+        "images": memory.batch,
+        "pixels": pixels,
+        "channels": channels,
+        "gamma": memory.weight(node.gamma),
+        "beta": memory.weight(node.beta),
+        "epsilon": node.epsilon,
+    }
+
+
+def _group_norm(memory: _Memory, node: GroupNorm) -> dict[str, Any]:
+    return {**_norm(memory, node), "groups": node.groups, "activation": node.activation}
+
+
+def _layer_norm(memory: _Memory, node: LayerNorm) -> dict[str, Any]:
+    return {
+        **_norm(memory, node),
+        "scale": memory.optional(node.scale),
+        "shift": memory.optional(node.shift),
+        "centred": node.centred,
+    }
+
+
+def _attention(memory: _Memory, node: Attention) -> dict[str, Any]:
+    heads, queries, depth = node.q.shape
+    return {
+        "q": memory.heads(node.q),
+        "k": memory.heads(node.k),
+        "v": memory.heads(node.v),
+        "y": memory.heads(node.y),
+        "images": memory.batch,
+        "heads": heads,
+        "queries": queries,
+        "keys": node.k.shape[1],
+        "depth": depth,
+        "value_depth": node.v.shape[2],
+        "scale": node.scale,
+    }
+
+
+def _map(memory: _Memory, node: Map) -> dict[str, Any]:
+    return {
+        "shape": [memory.batch, *node.y.shape],
+        "inputs": [memory.strided(view) for view in node.inputs],
+        "output": memory.strided(node.y),
+        "program": node.program,
+    }
+
+
+def _gather(memory: _Memory, node: Gather) -> dict[str, Any]:
+    rows, channels = memory.plan.weights[node.table].shape
+    return {
+        "labels": memory.address(node.labels),
+        "table": memory.weight(node.table),
+        "rows": rows,
+        "channels": channels,
+        "y": memory.address(node.y),
+        "images": memory.batch,
+    }

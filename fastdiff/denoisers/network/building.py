@@ -1,0 +1,61 @@
+"""From a network to its plan."""
+
+from __future__ import annotations
+
+import torch
+
+from fastdiff.denoisers.network.fusion import fuse
+from fastdiff.denoisers.network.graph import Graph, remove_dead
+from fastdiff.denoisers.network.maps import compact_maps, merge_maps
+from fastdiff.denoisers.network.memory import assign, lifetimes, live_peak, reuse_inputs
+from fastdiff.denoisers.network.nodes import reads, weights_of
+from fastdiff.denoisers.network.placement import join_linears, place_copies
+from fastdiff.denoisers.network.plan import Buffer, Plan
+from fastdiff.denoisers.network.reading import read_graph
+from fastdiff.exporting import Network
+
+
+def make_plan(program: torch.export.ExportedProgram, network: Network) -> Plan:
+    """Return the plan of a network in float32.
+
+    Parameters
+    ----------
+    program : torch.export.ExportedProgram
+        Of the network's module, as `fastdiff.denoisers.precision.trace` returns it.
+    network : Network
+
+    Raises
+    ------
+    Unavailable
+        It has an operator without a kernel, which is named.
+    """
+    return build_plan(read_graph(program, network))
+
+
+def build_plan(graph: Graph) -> Plan:
+    """Return `graph`, which is changed, as a plan."""
+    remove_dead(graph)
+    fuse(graph)
+    join_linears(graph)
+    merge_maps(graph)
+    place_copies(graph)
+    compact_maps(graph)
+    reuse_inputs(graph)
+    return assign_memory(graph)
+
+
+def assign_memory(graph: Graph) -> Plan:
+    """Return the plan of a graph whose nodes are final."""
+    found = lifetimes(graph)
+    offsets, floats = assign(found)
+    buffers = {
+        name: Buffer("arena", found[name].floats, offsets[name])
+        if value.kind == "value"
+        else Buffer(value.kind, value.numel)
+        for name, value in graph.values.items()
+        if value.kind != "value" or name in found
+    }
+    used = {name for node in graph.nodes for name in weights_of(node)}
+    used |= {view.buffer for node in graph.nodes for view in reads(node)}
+    weights = {name: array for name, array in graph.weights.items() if name in used}
+    return Plan(tuple(graph.nodes), buffers, weights, floats, live_peak(found))

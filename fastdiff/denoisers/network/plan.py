@@ -1,0 +1,141 @@
+"""A network as kernel calls on buffers that are laid out for any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdiff.denoisers.network.nodes import KINDS, Node, reads, weights_of
+from fastdiff.denoisers.network.views import View
+from fastdiff.errors import ArtifactError
+
+_FORMAT = 1
+BUFFER_KINDS = ("arena", "input", "labels", "output", "weight")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that views point into.
+
+    Attributes
+    ----------
+    kind : str
+        ``"arena"``; ``"input"`` or ``"output"``, float32 that a caller holds; ``"labels"``, int64
+        of a caller; ``"weight"``, which all images share.
+    size : int
+        Elements from one image to the next.
+    offset : int
+        Where it begins in the arena of one image. The arena of B images is B times as large, and
+        each buffer of it: image i of this one is at ``offset * B + size * i``.
+    """
+
+    kind: str
+    size: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The calls of one evaluation, in order.
+
+    Attributes
+    ----------
+    nodes : tuple of Node
+        Their views are of `buffers`.
+    buffers : dict of str to Buffer
+        By name; inputs are called as the network calls them, the output ``"output"``.
+    weights : dict of str to array
+        float32; convolutions have (N, C, kernel height, kernel width).
+    arena_floats, live_floats : int
+        Size of the arena for one image, and the most of it that is in use at once.
+    """
+
+    nodes: tuple[Node, ...]
+    buffers: Mapping[str, Buffer]
+    weights: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    arena_floats: int
+    live_floats: int
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            _check(self, node)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the values of the weights, as what ``json`` can write."""
+        return {
+            "format": _FORMAT,
+            "arena_floats": self.arena_floats,
+            "live_floats": self.live_floats,
+            "buffers": {name: dataclasses.astuple(b) for name, b in self.buffers.items()},
+            "nodes": [
+                {"kind": type(node).__name__, **_plain(dataclasses.asdict(node))}
+                for node in self.nodes
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> Plan:
+        """Return the plan that `to_json` described.
+
+        Raises
+        ------
+        ArtifactError
+            It is none, or a view of it leaves its buffer.
+        """
+        try:
+            if data["format"] != _FORMAT:
+                raise ArtifactError(f"expected a plan of format {_FORMAT}, got {data['format']!r}")
+            return cls(
+                tuple(_node(described) for described in data["nodes"]),
+                {str(name): Buffer(*described) for name, described in data["buffers"].items()},
+                weights,
+                data["arena_floats"],
+                data["live_floats"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"expected a plan, got something else: {error!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples as lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _node(described: Mapping[str, Any]) -> Node:
+    arguments = {key: _typed(value) for key, value in described.items() if key != "kind"}
+    return KINDS[described["kind"]](**arguments)
+
+
+def _typed(value: Any) -> Any:
+    """Return what `_plain` made of views and tuples as they were."""
+    if isinstance(value, dict):
+        return View(**{key: _typed(inner) for key, inner in value.items()})
+    return tuple(_typed(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _check(plan: Plan, node: Node) -> None:
+    """Refuse a node that would touch memory outside its buffers, or weights that are not there."""
+    for view in (node.y, *reads(node)):
+        buffer = plan.buffers.get(view.buffer)
+        if buffer is None or buffer.kind not in BUFFER_KINDS:
+            raise ArtifactError(f"{node.name}: no buffer {view.buffer!r}")
+        numbers = (view.offset, *view.shape, *view.strides)
+        if any(type(n) is not int or n < 0 for n in numbers) or view.last >= buffer.size:
+            raise ArtifactError(f"{node.name}: {view} leaves its {buffer.size} elements")
+        in_arena = buffer.kind != "arena" or buffer.offset + buffer.size <= plan.arena_floats
+        if not in_arena or buffer.offset < 0:
+            raise ArtifactError(f"{node.name}: {view.buffer} leaves the arena")
+        if buffer.kind == "weight" and plan.weights[view.buffer].size != buffer.size:
+            raise ArtifactError(f"{node.name}: {view.buffer} has not {buffer.size} elements")
+    for name in weights_of(node):
+        if name not in plan.weights:
+            raise ArtifactError(f"{node.name}: no weights {name!r}")

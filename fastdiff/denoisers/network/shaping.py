@@ -1,0 +1,120 @@
+"""Operators that only say where elements lie: they become strides, and seldom a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastdiff.denoisers.network.reader import Doubled, Padded, Reader, Result, operator
+from fastdiff.denoisers.network.views import View
+
+
+@operator(
+    "dropout.default", "clone.default", "contiguous.default", "detach.default", "alias.default",
+    "to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "lift_fresh_copy.default",
+)  # fmt: skip
+def _same(r: Reader, x: Result, *options: object, **more: object) -> Result:
+    source = r.node.args[0].meta["val"].dtype  # type: ignore[union-attr]
+    if r.node.meta["val"].dtype != source:
+        raise r.refuse(f"it converts {source} to {r.node.meta['val'].dtype}")
+    if r.node.target.__name__.startswith("dropout") and r.node.args[2]:  # type: ignore[union-attr]
+        raise r.refuse("it drops elements, as in training")
+    return x
+
+
+@operator(
+    "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
+    "unflatten.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default",
+)  # fmt: skip
+def _reshape(r: Reader, x: View, *sizes: object) -> View:
+    return r.reshape(x, r.image_shape()[0])
+
+
+@operator("permute.default")
+def _permute(r: Reader, x: View, axes: Sequence[int]) -> View:
+    rank = len(axes)
+    _, lead = r.image_shape()
+    if axes[0] % rank != 0:
+        raise r.refuse("it moves the batch")
+    return x.permute([a % rank - lead for a in axes[lead:]])
+
+
+@operator("transpose.int", "swapaxes.default")
+def _transpose(r: Reader, x: View, first: int, second: int) -> View:
+    axes = list(range(len(x.shape)))
+    a, b = r.axis(first), r.axis(second)
+    axes[a], axes[b] = b, a
+    return x.permute(axes)
+
+
+@operator("einsum.default")
+def _einsum(r: Reader, equation: str, operands: Sequence[View], *options: object) -> View:
+    source, _, target = equation.replace(" ", "").partition("->")
+    is_permutation = len(operands) == 1 and sorted(source) == sorted(set(target)) == sorted(target)
+    if not is_permutation or target[0] != source[0]:
+        raise r.refuse(f"{equation!r} does more than move the axes of an image")
+    return operands[0].permute([source.index(letter) - 1 for letter in target[1:]])
+
+
+@operator("expand.default")
+def _expand(r: Reader, x: View, sizes: Sequence[object], **options: object) -> View:
+    shape, _ = r.image_shape()
+    if len(x.shape) != len(shape):
+        raise r.refuse(f"{x.shape} of each image cannot become {shape}")
+    return x.expand(shape)
+
+
+@operator("slice.Tensor")
+def _slice(
+    r: Reader, x: View, axis: int = 0, start: int | None = 0, end: int | None = None, step: int = 1
+) -> View:
+    if r.node.meta["val"].shape == r.node.args[0].meta["val"].shape:  # type: ignore[union-attr]
+        return x
+    axis = r.axis(axis)
+    begin, stop, stride = slice(start, end, step).indices(x.shape[axis])
+    return r.original(x.slice(axis, begin, stop, stride))
+
+
+@operator("select.int")
+def _select(r: Reader, x: View, axis: int, index: int) -> View:
+    axis = r.axis(axis, r.node.args[0])  # type: ignore[arg-type]
+    index %= x.shape[axis]
+    return x.slice(axis, index, index + 1).drop(axis)
+
+
+@operator("split.Tensor", "split_with_sizes.default", "split.sizes")
+def _split(r: Reader, x: View, sizes: int | Sequence[int], axis: int = 0) -> tuple[View, ...]:
+    axis = r.axis(axis, r.node.args[0])  # type: ignore[arg-type]
+    length = x.shape[axis]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, length - begin) for begin in range(0, length, sizes)]
+    begins = [sum(sizes[:index]) for index in range(len(sizes))]
+    parts = (x.slice(axis, b, b + n) for b, n in zip(begins, sizes, strict=True))
+    return tuple(r.original(part) for part in parts)
+
+
+@operator("chunk.default")
+def _chunk(r: Reader, x: View, chunks: int, axis: int = 0) -> tuple[View, ...]:
+    length = x.shape[r.axis(axis, r.node.args[0])]  # type: ignore[arg-type]
+    return _split(r, x, -(-length // chunks), axis)
+
+
+@operator("cat.default")
+def _cat(r: Reader, parts: Sequence[Result], axis: int = 0) -> View:
+    views = []
+    for part in parts:
+        view = r.operand(part) if isinstance(part, (View, Tensor)) else None
+        if not isinstance(view, View):
+            raise r.refuse("it joins a constant to what depends on the inputs")
+        views.append(view)
+    return r.concatenate(views, r.axis(axis))
+
+
+def materialised(r: Reader, given: Result) -> Result:
+    """Return what any operator can read: a doubled image in memory, a padded one never."""
+    if isinstance(given, Doubled):
+        return r.double(given.view)
+    if isinstance(given, Padded):
+        raise r.refuse("it reads a padded image, and only convolutions pad")
+    return given
