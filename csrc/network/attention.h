@@ -47,7 +47,7 @@ struct Attend {
   using Product = Multiply<L>;
   static constexpr int kVectors = kPanelVectors;
   static constexpr int kPanel = Product::kPanel;  // queries
-  static constexpr int64_t kKeys = 256;           // between two corrections of the sums
+  static constexpr int64_t kKeys = 128;           // between two corrections of the sums
   static_assert(kUnitQueries % kPanel == 0, "a unit is whole panels");
 
   struct Head {

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fastdiff import _native
+from tests.kernels.network.operands import Array, beside, only_its_own, strided
+
+Exact = NDArray[np.float64]
+Step = tuple[str, int, int, float]
+
+
+def run(level: str, y: Array, inputs: Sequence[Array], *program: Step, threads: int = 1) -> Array:
+    """Run a program on inputs that are broadcast to y's shape."""
+    plan = _native.NetworkPlan(level)
+    plan.map(
+        "map",
+        shape=y.shape,
+        inputs=[strided(np.broadcast_to(x, y.shape)) for x in inputs],
+        output=strided(y),
+        program=list(program),
+    )
+    plan.run(threads)
+    return y
+
+
+def unary(name: str) -> Step:
+    return (name, 0, -1, 0.0)
+
+
+def normal_cdf(x: Exact) -> Exact:
+    return np.asarray([math.erfc(-v / math.sqrt(2)) / 2 for v in x])
+
+
+def logistic(x: Exact) -> Exact:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def inner(x: Exact) -> Exact:
+    return np.asarray(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+
+
+ALL = np.linspace(-103, 88, 20001, dtype=np.float32)
+SMALL = np.concatenate(
+    [np.linspace(-12, 12, 9999), np.geomspace(1e-30, 1e-3, 99)], dtype=np.float32
+)
+POSITIVE = np.geomspace(1e-30, 1e30, 9999, dtype=np.float32)
+ANGLES = np.linspace(-1e4, 1e4, 9999, dtype=np.float32)
+
+# Function, numbers, what it is, and how many units in the last place it may be off.
+FUNCTIONS: dict[str, tuple[Array, Callable[[Exact], Exact], float]] = {
+    "negate": (ALL, np.negative, 0),
+    "exp": (ALL, np.exp, 2),
+    "log": (POSITIVE, np.log, 2),
+    "sqrt": (POSITIVE, np.sqrt, 0.5),
+    "rsqrt": (POSITIVE, lambda x: 1 / np.sqrt(x), 2),
+    "sin": (ANGLES, np.sin, 2),
+    "cos": (ANGLES, np.cos, 2),
+    "tanh": (SMALL, np.tanh, 3),
+    "sigmoid": (SMALL, logistic, 3),
+    "silu": (SMALL, lambda x: x * logistic(x), 3),
+}
+# The same for functions whose tails are differences: how far off, in units of x or 1.
+GELUS: dict[str, Callable[[Exact], Exact]] = {
+    "gelu": lambda x: x * normal_cdf(x),
+    "gelu_tanh": lambda x: x * logistic(inner(x)),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions_are_accurate(level: str, name: str) -> None:
+    x, function, ulps = FUNCTIONS[name]
+    got = run(level, np.full_like(x, np.nan), [x], unary(name))
+    want = function(x.astype(np.float64))
+    assert (np.abs(got - want) <= ulps * np.spacing(np.abs(want.astype(np.float32)))).all()
+
+
+@pytest.mark.parametrize("name", list(GELUS))
+def test_gelus_are_accurate(level: str, name: str) -> None:
+    got = run(level, np.full_like(SMALL, np.nan), [SMALL], unary(name))
+    want = GELUS[name](SMALL.astype(np.float64))
+    assert (np.abs(got - want) <= 2.0**-22 * np.abs(SMALL)).all()
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "sqrt"])
+def test_functions_end_as_they_should(level: str, name: str) -> None:
+    x = np.array([np.nan, 0, 500, 1e30], np.float32)
+    got = run(level, np.full_like(x, 7), [x], unary(name))
+    ends = {"exp": np.inf, "tanh": 1, "sigmoid": 1, "sqrt": np.float32(1e30) ** 0.5}
+    at_zero = {"exp": 1, "sigmoid": 0.5}
+    assert np.isnan(got[0])
+    assert got[1] == at_zero.get(name, 0)
+    np.testing.assert_allclose(got[3], ends.get(name, x[3]), rtol=1e-6)
+
+
+def test_nan_goes_through_maximum_and_minimum(level: str) -> None:
+    a = np.array([1, np.nan, 3, -2], np.float32)
+    b = np.array([2, 5, np.nan, -7], np.float32)
+    for name, function in (("maximum", np.maximum), ("minimum", np.minimum)):
+        got = run(level, np.zeros_like(a), [a, b], (name, 0, 1, 0.0))
+        np.testing.assert_array_equal(got, function(a, b))
+
+
+def test_a_program_runs_step_by_step_in_place(level: str) -> None:
+    rng = np.random.default_rng(0)
+    x, scale = beside(rng, (3, 50, 37)), beside(rng, (3, 1, 37))
+    want = (x * scale - np.float32(2.5)) / (x - scale)
+
+    y = run(
+        level, x, [x, scale],
+        ("multiply", 0, 1, 0.0), ("constant", -1, -1, 2.5), ("subtract", 2, 3, 0.0),
+        ("subtract", 0, 1, 0.0), ("divide", 4, 5, 0.0),
+    )  # fmt: skip
+
+    np.testing.assert_array_equal(y, want)
+    assert only_its_own(y)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> dict[str, Any]:
+    """Shapes of up to five axes, one of them long, and an order of axes in memory for y and x."""
+    rank = draw(st.integers(1, 5))
+    shape = draw(st.lists(st.integers(1, 5), min_size=rank, max_size=rank))
+    shape[draw(st.integers(0, rank - 1))] = draw(st.sampled_from([1, 7, 16, 63, 256, 300, 1030]))
+    order = st.permutations(range(rank))
+    shared = draw(st.lists(st.booleans(), min_size=rank, max_size=rank))
+    return {"shape": tuple(shape), "y": draw(order), "x": draw(order), "shared": shared}
+
+
+def laid_out(rng: np.random.Generator | None, shape: tuple[int, ...], order: list[int]) -> Array:
+    """Return an array whose axes lie in memory in the given order."""
+    array = beside(rng, tuple(shape[axis] for axis in order))
+    return array.transpose(np.argsort(order))
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(layout=layouts())
+def test_any_layout_is_read_and_written(level: str, layout: dict[str, Any]) -> None:
+    rng, shape = np.random.default_rng(0), layout["shape"]
+    x = laid_out(rng, shape, layout["x"])
+    b = beside(rng, tuple(1 if s else n for s, n in zip(layout["shared"], shape, strict=True)))
+    y = laid_out(None, shape, layout["y"])
+
+    np.testing.assert_array_equal(run(level, y, [x]), x)
+    np.testing.assert_array_equal(run(level, y, [x, b], ("add", 0, 1, 0.0)), x + b)
+    assert only_its_own(y)
+
+
+def test_an_image_has_the_same_bits_in_any_batch_and_with_any_threads(level: str) -> None:
+    x = beside(np.random.default_rng(1), (9, 700, 13))[..., 1:12]
+    program = (unary("silu"), ("exp", 1, -1, 0.0), ("gelu", 2, -1, 0.0), ("divide", 3, 1, 0.0))
+    together = run(level, np.zeros(x.shape, np.float32), [x], *program)
+
+    for image in (0, 5):
+        alone = run(
+            level,
+            np.zeros((1, *x.shape[1:]), np.float32),
+            [x[image : image + 1]],
+            *program,
+            threads=3,
+        )
+        np.testing.assert_array_equal(alone[0], together[image])
