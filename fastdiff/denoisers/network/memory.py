@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -29,12 +30,11 @@ def reuse_inputs(graph: Graph) -> None:
     are a stage of their own).
     """
     last = {view.buffer: i for i, node in enumerate(graph.nodes) for view in reads(node)}
-    writers = {node.y.buffer: i for i, node in reversed(list(enumerate(graph.nodes)))}
-    written_once = {name for name in writers if sum(n.y.buffer == name for n in graph.nodes) == 1}
+    writes = Counter(node.y.buffer for node in graph.nodes)
     for index in range(len(graph.nodes)):
         node = graph.nodes[index]
         old = _overwritable(graph, node)
-        if old is None or last[old] != index or node.y.buffer not in written_once:
+        if old is None or last[old] != index or writes[node.y.buffer] > 1:
             continue
         new = node.y.buffer
         last[old] = last.pop(new, index)
@@ -45,8 +45,9 @@ def reuse_inputs(graph: Graph) -> None:
 def _overwritable(graph: Graph, node: Node) -> str | None:
     """Return the operand that `node` reads exactly where it would write it, if it may."""
     operands: tuple[View, ...] = ()
-    if isinstance(node, Conv) and node.residual is not None:
-        operands = (node.residual,)
+    if isinstance(node, Conv):
+        apart = node.residual is not None and node.residual.buffer != node.x.buffer
+        operands = (node.residual,) if apart and node.residual is not None else ()
     elif isinstance(node, GroupNorm):
         operands = (node.x,)
     elif isinstance(node, Map):

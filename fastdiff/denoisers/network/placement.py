@@ -10,28 +10,36 @@ from fastdiff.denoisers.network.graph import Graph, Value
 from fastdiff.denoisers.network.nodes import Conv, Map, reads
 from fastdiff.denoisers.network.views import View
 
+_TOGETHER = 3  # nodes from one to the next of those that join, as q, k and v stand
+
 
 def join_linears(graph: Graph) -> None:
-    """Compute linear layers of one input as one layer, whose output holds theirs side by side."""
-    groups: dict[object, list[Conv]] = {}
-    for node in graph.nodes:
-        if isinstance(node, Conv) and _joins(node):
-            groups.setdefault((node.x, node.activation, node.bias is None), []).append(node)
-    for group in groups.values():
-        members = [n for n in group if _widens(graph, n.y.buffer) and _is_plain(graph, n)]
-        if len(members) > 1:
-            _join(graph, members)
+    """Compute linear layers of one input as one layer, whose output holds theirs side by side.
+
+    Those of a vector, such as a time embedding, join from everywhere; of many tokens only those
+    that stand together, or the results of a whole network would wait in memory.
+    """
+    groups: dict[object, list[list[str]]] = {}
+    last: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node, Conv) and _joins(graph, node):
+            runs = groups.setdefault((node.x, node.activation, node.bias is None), [])
+            one_row = node.y.numel == node.y.shape[-1]
+            if not runs or not (one_row or index - last[runs[-1][-1]] <= _TOGETHER):
+                runs.append([])
+            runs[-1].append(node.name)
+            last[node.name] = index
+    for names in (names for runs in groups.values() for names in runs if len(names) > 1):
+        members = [node for node in graph.nodes if node.name in names and isinstance(node, Conv)]
+        _join(graph, members)
 
 
-def _joins(node: Conv) -> bool:
+def _joins(graph: Graph, node: Conv) -> bool:
+    """Whether `node` is a linear layer alone, and its output may be a part of a wider one."""
     extras = (node.shift, node.scale, node.residual)
-    return (
-        node.kernel == (1, 1) and node.stride == 1 and not node.upsample and extras == (None,) * 3
-    )
-
-
-def _is_plain(graph: Graph, node: Conv) -> bool:
-    return graph.values[node.y.buffer].kind == "value"
+    linear = node.kernel == (1, 1) and node.stride == 1 and not node.upsample
+    own = graph.values[node.y.buffer].kind == "value" and _widens(graph, node.y.buffer)
+    return linear and extras == (None,) * 3 and own
 
 
 def _join(graph: Graph, members: list[Conv]) -> None:
@@ -46,11 +54,9 @@ def _join(graph: Graph, members: list[Conv]) -> None:
         graph.weights[bias] = np.concatenate([graph.weights[str(n.bias)] for n in members])
     y = View.of(name, (*members[0].y.shape[:-1], channels))
     joined = replace(members[0], name=name, y=y, weights=weights, bias=bias)
-    graph.nodes = [
-        joined if node is members[0] else node
-        for node in graph.nodes
-        if not any(node is other for other in members[1:])
-    ]
+    first = graph.nodes.index(members[0])
+    graph.nodes = [node for node in graph.nodes if node not in members]
+    graph.nodes.insert(first, joined)
     begin = 0
     for member in members:
         _place(graph, member.y.buffer, name, begin, channels)

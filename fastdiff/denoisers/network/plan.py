@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.denoisers.network.describing import describe_nodes
 from fastdiff.denoisers.network.nodes import KINDS, Node, reads, weights_of
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import ArtifactError
@@ -64,6 +65,10 @@ class Plan:
     def __post_init__(self) -> None:
         for node in self.nodes:
             _check(self, node)
+
+    def describe(self, seconds: Mapping[str, float] | None = None) -> str:
+        """Return a line for each node: what it computes, and how long it took if that is known."""
+        return describe_nodes(self.nodes, seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the values of the weights, as what ``json`` can write."""

@@ -87,8 +87,7 @@ class Reader:
     def scope(self) -> str:
         """Return the path of the module that the operator at hand belongs to."""
         stack = list(self.node.meta.get("nn_module_stack", {}).values())
-        path = str(stack[-1][0]) if stack else ""
-        return path.removeprefix("module").removeprefix(".").removeprefix("model.")
+        return short_name(str(stack[-1][0])) if stack else ""
 
     def unique(self, name: str) -> str:
         """Return `name`, numbered if it is taken."""
@@ -293,6 +292,14 @@ class Reader:
         """Return the part of a concatenation that `view` is, or `view` itself."""
         known = self._parts.get(view.buffer, [])
         return next((part for place, part in known if place == view), view)
+
+
+def short_name(path: str) -> str:
+    """Return the path of a module or weight without what only wraps the network."""
+    parts = path.split(".")
+    while parts and parts[0] in {"module", "model"}:
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def _inverse(order: Sequence[int]) -> list[int]:

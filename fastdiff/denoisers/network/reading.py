@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastdiff.denoisers.network import arithmetic, layers, shaping  # noqa: F401  register operators
 from fastdiff.denoisers.network.graph import OUTPUT, Graph, Value
 from fastdiff.denoisers.network.nodes import Map
-from fastdiff.denoisers.network.reader import OPERATORS, Doubled, Padded, Reader
+from fastdiff.denoisers.network.reader import OPERATORS, Doubled, Padded, Reader, short_name
 from fastdiff.denoisers.network.shaping import materialised
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import Unavailable
@@ -89,7 +89,7 @@ def _tensor(reader: Reader, program: torch.export.ExportedProgram, name: str) ->
     """Return a parameter, buffer or constant of the program."""
     known: Mapping[str, Any] = {**program.constants, **program.state_dict}
     tensor: Tensor = known[name].detach()
-    reader.name_weight(tensor, name.removeprefix("module.").removeprefix("model."))
+    reader.name_weight(tensor, short_name(name))
     return tensor
 
 
