@@ -60,41 +60,43 @@ def images_per_second(url: str, requests: int, n: int, steps: int) -> float:
     return len(outcomes) * n / max(outcome.due_seconds + outcome.seconds for outcome in outcomes)
 
 
-def table(one: list[float], two: list[float]) -> Iterator[str]:
-    """Yield the rates of one replica and of two in the same rounds, and what the second adds."""
-    ratios = [b / a for a, b in zip(one, two, strict=True)]
-    yield "| | |"
-    yield "| --- | ---: |"
-    yield f"| one replica, images/s | {Spread.of(one):.1f} |"
-    yield f"| two replicas, images/s | {Spread.of(two):.1f} |"
-    yield f"| two over one | {Spread.of(ratios):.2f} |"
-    yield f"| efficiency, half of that | {Spread.of([ratio / 2 for ratio in ratios]):.2f} |"
+def table(rates: dict[int, dict[int, list[float]]]) -> Iterator[str]:
+    """Yield the rates of rounds, by images of a request and number of replicas."""
+    headings = ("images of a request", "one replica, images/s", "two", "two over one", "efficiency")
+    yield "| " + " | ".join(headings) + " |"
+    yield "|" + " ---: |" * len(headings)
+    for n, found in rates.items():
+        ratios = [two / one for one, two in zip(found[1], found[2], strict=True)]
+        spreads = [f"{Spread.of(found[replicas]):.1f}" for replicas in found]
+        spreads += [f"{Spread.of(some):.2f}" for some in (ratios, [r / 2 for r in ratios])]
+        yield f"| {n} | " + " | ".join(spreads) + " |"
 
 
 def main() -> None:
     """Print the figures, and put them between their marks in a file if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_out", description=__doc__)
     parser.add_argument("model", nargs="?", default="digits")
-    parser.add_argument("--requests", type=int, default=32, help="of a burst")
-    parser.add_argument("--n", type=int, default=4, help="images of a request")
+    parser.add_argument("--requests", type=int, default=16, help="of a burst")
+    parser.add_argument("--n", type=int, nargs="+", default=[4, 16], help="images of a request")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", type=Path, help="a Markdown file with marks")
     options = parser.parse_args()
 
-    burst = (options.requests, options.n, options.steps)
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    rates: dict[int, dict[int, list[float]]] = {n: {1: [], 2: []} for n in options.n}
     with fleets(options.model) as urls:
-        for url in urls.values():
-            images_per_second(url, *burst)  # connections and queues are warm after it
-        for _ in range(options.rounds):
-            for replicas, url in urls.items():
-                rates[replicas].append(images_per_second(url, *burst))
+        for replicas, url in [*urls.items()] * (1 + options.rounds):
+            for n, found in rates.items():
+                rate = images_per_second(url, options.requests, n, options.steps)
+                found[replicas].append(rate)
+    for found in rates.values():
+        for own in found.values():
+            del own[0]  # connections and queues are warm after it
     told = (
         f"{describe_machine()}. {datetime.date.today()}. {options.model}; {options.rounds} rounds "
-        f"of {options.requests} requests for {options.n} images of {options.steps} steps."
+        f"of {options.requests} requests at once, {options.steps} steps."
     )
-    text = "\n".join([told, "", *table(rates[1], rates[2])]) + "\n"
+    text = "\n".join([told, "", *table(rates)]) + "\n"
     print(text)
     if options.write:
         replace_figures(options.write, *_MARKS, text)
