@@ -49,22 +49,33 @@ FASTDIFF_INLINE typename L::F exp(typename L::F x) {
   return (e.rest + 1.0f) * power_of_two<L>(half) * power_of_two<L>(e.n - half);
 }
 
-/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal.
+/// 1.5 * 2^23 + 127: what it rounds to an integer n ends in the bits of n's exponent.
+constexpr float kBiasedRounder = 0x1.8p23f + 127.0f;
+
+/// 2^n 2^r for n + kBiasedRounder, n in [-127, 127], and |r| <= 1/2; 2^-127 counts as 0.
 template <class L>
-FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
-  const Exponential<L> e(L::min(L::splat(88.0f), L::max(L::splat(-87.0f), x)));
-  return (e.rest + 1.0f) * power_of_two<L>(e.n);
+FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::F r) {
+  const auto p = horner<L>(r, 0x1.5c0918p-10f, 0x1.3d0c54p-7f, 0x1.c6b6e4p-5f, 0x1.ebf918p-3f,
+                           0x1.62e428p-1f, 1.0f);
+  return p * bit_cast<typename L::F>(bit_cast<typename L::I>(biased_n) << 23);
 }
 
-/// 2^x for x <= 0, as a softmax needs it; below 2^-126 it is 0.
+/// 2^x for x <= 0, as a softmax needs it.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   x = L::max(L::splat(-127.0f), x);
-  const auto shifted = x + (kRounder + 127.0f);  // the exponent, biased as a float's bits are
-  const auto r = x - (shifted - (kRounder + 127.0f));
-  const auto p = horner<L>(r, 0x1.5c0918p-10f, 0x1.3d0c54p-7f, 0x1.c6b6e4p-5f, 0x1.ebf918p-3f,
-                           0x1.62e428p-1f, 1.0f);
-  return p * bit_cast<typename L::F>(bit_cast<typename L::I>(shifted) << 23);
+  const auto n = x + kBiasedRounder;
+  return exp2_of_parts<L>(n, x - (n - kBiasedRounder));
+}
+
+/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal. Its relative
+/// error grows with x, to 1e-6 at the ends: for functions to which large x matter little.
+template <class L>
+FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
+  const auto log2_e = L::splat(0x1.715476p+0f);
+  x = L::min(L::splat(88.0f), L::max(L::splat(-87.0f), x));
+  const auto n = L::fma(x, log2_e, L::splat(kBiasedRounder));
+  return exp2_of_parts<L>(n, L::fma(x, log2_e, kBiasedRounder - n));
 }
 
 /// 1 / (1 + e^-x).

@@ -53,17 +53,15 @@ struct Norms {
 
   /// y = activation(x * scale + shift); y may be x.
   static void apply(const GroupNorm& spec, float* scratch, int64_t unit) {
-    const Chunk chunk(spec, unit);
-    const float* scale = affine(spec, scratch, chunk.image);
-    const float* shift = scale + spec.channels;
-    for (int64_t p = chunk.first; p < chunk.first + chunk.pixels; ++p) {
-      const float* x = pixel(spec.x, chunk.image, p);
-      float* y = pixel(spec.y, chunk.image, p);
-      for (int64_t c = 0; c < spec.channels; c += L::kLanes) {
-        const int64_t live = spec.channels - c;
-        const F v = L::fma(load(x + c, live), load(scale + c, live), load(shift + c, live));
-        store(y + c, activate<L>(spec.activation, v), live);
-      }
+    switch (spec.activation) {
+      case Activation::kNone:
+        return apply_affine<Activation::kNone>(spec, scratch, unit);
+      case Activation::kSilu:
+        return apply_affine<Activation::kSilu>(spec, scratch, unit);
+      case Activation::kGelu:
+        return apply_affine<Activation::kGelu>(spec, scratch, unit);
+      case Activation::kGeluTanh:
+        return apply_affine<Activation::kGeluTanh>(spec, scratch, unit);
     }
   }
 
@@ -72,19 +70,25 @@ struct Norms {
     const int64_t size = unit_pixels(spec), blocks = divided_up(spec.pixels, size);
     const int64_t image = unit / blocks, first = unit % blocks * size;
     const int64_t end = first + size < spec.pixels ? first + size : spec.pixels;
-    const float count = float(spec.channels);
-    for (int64_t p = first; p < end; ++p) {
-      const float* x = pixel(spec.x, image, p);
-      const float mean = spec.centred ? sum<false>(x, spec.channels, 0.0f) / count : 0.0f;
-      const float variance = sum<true>(x, spec.channels, mean) / count;
-      const float inverse = 1.0f / __builtin_sqrtf(variance + spec.epsilon);
-      modulate(spec, image, x, mean, inverse, pixel(spec.y, image, p));
+    const float channels = float(spec.channels);
+    for (int64_t p = first; p < end; p += kPixels) {
+      const int64_t count = end - p < kPixels ? end - p : kPixels;
+      float mean[kPixels] = {}, inverse[kPixels];
+      for (int64_t i = 0; i < count && spec.centred; ++i) {
+        mean[i] = sum<false>(pixel(spec.x, image, p + i), spec.channels, 0.0f) / channels;
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        const float squares = sum<true>(pixel(spec.x, image, p + i), spec.channels, mean[i]);
+        inverse[i] = 1.0f / __builtin_sqrtf(squares / channels + spec.epsilon);
+      }
+      for (int64_t i = 0; i < count; ++i) modulate(spec, image, p + i, mean[i], inverse[i]);
     }
   }
 
  private:
   static constexpr int kVectors = 4;  // of channels, at once
   static constexpr int64_t kBlock = kVectors * L::kLanes;
+  static constexpr int64_t kPixels = 4;  // step by step: the end of one sum overlaps with the next
 
   struct Chunk {
     int64_t image, first, pixels;
@@ -172,6 +176,30 @@ struct Norms {
     }
   }
 
+  template <Activation kActivation>
+  static FASTDIFF_INLINE void apply_affine(const GroupNorm& spec, float* scratch, int64_t unit) {
+    const Chunk chunk(spec, unit);
+    const float* scale = affine(spec, scratch, chunk.image);
+    const float* shift = scale + spec.channels;
+    for (int64_t p = chunk.first; p < chunk.first + chunk.pixels; ++p) {
+      const float* x = pixel(spec.x, chunk.image, p);
+      float* y = pixel(spec.y, chunk.image, p);
+      int64_t c = 0;
+      for (; c + kBlock <= spec.channels; c += kBlock) {
+        FASTDIFF_UNROLL
+        for (int64_t i = c; i < c + kBlock; i += L::kLanes) {
+          const F v = L::fma(L::load(x + i), L::load(scale + i), L::load(shift + i));
+          L::store(y + i, activate<L>(kActivation, v));
+        }
+      }
+      for (; c < spec.channels; c += L::kLanes) {
+        const int64_t live = spec.channels - c;
+        const F v = L::fma(load(x + c, live), load(scale + c, live), load(shift + c, live));
+        store(y + c, activate<L>(kActivation, v), live);
+      }
+    }
+  }
+
   /// Of x, or of (x - mean)^2.
   template <bool kSquared>
   static FASTDIFF_INLINE float sum(const float* x, int64_t channels, float mean) {
@@ -194,8 +222,10 @@ struct Norms {
   }
 
   /// y = ((x - mean) * inverse * gamma + beta) * (1 + scale) + shift.
-  static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, const float* x,
-                                       float mean, float inverse, float* y) {
+  static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, int64_t p, float mean,
+                                       float inverse) {
+    const float* x = pixel(spec.x, image, p);
+    float* y = pixel(spec.y, image, p);
     const auto of_image = [&](const PerImage& vector) {
       return vector.data ? vector.data + image * vector.image : nullptr;
     };

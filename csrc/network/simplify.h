@@ -22,13 +22,21 @@ inline bool continues(const Map& source, int outer, const Map& map, int inner) {
   return same;
 }
 
-/// An axis whose elements lie side by side in y, unless it is very short; else the longest.
+/// An axis along which most operands lie side by side or stay, and of those the longest; a short
+/// one is no better than its length.
 inline int best_last_axis(const Map& map) {
   constexpr int64_t kShort = 16;
+  const auto merit = [&map](int axis) {
+    int64_t near = map.y_strides[axis] == 1;
+    for (int i = 0; i < map.inputs; ++i) {
+      near += map.x_strides[i][axis] == 0 || map.x_strides[i][axis] == 1;
+    }
+    return map.shape[axis] < kShort ? -1 : near;
+  };
   int best = kMapRank - 1;
   for (int axis = 0; axis < kMapRank; ++axis) {
-    if (map.y_strides[axis] == 1 && map.shape[axis] >= kShort) return axis;
-    if (map.shape[axis] > map.shape[best]) best = axis;
+    const bool longer = map.shape[axis] > map.shape[best];
+    if (merit(axis) > merit(best) || (merit(axis) == merit(best) && longer)) best = axis;
   }
   return best;
 }
