@@ -65,7 +65,7 @@ int index_of(const Names& names, const std::string& name, const char* what) {
 }
 
 constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
-constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4"};
+constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles"};
 constexpr const char* kMapOps[] = {"constant", "add",   "subtract", "multiply", "divide",
                                    "maximum",  "minimum", "negate", "exp",      "log",
                                    "sqrt",     "rsqrt", "sin",      "cos",      "tanh",
@@ -85,13 +85,15 @@ const Level& find(const std::string& name) {
   throw Error{ErrorKind::kInvalidArgument, "this build has no CPU level " + name};
 }
 
-/// The level called `name`; without a name, the best up to the one that the other kernels use.
+/// The level called `name`; without a name, the best that this CPU supports, but none wider than the
+/// one that the other kernels use.
 const Level& usable(const std::string& name) {
   if (!name.empty()) return find(name);
+  const std::string widest = cpu::active_level().name;
   const Level* best = &kPortable;
   for (const Level* level : network::levels()) {
-    if (level->supported()) best = level;
-    if (std::string(level->name) == cpu::active_level().name) break;
+    const bool within = widest == "avx512" || widest == level->name || level == &kPortable;
+    if (within && level->supported()) best = level;
   }
   return *best;
 }
@@ -104,8 +106,9 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
           const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks) {
   require(images > 0 && channels > 0 && out_channels > 0, "conv: expected something to do");
   require(stride > 0 && kernel.first > 0 && kernel.second > 0, "conv: expected a stride and kernel");
-  const int m = 2 * index_of(kAlgorithms, algorithm, "algorithm");
-  require(m == 0 || (kernel == std::pair<int, int>(3, 3) && stride == 1),
+  const auto chosen = Algorithm(index_of(kAlgorithms, algorithm, "algorithm"));
+  const bool winograd = chosen == Algorithm::kWinograd2 || chosen == Algorithm::kWinograd4;
+  require(!winograd || (kernel == std::pair<int, int>(3, 3) && stride == 1),
           "conv: Winograd's algorithm takes 3 x 3 kernels of stride 1");
   Conv spec = {};
   spec.x = pixels(x);
@@ -123,7 +126,7 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   spec.epilogue = {floats(bias), per_image(shift), per_image(scale),
                    residual ? pixels(*residual) : Pixels{}, activation_of(activation)};
   std::tie(spec.row_block, spec.panel_block) = blocks;
-  add_conv(plan, name, spec, m);
+  add_conv(plan, name, spec, chosen);
 }
 
 void group_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
@@ -215,6 +218,16 @@ py::array_t<float> pack_winograd_of(py::handle weights_, int m, const std::strin
   return out;
 }
 
+py::array_t<uint16_t> pack_tiles_of(py::handle weights_) {
+  Dim taps("taps"), depth("C"), columns("N");
+  Array weights("weights", weights_);
+  weights.of({Type::kFloat32}).shaped({&taps, &depth, &columns});
+  const int64_t steps = panel_count(depth.size(), kTileDepth) * taps.size();
+  py::array_t<uint16_t> out(panel_count(columns.size(), kTilePanel) * steps * 2 * kTileElements);
+  pack_tiles(weights.data<float>(), taps.size(), depth.size(), columns.size(), out.mutable_data());
+  return out;
+}
+
 py::dict level_reasons() {
   py::dict reasons;
   for (const Level* level : network::levels()) {
@@ -234,6 +247,7 @@ void bind_network(py::module_& module) {
       .def(py::init([](const std::string& level) { return new Plan(usable(level)); }),
            arg("level") = "")
       .def_property_readonly("level", [](const Plan& plan) { return plan.level().name; })
+      .def_property_readonly("tile_math", [](const Plan& plan) { return plan.level().tile_math; })
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
            arg("size"), arg("channels"), arg("out_size"), arg("out_channels"), arg("weights"),
@@ -278,6 +292,7 @@ void bind_network(py::module_& module) {
 
   module.def("network_levels", level_reasons);
   module.def("pack_panels", pack_panels_of, arg("weights"), arg("level") = "");
+  module.def("pack_tiles", pack_tiles_of, arg("weights"));
   module.def("pack_winograd", pack_winograd_of, arg("weights"), arg("m"), arg("level") = "",
              arg("threads") = 1);
 }

@@ -9,14 +9,17 @@
 #include "level.h"
 #include "map.h"
 #include "norm.h"
+#include "tiles.h"
 #include "winograd.h"
 
 namespace fastdiff::network {
 
-template <class L>
+/// T multiplies tiles of bfloat16, which plain arithmetic does at levels without instructions for it.
+template <class L, class T = PlainTiles>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
   using Winograd2 = WinogradOf<L, 2>;
   using Winograd4 = WinogradOf<L, 4>;
+  using Tiles = ConvolveTiles<L, T>;
   return Level{
       name,
       needs,
@@ -25,6 +28,8 @@ constexpr Level level_of(const char* name, const char* needs, bool (*supported)(
       Convolve<L>::run,
       {Winograd2::to_domain, Winograd2::multiply, Winograd2::from_domain},
       {Winograd4::to_domain, Winograd4::multiply, Winograd4::from_domain},
+      {Tiles::round_input, Tiles::gather, Tiles::multiply},
+      T::kName,
       {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
       Norms<L>::layer_norm,
       Attend<L>::run,

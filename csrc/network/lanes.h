@@ -13,6 +13,7 @@ struct Vectors {
   static constexpr int kLanes = kWidth;
   typedef float F __attribute__((vector_size(kWidth * 4)));
   typedef int32_t I __attribute__((vector_size(kWidth * 4)));
+  typedef uint32_t U __attribute__((vector_size(kWidth * 4)));
 
   static FASTDIFF_INLINE F splat(float v) { return v - F{}; }
   static FASTDIFF_INLINE I splat_int(int32_t v) { return v - I{}; }
@@ -30,6 +31,15 @@ struct Vectors {
   }
   static FASTDIFF_INLINE void store_part(float* to, F v, int64_t count) {
     memcpy(to, &v, size_t(count) * sizeof(float));
+  }
+  /// Rounds to bfloat16, to nearest even; NaN stays NaN.
+  static FASTDIFF_INLINE void store_bf16(uint16_t* to, F v) {
+    const U bits = (U)v;
+    const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const U kept = v == v ? rounded : (bits >> 16) | 0x40u;
+    uint32_t lanes[kWidth];
+    memcpy(lanes, &kept, sizeof lanes);
+    for (int i = 0; i < kWidth; ++i) to[i] = uint16_t(lanes[i]);
   }
   static FASTDIFF_INLINE F max(F a, F b) { return a > b ? a : b; }
   static FASTDIFF_INLINE F min(F a, F b) { return a < b ? a : b; }

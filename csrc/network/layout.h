@@ -25,6 +25,30 @@ FASTDIFF_INLINE int64_t products_start(const Winograd& spec, int64_t points) {
   return points * domain_stride(spec);
 }
 
+constexpr int64_t kTileRows = 16, kTileDepth = 32, kTilePanel = 32;  // rows, products, columns
+constexpr int64_t kTileElements = kTileRows * kTileDepth;             // of A, and of B
+
+FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {
+  return spec.conv.images * spec.conv.out_height * spec.conv.out_width;
+}
+/// Tiles of 16 output pixels: neighbours in a row of the image, or, if they are gathered, any.
+FASTDIFF_INLINE int64_t row_tiles(const TileConv& spec) {
+  if (spec.gathers) return panel_count(row_count(spec), kTileRows);
+  return spec.conv.images * spec.conv.out_height * panel_count(spec.conv.out_width, kTileRows);
+}
+/// Tile products of a sum, 32 channels of a tap each: taps are the inner loop.
+FASTDIFF_INLINE int64_t tile_steps(const TileConv& spec) {
+  return spec.depth / kTileDepth * spec.conv.kernel_height * spec.conv.kernel_width;
+}
+/// Floats that the rounded copy takes, with room behind it for a last tile that is not whole.
+FASTDIFF_INLINE int64_t rounded_floats(const TileConv& spec) {
+  const int64_t pixels = spec.conv.images * spec.padded_height * spec.padded_width;
+  return odd_lines((pixels + kTileRows * spec.conv.stride) * spec.depth / 2);
+}
+FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
+  return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileElements / 2 : 0;
+}
+
 /// The channels of a pixel of a convolution's input; zeros outside the image.
 FASTDIFF_INLINE const float* input_pixel(const Conv& conv, int64_t image, int64_t y, int64_t x) {
   if (y < 0 || y >= conv.height || x < 0 || x >= conv.width) return conv.zeros;

@@ -18,6 +18,8 @@ struct Level {
 
   Unit<Conv> conv;
   Unit<Winograd> winograd2[3], winograd4[3];  // into the transform domain, products, back
+  Unit<TileConv> tiles[3];                    // rounding of the input, gathering, products
+  const char* tile_math;                      // what multiplies tiles
   Unit<GroupNorm> group_norm[3];              // moments of chunks, scale and shift, application
   Unit<LayerNorm> layer_norm;
   Unit<Attention> attention;
@@ -28,6 +30,10 @@ extern const Level kPortable;
 #if defined(__x86_64__)
 extern const Level kAvx2;
 extern const Level kAvx512;
+#ifdef FASTDIFF_TILES
+extern const Level kAvx512Bf16;
+extern const Level kAmx;
+#endif
 #endif
 
 }  // namespace fastdiff::network

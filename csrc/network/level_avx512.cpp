@@ -1,29 +1,9 @@
 // The AVX-512 level: 16 lanes.
-#include <immintrin.h>
-
+#include "avx512.h"
 #include "kernels.h"
 
 namespace fastdiff::network {
-namespace {
 
-struct Avx512 : Vectors<16> {
-  static constexpr int kRows = 14;  // 28 sums, 2 vectors of weights, 1 of activations: 31 registers
-
-  static FASTDIFF_INLINE F broadcast(const float* from) { return (F)_mm512_set1_ps(*from); }
-  static FASTDIFF_INLINE F fma(F a, F b, F c) {
-    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-  }
-  static FASTDIFF_INLINE F max(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
-  static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
-};
-
-bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
-}  // namespace
-
-const Level kAvx512 = level_of<Avx512>("avx512", "AVX-512 F, BW, DQ and VL", supported);
+const Level kAvx512 = level_of<Avx512>("avx512", "AVX-512 F, BW, DQ and VL", supports_avx512);
 
 }  // namespace fastdiff::network

@@ -10,7 +10,7 @@ namespace fastdiff::network {
 namespace {
 
 // Defaults that did well over the layers of U-Nets and DiTs; the tuner tries others.
-constexpr int64_t kRowBlock = 96, kPanelBlock = 2;
+constexpr int64_t kRowBlock = 96, kPanelBlock = 2, kTileBlock = 4;
 // Tiles whose domain and products stay in the last level of cache.
 constexpr int64_t kDomainFloats = 2 << 20;
 
@@ -52,16 +52,45 @@ void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, 
   plan.add(std::move(node), scratch);
 }
 
+void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv) {
+  TileConv spec = {};
+  spec.conv = conv;
+  spec.weights = reinterpret_cast<const uint16_t*>(conv.weights);
+  spec.depth = panel_count(conv.channels, kTileDepth) * kTileDepth;
+  spec.padded_height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
+  spec.padded_width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
+  spec.gathers = conv.out_height > 1 && conv.out_width % kTileRows != 0;
+  spec.tile_block = conv.row_block > 0 ? divided_up(conv.row_block, kTileRows) : kTileBlock;
+  const auto& units = plan.level().tiles;
+  const int64_t blocks = divided_up(row_tiles(spec), spec.tile_block);
+  const int64_t panels = panel_count(conv.out_channels, kTilePanel);
+
+  Node node{std::move(name), flops, {}};
+  node.stages.push_back(stage(spec, units[0], conv.images * spec.padded_height));
+  if (spec.gathers) node.stages.push_back(stage(spec, units[1], row_tiles(spec)));
+  node.stages.push_back(stage(spec, units[2], blocks * divided_up(panels, conv.panel_block)));
+  plan.add(std::move(node), rounded_floats(spec) + gathered_floats(spec));
+}
+
 }  // namespace
 
-void add_conv(Plan& plan, std::string name, Conv conv, int m) {
+void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
   const int64_t taps = conv.kernel_height * conv.kernel_width;
   const int64_t rows = conv.images * conv.out_height * conv.out_width;
   const double flops = 2.0 * double(rows) * double(taps * conv.channels) * double(conv.out_channels);
-  if (conv.row_block <= 0) conv.row_block = kRowBlock;
-  if (conv.panel_block <= 0) conv.panel_block = kPanelBlock;
   conv.zeros = plan.zeros(conv.channels);
-  if (m != 0) return add_winograd(plan, std::move(name), flops, conv, m);
+  if (conv.panel_block <= 0) conv.panel_block = kPanelBlock;
+  switch (algorithm) {
+    case Algorithm::kWinograd2:
+      return add_winograd(plan, std::move(name), flops, conv, 2);
+    case Algorithm::kWinograd4:
+      return add_winograd(plan, std::move(name), flops, conv, 4);
+    case Algorithm::kTiles:
+      return add_tiles(plan, std::move(name), flops, conv);
+    case Algorithm::kDirect:
+      break;
+  }
+  if (conv.row_block <= 0) conv.row_block = kRowBlock;
   const int64_t panels = panel_count(conv.out_channels, plan.level().panel);
   const int64_t units = divided_up(rows, conv.row_block) * divided_up(panels, conv.panel_block);
   plan.add({std::move(name), flops, {stage(conv, plan.level().conv, units)}}, 0);
@@ -112,6 +141,10 @@ const std::vector<const Level*>& levels() {
 #if defined(__x86_64__)
       &kAvx2,
       &kAvx512,
+#ifdef FASTDIFF_TILES
+      &kAvx512Bf16,
+      &kAmx,
+#endif
 #endif
   };
   return all;

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include "../cpu/thread_pool.h"
+#include "lanes.h"
 #include "layout.h"
 
 namespace fastdiff::network {
@@ -71,6 +72,26 @@ void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, 
       pack_panel(kG4, from, depth, live, panel, matrix, to);
     }
   });
+}
+
+void pack_tiles(const float* weights, int64_t taps, int64_t depth, int64_t columns, uint16_t* out) {
+  for (int64_t first = 0; first < columns; first += kTilePanel) {
+    for (int64_t block = 0; block < depth; block += kTileDepth) {
+      for (int64_t tap = 0; tap < taps; ++tap, out += 2 * kTileElements) {
+        for (int64_t k = 0; k < kTileDepth; ++k) {
+          float row[kTilePanel] = {};
+          const int64_t live = columns - first < kTilePanel ? columns - first : kTilePanel;
+          const float* from = weights + (tap * depth + block + k) * columns + first;
+          if (block + k < depth) memcpy(row, from, size_t(live) * sizeof(float));
+          uint16_t rounded[kTilePanel];
+          Vectors<kTilePanel>::store_bf16(rounded, Vectors<kTilePanel>::load(row));
+          for (int64_t j = 0; j < kTilePanel; ++j) {
+            out[j / 16 * kTileElements + (k / 2 * 16 + j % 16) * 2 + k % 2] = rounded[j];
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace fastdiff::network

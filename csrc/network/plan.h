@@ -77,8 +77,11 @@ class Plan {
 const std::vector<const Level*>& levels();
 
 // What the stages of a node are, for each kind of node (nodes.cpp).
-/// m: 0 sums directly, 2 and 4 take Winograd's F(m x m, 3 x 3). Blocks of 0 are chosen here.
-void add_conv(Plan& plan, std::string name, Conv conv, int m);
+/// How a convolution is computed; its weights are packed for that.
+enum class Algorithm { kDirect, kWinograd2, kWinograd4, kTiles };
+
+/// Blocks of 0 are chosen here.
+void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm);
 void add_group_norm(Plan& plan, std::string name, const GroupNorm& norm);
 void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm);
 void add_attention(Plan& plan, std::string name, const Attention& attention);

@@ -52,6 +52,16 @@ struct Winograd {
   int64_t product_columns;         // out_channels rounded up to whole panels
 };
 
+/// The same in bfloat16 with float32 sums, by tiles; see tiles.h.
+struct TileConv {
+  Conv conv;                // its weights are not used
+  const uint16_t* weights;  // packed, see pack.h
+  int64_t depth;            // channels rounded up to whole tiles
+  int64_t padded_height, padded_width;  // of the rounded copy of an image
+  bool gathers;                         // rows of the image are shorter than a tile
+  int64_t tile_block;                   // row tiles of one unit
+};
+
 /// y = activation(normalised x * gamma + beta) over groups of channels of one image.
 struct GroupNorm {
   Pixels x, y;

@@ -1,0 +1,84 @@
+// The AVX-512 level with AMX: tiles of bfloat16 in registers of their own.
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "avx512.h"
+#include "kernels.h"
+
+namespace fastdiff::network {
+namespace {
+
+// GCC 12's tile loads do not say that they read memory, so the compiler may move a store past them.
+#define FASTDIFF_TILE_LOAD(tile, from, bytes) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(int64_t(bytes)) : "memory")
+#define FASTDIFF_TILE_STORE(tile, to, bytes) \
+  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"(int64_t(bytes)) : "memory")
+#define FASTDIFF_TILE_PRODUCT(sum, a, b) \
+  asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
+#define FASTDIFF_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : :)
+
+/// Tiles 0 to 3 are sums, 4 and 5 are of B, 6 and 7 of A. One object at a time in a thread.
+struct AmxTiles {
+  static constexpr const char* kName = "AMX";
+
+  AmxTiles() {
+    struct alignas(64) Configuration {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } configuration;
+    asm volatile("ldtilecfg %0" : : "m"(configuration));
+  }
+  ~AmxTiles() { asm volatile("tilerelease" : :); }
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+
+  void zero() {
+    FASTDIFF_TILE_ZERO(0);
+    FASTDIFF_TILE_ZERO(1);
+    FASTDIFF_TILE_ZERO(2);
+    FASTDIFF_TILE_ZERO(3);
+  }
+
+  /// All loads come first: products then follow each other without waiting.
+  void step(const uint16_t* a0, const uint16_t* a1, int64_t stride, const uint16_t* b) {
+    FASTDIFF_TILE_LOAD(4, b, 64);
+    FASTDIFF_TILE_LOAD(5, b + kTileElements, 64);
+    FASTDIFF_TILE_LOAD(6, a0, stride * 2);
+    FASTDIFF_TILE_LOAD(7, a1, stride * 2);
+    FASTDIFF_TILE_PRODUCT(0, 6, 4);
+    FASTDIFF_TILE_PRODUCT(1, 6, 5);
+    FASTDIFF_TILE_PRODUCT(2, 7, 4);
+    FASTDIFF_TILE_PRODUCT(3, 7, 5);
+  }
+
+  void store(float (&to)[2][kTileRows][kTilePanel]) const {
+    constexpr int64_t kRowBytes = kTilePanel * sizeof(float);
+    FASTDIFF_TILE_STORE(0, &to[0][0][0], kRowBytes);
+    FASTDIFF_TILE_STORE(1, &to[0][0][16], kRowBytes);
+    FASTDIFF_TILE_STORE(2, &to[1][0][0], kRowBytes);
+    FASTDIFF_TILE_STORE(3, &to[1][0][16], kRowBytes);
+  }
+};
+
+/// Linux gives a process tile registers when it asks, before threads that use them start.
+bool permitted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
+bool supported() {
+  unsigned eax, ebx, ecx, edx;  // not every compiler's __builtin_cpu_supports knows AMX
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+         (edx & kAmxBf16) && (edx & kAmxTile) && permitted();
+}
+
+}  // namespace
+
+const Level kAmx =
+    level_of<Avx512, AmxTiles>("amx", "AMX-TILE and AMX-BF16, or Linux denies them", supported);
+
+}  // namespace fastdiff::network
