@@ -68,8 +68,8 @@ FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   return exp2_of_parts<L>(n, x - (n - kBiasedRounder));
 }
 
-/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal. Its relative
-/// error grows with x, to 1e-6 at the ends: for functions to which large x matter little.
+/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal. It may be off by
+/// as many roundings as x is large: for functions that are nearly constant there.
 template <class L>
 FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
   const auto log2_e = L::splat(0x1.715476p+0f);
