@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
@@ -37,6 +37,12 @@ ARRIVALS = st.lists(
 
 @settings(max_examples=60)
 @given(ARRIVALS, st.sampled_from(POLICIES), st.integers(1, 4), st.integers(0, 5))
+@example(  # the second job's step is longer than a full one, and ends after the third came
+    [(0, SMALL, Demand(1, 1)), (0, LARGE, Demand(1, 1, True)), (1, SMALL, Demand(1, 1))],
+    "first-come",
+    1,
+    0,
+)
 def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patience):
     """Two sizes on one machine, served as a worker serves them, at their measured costs."""
     queueing = Queueing(Policy(name), patience, places=1000, backlog_seconds=1e9)
@@ -44,7 +50,8 @@ def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patie
     admission = Admission(pace, queueing)
     batchers = {size: Batcher(1000, Batching(queueing.policy, limit)) for size in pace}
     to_come, left, now = sorted(arrivals, key=lambda each: each[0]), {}, 0.0
-    while to_come or left:
+
+    def let_in():
         while to_come and to_come[0][0] <= now:
             arrival, size, demand = to_come.pop(0)
             place = admission.admit(demand, size, arrival)
@@ -52,6 +59,9 @@ def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patie
             standing = {"arrival": arrival, "patience": place.patience}
             widths = [place.width] * demand.rows
             batchers[size].submit(place, demand.steps, widths, **standing)
+
+    while to_come or left:
+        let_in()
         if not left:
             now = to_come[0][0]
             continue
@@ -59,6 +69,7 @@ def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patie
         batcher = batchers[first.size]
         turn = batcher.turn(now)
         now += pace[first.size].cost(turn.evaluations)
+        let_in()  # while the step runs, whose jobs still hold their places
         for row in turn.rows:
             row.job.taken += 1
         for row in batcher.take_step():
