@@ -24,15 +24,15 @@ struct Attend {
 
   /// The queries of one unit: all keys, block by block, so that their panels find a block in cache.
   static void run(const Attention& spec, float* scratch, int64_t unit) {
-    const int64_t blocks = divided_up(spec.queries, kUnitQueries);
-    const int64_t first = unit % blocks * kUnitQueries;
+    const int64_t size = unit_queries(spec), blocks = divided_up(spec.queries, size);
+    const int64_t first = unit % blocks * size;
     const Head head(spec, unit / blocks);
-    alignas(64) float stack[2 * kUnitQueries * kStackDepth];
+    alignas(64) float stack[kStackFloats];
     float* memory = attention_scratch(spec) == 0 ? stack : scratch + unit * unit_floats(spec);
 
-    Panel panels[kUnitQueries / kPanel];
+    Panel panels[kManyQueries / kPanel];
     int count = 0;
-    for (int64_t q = first; q < first + kUnitQueries && q < spec.queries; q += kPanel) {
+    for (int64_t q = first; q < first + size && q < spec.queries; q += kPanel) {
       panels[count++].begin(head, q, memory);
       memory += kPanel * (spec.depth + spec.value_depth);
     }
@@ -48,7 +48,7 @@ struct Attend {
   static constexpr int kVectors = kPanelVectors;
   static constexpr int kPanel = Product::kPanel;  // queries
   static constexpr int64_t kKeys = 128;           // between two corrections of the sums
-  static_assert(kUnitQueries % kPanel == 0, "a unit is whole panels");
+  static_assert(kFewQueries % kPanel == 0, "a unit is whole panels");
 
   struct Head {
     const Attention& spec;

@@ -38,21 +38,26 @@ FASTDIFF_INLINE int64_t layer_norm_units(const LayerNorm& norm) {
   return norm.images * divided_up(norm.pixels, unit_pixels(norm));
 }
 
-/// Queries of a unit of attention: a whole number of panels at every level.
-constexpr int64_t kUnitQueries = 32;
-/// Channels of queries, and of values, for which a unit works on its stack alone.
-constexpr int64_t kStackDepth = 512;
+/// What a unit of attention keeps of its queries and sums lies on its stack up to this size.
+constexpr int64_t kStackFloats = 32768;
+/// Queries of a unit, whole panels of them at every level: many share what they read of the keys,
+/// few leave units for all threads.
+constexpr int64_t kManyQueries = 128, kFewQueries = 32;
 
-FASTDIFF_INLINE int64_t attention_units(const Attention& attention) {
-  return attention.images * attention.heads * divided_up(attention.queries, kUnitQueries);
+FASTDIFF_INLINE int64_t unit_queries(const Attention& attention) {
+  const bool on_stack = kManyQueries * (attention.depth + attention.value_depth) <= kStackFloats;
+  return attention.queries >= 1024 && on_stack ? kManyQueries : kFewQueries;
 }
-/// Floats with which a unit keeps its queries and its sums of values, transposed.
+FASTDIFF_INLINE int64_t attention_units(const Attention& attention) {
+  const int64_t blocks = divided_up(attention.queries, unit_queries(attention));
+  return attention.images * attention.heads * blocks;
+}
 FASTDIFF_INLINE int64_t unit_floats(const Attention& attention) {
-  return kUnitQueries * (attention.depth + attention.value_depth);
+  return unit_queries(attention) * (attention.depth + attention.value_depth);
 }
 FASTDIFF_INLINE int64_t attention_scratch(const Attention& attention) {
-  const bool on_stack = unit_floats(attention) <= 2 * kUnitQueries * kStackDepth;
-  return on_stack ? 0 : attention_units(attention) * unit_floats(attention);
+  const int64_t floats = unit_floats(attention);
+  return floats <= kStackFloats ? 0 : attention_units(attention) * floats;
 }
 
 /// Elements that a map computes at once, along its last axis.

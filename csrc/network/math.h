@@ -130,13 +130,13 @@ FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
 /// The greater one; NaN if either is.
 template <class L>
 FASTDIFF_INLINE typename L::F maximum(typename L::F a, typename L::F b) {
-  return (a > b) | (a != a) ? a : b;
+  return ((a > b) | (a != a)) ? a : b;
 }
 
 /// The smaller one; NaN if either is.
 template <class L>
 FASTDIFF_INLINE typename L::F minimum(typename L::F a, typename L::F b) {
-  return (a < b) | (a != a) ? a : b;
+  return ((a < b) | (a != a)) ? a : b;
 }
 
 /// A function of one number for each lane: of the C library where a network needs it rarely, such

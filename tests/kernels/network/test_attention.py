@@ -73,6 +73,7 @@ CASES = [
     Case(1, 2, 63, 77, 40, 40),
     Case(1, 2, 33, 7, 64, 64),
     Case(1, 1, 40, 300, 5, 13),
+    Case(1, 1, 1030, 19, 8, 8),  # so many queries that units are larger
     Case(1, 1, 35, 20, 600, 700),  # deeper than what a unit keeps on its stack
 ]
 
