@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fastdiff import _native
-from tests.kernels.network.operands import EPS, Array, beside, heads, only_its_own
+from .operands import EPS, Array, beside, heads, only_its_own
 
 
 @dataclass

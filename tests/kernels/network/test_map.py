@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastdiff import _native
-from tests.kernels.network.operands import EPS, Array, beside, only_its_own, strided
+from .operands import EPS, Array, beside, only_its_own, strided
 
 Exact = NDArray[np.float64]
 Step = tuple[str, int, int, float]
@@ -139,7 +139,7 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
 def laid_out(rng: np.random.Generator | None, shape: tuple[int, ...], order: list[int]) -> Array:
     """Return an array whose axes lie in memory in the given order."""
     array = beside(rng, tuple(shape[axis] for axis in order))
-    return array.transpose(np.argsort(order))
+    return np.moveaxis(array, range(len(order)), order)
 
 
 @settings(
