@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fastdiff import _native
+
 from .operands import EPS, Array, beside, heads, only_its_own
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastdiff import _native
+
 from .operands import EPS, Array, beside, only_its_own, strided
 
 Exact = NDArray[np.float64]

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fastdiff import _native
+
 from .operands import (
     EPS,
     Array,
