@@ -60,16 +60,16 @@ int index_of(const Names& names, const std::string& name, const char* what) {
     if (name == each) return i;
     known += (i++ ? ", " : "") + std::string(each);
   }
-  throw Error{ErrorKind::kInvalidArgument, std::string("unknown ") + what + " " + name +
-                                               "; there are: " + known};
+  throw Error{ErrorKind::kInvalidArgument,
+              std::string("unknown ") + what + " " + name + "; there are: " + known};
 }
 
 constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
 constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles"};
-constexpr const char* kMapOps[] = {"constant", "add",   "subtract", "multiply", "divide",
-                                   "maximum",  "minimum", "negate", "exp",      "log",
-                                   "sqrt",     "rsqrt", "sin",      "cos",      "tanh",
-                                   "sigmoid",  "silu",  "gelu",     "gelu_tanh"};
+constexpr const char* kMapOps[] = {"constant", "add",     "subtract", "multiply", "divide",
+                                   "maximum",  "minimum", "negate",   "exp",      "log",
+                                   "sqrt",     "rsqrt",   "sin",      "cos",      "tanh",
+                                   "sigmoid",  "silu",    "gelu",     "gelu_tanh"};
 
 Activation activation_of(const std::string& name) {
   return Activation(index_of(kActivations, name, "activation"));
@@ -85,8 +85,8 @@ const Level& find(const std::string& name) {
   throw Error{ErrorKind::kInvalidArgument, "this build has no CPU level " + name};
 }
 
-/// The level called `name`; without a name, the best that this CPU supports, but none wider than the
-/// one that the other kernels use.
+/// The level called `name`; without a name, the best that this CPU supports, but none wider than
+/// the one that the other kernels use.
 const Level& usable(const std::string& name) {
   if (!name.empty()) return find(name);
   const std::string widest = cpu::active_level().name;
@@ -105,7 +105,8 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
           const std::string& activation, const std::optional<PerImageArg>& scale,
           const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks) {
   require(images > 0 && channels > 0 && out_channels > 0, "conv: expected something to do");
-  require(stride > 0 && kernel.first > 0 && kernel.second > 0, "conv: expected a stride and kernel");
+  require(stride > 0 && kernel.first > 0 && kernel.second > 0,
+          "conv: expected a stride and kernel");
   const auto chosen = Algorithm(index_of(kAlgorithms, algorithm, "algorithm"));
   const bool winograd = chosen == Algorithm::kWinograd2 || chosen == Algorithm::kWinograd4;
   require(!winograd || (kernel == std::pair<int, int>(3, 3) && stride == 1),
@@ -139,8 +140,8 @@ void group_norm(Plan& plan, const std::string& name, const PixelsArg& x, const P
 }
 
 void layer_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
-                int64_t images, int64_t pixel_count, int64_t channels, float epsilon,
-                Address gamma, Address beta, const std::optional<PerImageArg>& scale,
+                int64_t images, int64_t pixel_count, int64_t channels, float epsilon, Address gamma,
+                Address beta, const std::optional<PerImageArg>& scale,
                 const std::optional<PerImageArg>& shift, bool centred) {
   add_layer_norm(plan, name,
                  {pixels(x), pixels(y), images, pixel_count, channels, floats(gamma), floats(beta),
@@ -148,8 +149,8 @@ void layer_norm(Plan& plan, const std::string& name, const PixelsArg& x, const P
 }
 
 void attention(Plan& plan, const std::string& name, const HeadsArg& q, const HeadsArg& k,
-               const HeadsArg& v, const HeadsArg& y, int64_t images, int64_t heads,
-               int64_t queries, int64_t keys, int64_t depth, int64_t value_depth, float scale) {
+               const HeadsArg& v, const HeadsArg& y, int64_t images, int64_t heads, int64_t queries,
+               int64_t keys, int64_t depth, int64_t value_depth, float scale) {
   add_attention(plan, name,
                 {heads_of(q), heads_of(k), heads_of(v), heads_of(y), images, heads, queries, keys,
                  depth, value_depth, scale});
@@ -249,25 +250,25 @@ void bind_network(py::module_& module) {
       .def_property_readonly("level", [](const Plan& plan) { return plan.level().name; })
       .def_property_readonly("tile_math", [](const Plan& plan) { return plan.level().tile_math; })
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
-      .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
-           arg("size"), arg("channels"), arg("out_size"), arg("out_channels"), arg("weights"),
+      .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"), arg("size"),
+           arg("channels"), arg("out_size"), arg("out_channels"), arg("weights"),
            arg("kernel") = std::pair<int, int>(1, 1), arg("stride") = 1,
            arg("padding") = std::pair<int, int>(0, 0), arg("upsample") = false, arg("bias") = 0,
            arg("shift") = none, arg("activation") = "none", arg("scale") = none,
            arg("residual") = none, arg("algorithm") = "direct", arg("blocks") = Size(0, 0))
-      .def("group_norm", group_norm, arg("name"), py::kw_only(), arg("x"), arg("y"),
-           arg("images"), arg("pixels"), arg("channels"), arg("groups"), arg("gamma"),
-           arg("beta"), arg("epsilon"), arg("activation") = "none")
-      .def("layer_norm", layer_norm, arg("name"), py::kw_only(), arg("x"), arg("y"),
-           arg("images"), arg("pixels"), arg("channels"), arg("epsilon"), arg("gamma") = 0,
-           arg("beta") = 0, arg("scale") = none, arg("shift") = none, arg("centred") = true)
+      .def("group_norm", group_norm, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
+           arg("pixels"), arg("channels"), arg("groups"), arg("gamma"), arg("beta"), arg("epsilon"),
+           arg("activation") = "none")
+      .def("layer_norm", layer_norm, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
+           arg("pixels"), arg("channels"), arg("epsilon"), arg("gamma") = 0, arg("beta") = 0,
+           arg("scale") = none, arg("shift") = none, arg("centred") = true)
       .def("attention", attention, arg("name"), py::kw_only(), arg("q"), arg("k"), arg("v"),
            arg("y"), arg("images"), arg("heads"), arg("queries"), arg("keys"), arg("depth"),
            arg("value_depth"), arg("scale"))
       .def("map", map, arg("name"), py::kw_only(), arg("shape"), arg("inputs"), arg("output"),
            arg("program"))
-      .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"),
-           arg("rows"), arg("channels"), arg("y"), arg("images"))
+      .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),
+           arg("channels"), arg("y"), arg("images"))
       .def("nodes",
            [](const Plan& plan) {
              std::vector<std::pair<std::string, double>> nodes;

@@ -29,28 +29,33 @@ struct Convolve {
   }
 
  private:
-  /// Where a row of the product lies: its image, output pixel, and the corner of its patch.
+  /// Where a row of the product lies: its image and its output pixel.
   struct Place {
-    int64_t image, pixel;
-    int64_t top, left;
+    int64_t image, y, x;
+
+    Place(const Conv& conv, int64_t row) {
+      const int64_t pixels = conv.out_height * conv.out_width, pixel = row % pixels;
+      image = row / pixels, y = pixel / conv.out_width, x = pixel % conv.out_width;
+    }
+    /// Goes to the next row, for less than what the divisions cost.
+    void advance(const Conv& conv) {
+      if (++x < conv.out_width) return;
+      x = 0;
+      if (++y < conv.out_height) return;
+      y = 0, ++image;
+    }
   };
 
   static FASTDIFF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-  static FASTDIFF_INLINE Place place(const Conv& conv, int64_t row) {
-    const int64_t pixels = conv.out_height * conv.out_width;
-    Place at;
-    at.image = row / pixels;
-    at.pixel = row % pixels;
-    at.top = at.pixel / conv.out_width * conv.stride - conv.pad_top;
-    at.left = at.pixel % conv.out_width * conv.stride - conv.pad_left;
-    return at;
-  }
-
   template <int kRows>
   static void tile(const Conv& conv, int64_t row, int64_t panel) {
-    Place places[kRows];
-    for (int r = 0; r < kRows; ++r) places[r] = place(conv, row + r);
+    int64_t images[kRows], pixels[kRows], tops[kRows], lefts[kRows];
+    Place at(conv, row);
+    for (int r = 0; r < kRows; ++r, at.advance(conv)) {
+      images[r] = at.image, pixels[r] = at.y * conv.out_width + at.x;
+      tops[r] = at.y * conv.stride - conv.pad_top, lefts[r] = at.x * conv.stride - conv.pad_left;
+    }
     const int taps = conv.kernel_height * conv.kernel_width;
     const int64_t tap_floats = conv.channels * M::kPanel;
     const float* weights = conv.weights + panel * taps * tap_floats;
@@ -61,7 +66,7 @@ struct Convolve {
         const float* a[kRows];
         bool any = false;
         for (int r = 0; r < kRows; ++r) {
-          a[r] = input_pixel(conv, places[r].image, places[r].top + y, places[r].left + x);
+          a[r] = input_pixel(conv, images[r], tops[r] + y, lefts[r] + x);
           any |= a[r] != conv.zeros;
         }
         if (any) M::template accumulate<kRows>(a, weights, M::kPanel, conv.channels, sums);
@@ -71,7 +76,7 @@ struct Convolve {
     const int64_t column = panel * M::kPanel;
     const int64_t columns = min(M::kPanel, conv.out_channels - column);
     for (int r = 0; r < kRows; ++r) {
-      finish<L>(conv, places[r].image, places[r].pixel, column, columns, sums[r]);
+      finish<L>(conv, images[r], pixels[r], column, columns, sums[r]);
     }
   }
 };

@@ -14,7 +14,8 @@
 
 namespace fastdiff::network {
 
-/// T multiplies tiles of bfloat16, which plain arithmetic does at levels without instructions for it.
+/// T multiplies tiles of bfloat16, which plain arithmetic does at levels without instructions for
+/// it.
 template <class L, class T = PlainTiles>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
   using Winograd2 = WinogradOf<L, 2>;

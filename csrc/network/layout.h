@@ -26,7 +26,7 @@ FASTDIFF_INLINE int64_t products_start(const Winograd& spec, int64_t points) {
 }
 
 constexpr int64_t kTileRows = 16, kTileDepth = 32, kTilePanel = 32;  // rows, products, columns
-constexpr int64_t kTileElements = kTileRows * kTileDepth;             // of A, and of B
+constexpr int64_t kTileElements = kTileRows * kTileDepth;            // of A, and of B
 
 FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {
   return spec.conv.images * spec.conv.out_height * spec.conv.out_width;

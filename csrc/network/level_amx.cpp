@@ -72,8 +72,8 @@ bool permitted() {
 bool supported() {
   unsigned eax, ebx, ecx, edx;  // not every compiler's __builtin_cpu_supports knows AMX
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
-         (edx & kAmxBf16) && (edx & kAmxTile) && permitted();
+  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAmxBf16) &&
+         (edx & kAmxTile) && permitted();
 }
 
 }  // namespace

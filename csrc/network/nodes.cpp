@@ -77,7 +77,8 @@ void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv) {
 void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
   const int64_t taps = conv.kernel_height * conv.kernel_width;
   const int64_t rows = conv.images * conv.out_height * conv.out_width;
-  const double flops = 2.0 * double(rows) * double(taps * conv.channels) * double(conv.out_channels);
+  const double flops =
+      2.0 * double(rows) * double(taps * conv.channels) * double(conv.out_channels);
   conv.zeros = plan.zeros(conv.channels);
   if (conv.panel_block <= 0) conv.panel_block = kPanelBlock;
   switch (algorithm) {
@@ -133,21 +134,6 @@ void add_gather(Plan& plan, std::string name, const Gather& gather) {
     }
   };
   plan.add({std::move(name), 0, {stage(gather, unit, gather.images)}}, 0);
-}
-
-const std::vector<const Level*>& levels() {
-  static const std::vector<const Level*> all = {
-      &kPortable,
-#if defined(__x86_64__)
-      &kAvx2,
-      &kAvx512,
-#ifdef FASTDIFF_TILES
-      &kAvx512Bf16,
-      &kAmx,
-#endif
-#endif
-  };
-  return all;
 }
 
 }  // namespace fastdiff::network

@@ -15,9 +15,9 @@ void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t colu
 void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, int64_t panel,
                    int threads, float* out);
 
-/// bfloat16 tiles for products: out[p][step][2][16][16][2], panels of 32 columns, steps in the order
-/// of tiles.h: blocks of 32 channels outside, taps inside; zero behind the last channel and column.
-/// `out` has panel_count(columns, 32) * (depth rounded up to 32) * taps * 32 elements.
+/// bfloat16 tiles for products: out[p][step][2][16][16][2], panels of 32 columns, steps in the
+/// order of tiles.h: blocks of 32 channels outside, taps inside; zero behind the last channel and
+/// column. `out` has panel_count(columns, 32) * (depth rounded up to 32) * taps * 32 elements.
 void pack_tiles(const float* weights, int64_t taps, int64_t depth, int64_t columns, uint16_t* out);
 
 }  // namespace fastdiff::network

@@ -82,7 +82,8 @@ std::vector<double> Plan::profile(int threads) {
 void Plan::run(int threads, double* ends) {
   const std::lock_guard<std::mutex> one_caller(running_);
   if (!scratch_ && scratch_floats_) {
-    const size_t bytes = size_t(scratch_bytes() + int64_t(kAlignment) - 1) / kAlignment * kAlignment;
+    const size_t bytes =
+        size_t(scratch_bytes() + int64_t(kAlignment) - 1) / kAlignment * kAlignment;
     scratch_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
     if (!scratch_) throw std::bad_alloc();
   }

@@ -54,9 +54,9 @@ struct Winograd {
 
 /// The same in bfloat16 with float32 sums, by tiles; see tiles.h.
 struct TileConv {
-  Conv conv;                // its weights are not used
-  const uint16_t* weights;  // packed, see pack.h
-  int64_t depth;            // channels rounded up to whole tiles
+  Conv conv;                            // its weights are not used
+  const uint16_t* weights;              // packed, see pack.h
+  int64_t depth;                        // channels rounded up to whole tiles
   int64_t padded_height, padded_width;  // of the rounded copy of an image
   bool gathers;                         // rows of the image are shorter than a tile
   int64_t tile_block;                   // row tiles of one unit

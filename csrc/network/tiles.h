@@ -51,7 +51,8 @@ struct ConvolveTiles {
 
   /// A unit is a block of row tiles by a block of panels.
   static void multiply(const TileConv& spec, float* scratch, int64_t unit) {
-    const int64_t tile_count = row_tiles(spec), panels = panel_count(spec.conv.out_channels, kTilePanel);
+    const int64_t tile_count = row_tiles(spec),
+                  panels = panel_count(spec.conv.out_channels, kTilePanel);
     const int64_t row_blocks = (tile_count + spec.tile_block - 1) / spec.tile_block;
     const int64_t first = unit % row_blocks * spec.tile_block;
     const int64_t last = min(first + spec.tile_block, tile_count);
@@ -101,8 +102,8 @@ struct ConvolveTiles {
     for (int64_t c = 0; c < spec.depth; c += kTileDepth) {
       for (int64_t y = 0; y < conv.kernel_height; ++y) {
         for (int64_t x = 0; x < conv.kernel_width; ++x, ++step, b += 2 * kTileElements) {
-          const int64_t at = spec.gathers ? step * kTileElements
-                                          : (y * spec.padded_width + x) * spec.depth + c;
+          const int64_t at =
+              spec.gathers ? step * kTileElements : (y * spec.padded_width + x) * spec.depth + c;
           tiles.step(from[0] + at, from[1] + at, stride, b);
         }
       }
@@ -122,7 +123,8 @@ struct ConvolveTiles {
                           const float (&sums)[kTileRows][kTilePanel]) {
     const Conv& conv = spec.conv;
     const int64_t pixels = conv.out_height * conv.out_width, row = first_row(spec, tile);
-    const int64_t rows = spec.gathers ? row_count(spec) - row : conv.out_width - row % conv.out_width;
+    const int64_t rows =
+        spec.gathers ? row_count(spec) - row : conv.out_width - row % conv.out_width;
     for (int64_t r = 0; r < min(rows, kTileRows); ++r) {
       for (int64_t c = 0; c < kTilePanel; c += kPanelVectors * L::kLanes) {
         const int64_t column = panel * kTilePanel + c;

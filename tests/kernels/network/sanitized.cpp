@@ -1,0 +1,229 @@
+// Every kernel on memory of exactly its size, for a build with sanitizers: whatever is read or
+// written beside it ends the program. Two policies, of 4 and of 16 lanes, must agree.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "network/kernels.h"
+#include "network/pack.h"
+#include "network/plan.h"
+
+using namespace fastdiff::network;
+using Floats = std::vector<float>;
+
+namespace {
+
+template <int kWidth, int kTileRows>
+struct Plain : Vectors<kWidth> {
+  using F = typename Vectors<kWidth>::F;
+  static constexpr int kRows = kTileRows;
+
+  static F broadcast(const float* from) { return Vectors<kWidth>::splat(*from); }
+  static F fma(F a, F b, F c) { return a * b + c; }
+};
+
+const Level kNarrow = level_of<Plain<4, 6>>("narrow", "nothing", [] { return true; });
+const Level kWide = level_of<Plain<16, 14>>("wide", "nothing", [] { return true; });
+
+Floats numbers(int64_t count, float scale = 1.0f) {
+  static uint32_t state = 1;
+  Floats values(static_cast<size_t>(count));
+  for (float& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = scale * (float(state >> 8) / float(1 << 23) - 1.0f);
+  }
+  return values;
+}
+
+int failures = 0;
+
+/// Runs what `add` puts into a plan of each level, with a result of `count` floats.
+template <class Add>
+void compare(const char* name, int64_t count, float tolerance, const Add& add) {
+  Floats results[2];
+  for (int i = 0; i < 2; ++i) {
+    const Level& level = i ? kWide : kNarrow;
+    results[i].assign(size_t(count), NAN);
+    Plan plan(level);
+    add(plan, results[i].data());
+    plan.run(2);
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    const float a = results[0][size_t(j)], b = results[1][size_t(j)];
+    if (!(std::fabs(a - b) <= tolerance * (1 + std::fabs(a)))) {
+      std::printf("%s: element %lld is %g and %g\n", name, (long long)j, a, b);
+      ++failures;
+      return;
+    }
+  }
+  std::printf("%s: ok\n", name);
+}
+
+struct ConvCase {
+  int64_t images, height, width, channels, out_channels;
+  int kernel, stride, upsample;
+};
+
+void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
+  const int64_t taps = c.kernel * c.kernel, pad = c.kernel / 2;
+  const int64_t out_height = (c.height - 1) / c.stride + 1,
+                out_width = (c.width - 1) / c.stride + 1;
+  const int64_t in = (c.height >> c.upsample) * (c.width >> c.upsample) * c.channels;
+  const int64_t out = out_height * out_width * c.out_channels;
+  const Floats x = numbers(c.images * in), residual = numbers(c.images * out);
+  const Floats bias = numbers(c.out_channels), shift = numbers(c.images * c.out_channels);
+  const Floats weights = numbers(taps * c.channels * c.out_channels, 0.3f);
+
+  compare(name, c.images * out, 1e-3f, [&](Plan& plan, float* y) {
+    const int64_t panel = plan.level().panel;
+    const int64_t columns = panel_count(c.out_channels, panel) * panel;
+    const int m = algorithm == Algorithm::kWinograd2 ? 2 : 4;
+    static std::vector<Floats> kept;
+    static std::vector<std::vector<uint16_t>> kept_tiles;
+    Conv conv = {};
+    if (algorithm == Algorithm::kDirect) {
+      kept.emplace_back(size_t(taps * c.channels * columns));
+      pack_panels(weights.data(), taps, c.channels, c.out_channels, panel, kept.back().data());
+      conv.weights = kept.back().data();
+    } else if (algorithm == Algorithm::kTiles) {
+      const int64_t steps = panel_count(c.channels, kTileDepth) * taps;
+      const int64_t panels = panel_count(c.out_channels, kTilePanel);
+      kept_tiles.emplace_back(size_t(panels * steps * 2 * kTileElements));
+      pack_tiles(weights.data(), taps, c.channels, c.out_channels, kept_tiles.back().data());
+      conv.weights = reinterpret_cast<const float*>(kept_tiles.back().data());
+    } else {
+      kept.emplace_back(size_t((m + 2) * (m + 2) * c.channels * columns));
+      pack_winograd(weights.data(), c.channels, c.out_channels, m, panel, 1, kept.back().data());
+      conv.weights = kept.back().data();
+    }
+    conv.x = {const_cast<float*>(x.data()), in, c.channels};
+    conv.y = {y, out, c.out_channels};
+    conv.images = c.images, conv.height = c.height, conv.width = c.width,
+    conv.channels = c.channels;
+    conv.out_height = out_height, conv.out_width = out_width, conv.out_channels = c.out_channels;
+    conv.kernel_height = conv.kernel_width = c.kernel;
+    conv.stride = c.stride, conv.pad_top = conv.pad_left = int(pad), conv.upsample = c.upsample;
+    conv.epilogue.bias = bias.data();
+    conv.epilogue.shift = {shift.data(), c.out_channels};
+    conv.epilogue.residual = {const_cast<float*>(residual.data()), out, c.out_channels};
+    conv.epilogue.activation = Activation::kSilu;
+    add_conv(plan, name, conv, algorithm);
+  });
+}
+
+void check_norms(int64_t images, int64_t pixels, int64_t channels, int64_t groups) {
+  const int64_t count = images * pixels * channels;
+  const Floats x = numbers(count), gamma = numbers(channels), beta = numbers(channels);
+  const Floats scale = numbers(images * channels), shift = numbers(images * channels);
+  const Pixels from = {const_cast<float*>(x.data()), pixels * channels, channels};
+  compare("group_norm", count, 1e-3f, [&](Plan& plan, float* y) {
+    add_group_norm(plan, "norm",
+                   {from,
+                    {y, pixels * channels, channels},
+                    images,
+                    pixels,
+                    channels,
+                    groups,
+                    gamma.data(),
+                    beta.data(),
+                    1e-5f,
+                    Activation::kSilu});
+  });
+  compare("layer_norm", count, 1e-3f, [&](Plan& plan, float* y) {
+    add_layer_norm(plan, "norm",
+                   {from,
+                    {y, pixels * channels, channels},
+                    images,
+                    pixels,
+                    channels,
+                    gamma.data(),
+                    beta.data(),
+                    {scale.data(), channels},
+                    {shift.data(), channels},
+                    1e-5f,
+                    true});
+  });
+}
+
+void check_attention(int64_t images, int64_t heads, int64_t queries, int64_t keys, int64_t depth) {
+  const int64_t q_floats = heads * queries * depth, k_floats = heads * keys * depth;
+  const Floats q = numbers(images * q_floats, 2), k = numbers(images * k_floats, 2);
+  const Floats v = numbers(images * k_floats);
+  const auto view = [&](const float* data, int64_t tokens) {
+    return Heads{const_cast<float*>(data), heads * tokens * depth, depth, heads * depth};
+  };
+  compare("attention", images * q_floats, 1e-3f, [&](Plan& plan, float* y) {
+    add_attention(
+        plan, "attention",
+        {view(q.data(), queries), view(k.data(), keys), view(v.data(), keys), view(y, queries),
+         images, heads, queries, keys, depth, depth, 1 / std::sqrt(float(depth))});
+  });
+}
+
+void check_map(int64_t images, int64_t channels, int64_t pixels) {
+  const int64_t count = images * channels * pixels;
+  const Floats a = numbers(count), b = numbers(pixels);
+  compare("map", count, 1e-4f, [&](Plan& plan, float* y) {
+    Map map = {};
+    const int64_t shape[kMapRank] = {1, 1, images, channels, pixels};
+    std::copy_n(shape, kMapRank, map.shape);
+    map.inputs = 2, map.steps = 3;
+    map.x[0] = a.data(), map.x[1] = b.data(), map.y = y;
+    const int64_t across[kMapRank] = {0, 0, channels * pixels, 1, channels};  // transposed
+    const int64_t repeated[kMapRank] = {0, 0, 0, 0, 1};
+    const int64_t dense[kMapRank] = {0, 0, channels * pixels, pixels, 1};
+    std::copy_n(across, kMapRank, map.x_strides[0]);
+    std::copy_n(repeated, kMapRank, map.x_strides[1]);
+    std::copy_n(dense, kMapRank, map.y_strides);
+    map.program[0] = {MapOp::kMultiply, 0, 1, 0};
+    map.program[1] = {MapOp::kGelu, 2, 2, 0};
+    map.program[2] = {MapOp::kAdd, 3, 0, 0};
+    add_map(plan, "map", map);
+  });
+}
+
+void check_gather() {
+  const int64_t labels[] = {2, 0, 7, -1};  // of a table of three rows
+  const Floats table = numbers(3 * 5);
+  Floats y(4 * 5, 0.0f);
+  Plan plan(kNarrow);
+  add_gather(plan, "gather", {labels, table.data(), y.data(), 4, 1, 5, 3, 5});
+  plan.run(1);
+  const bool right =
+      y[0] == table[10] && y[9] == table[4] && std::isnan(y[10]) && std::isnan(y[19]);
+  if (!right) ++failures;
+  std::printf("gather: %s\n", right ? "ok" : "wrong");
+}
+
+}  // namespace
+
+int main() {
+  const ConvCase same[] = {{2, 7, 5, 3, 4, 3, 1, 0},
+                           {1, 1, 1, 33, 20, 3, 1, 0},
+                           {3, 4, 4, 40, 33, 3, 1, 0},
+                           {1, 6, 8, 5, 37, 3, 1, 1},
+                           {1, 17, 16, 8, 7, 3, 1, 0}};
+  for (const ConvCase& c : same) {
+    check_conv(c, Algorithm::kDirect, "direct");
+    check_conv(c, Algorithm::kWinograd2, "winograd2");
+    check_conv(c, Algorithm::kWinograd4, "winograd4");
+    check_conv(c, Algorithm::kTiles, "tiles");
+  }
+  const ConvCase others[] = {{2, 9, 7, 5, 19, 3, 2, 0}, {5, 1, 33, 12, 35, 1, 1, 0}};
+  for (const ConvCase& c : others) {
+    check_conv(c, Algorithm::kDirect, "direct");
+    check_conv(c, Algorithm::kTiles, "tiles");
+  }
+  check_norms(2, 1, 33, 3);
+  check_norms(3, 63, 20, 5);
+  check_norms(1, 130, 4, 4);
+  check_attention(2, 3, 7, 63, 33);
+  check_attention(1, 1, 1, 1, 3);
+  check_attention(1, 2, 65, 77, 40);
+  check_map(3, 4, 63);
+  check_map(1, 1, 1);
+  check_gather();
+  return failures != 0;
+}
