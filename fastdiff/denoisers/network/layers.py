@@ -106,6 +106,8 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = False,
 ) -> View:
+    if r.image_shape(r.node.all_input_nodes[0])[1] != 1:
+        raise r.refuse("it normalises parts of a batch")
     axes = [*range(1, len(x.shape)), 0]
     last = x.permute(axes)
     rows = r.rows(last)

@@ -18,6 +18,10 @@ from fastdiff.denoisers.network.views import Shape, View
 from fastdiff.errors import Unavailable
 
 
+class Rows(int):
+    """A number that depends on the batch: no operator may compute with it."""
+
+
 @dataclass(frozen=True)
 class Padded:
     """A view with zeros around its last two axes, which only a convolution can read."""
@@ -180,6 +184,8 @@ class Reader:
 
     def operand(self, given: Result) -> View | float:
         """Return an operand of an element-wise operator as a view for one image, or a number."""
+        if isinstance(given, Rows):
+            raise self.refuse("it computes with the size of the batch")
         if isinstance(given, (int, float)):
             return float(given)
         if isinstance(given, View):

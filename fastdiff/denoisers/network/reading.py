@@ -19,12 +19,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastdiff.denoisers.network import arithmetic, layers, shaping  # noqa: F401  register operators
 from fastdiff.denoisers.network.graph import OUTPUT, Graph, Value
 from fastdiff.denoisers.network.nodes import Map
-from fastdiff.denoisers.network.reader import OPERATORS, Doubled, Padded, Reader, short_name
+from fastdiff.denoisers.network.reader import OPERATORS, Doubled, Padded, Reader, Rows, short_name
 from fastdiff.denoisers.network.shaping import materialised
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
 
+_FILLED = ("aten.ones.default", "aten.zeros.default", "aten.full.default")  # alike for all images
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
 
 
@@ -98,14 +99,19 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     name = str(node.target)
     if name.startswith(_CHECKS):
         return None
+    args: Any
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda arg: env[arg])
-    if name == "aten.sym_size.int":
-        return 1  # of the batch: constants are computed for one image
-    if getattr(node.target, "__name__", "") == "getitem" or not _depends(args, kwargs):
+    if isinstance(node.meta["val"], torch.SymInt):
+        return Rows(1)
+    if getattr(node.target, "__name__", "") == "getitem":
+        return args[0][args[1]]
+    if not any(isinstance(leaf, (View, Padded, Doubled)) for leaf in tree_leaves((args, kwargs))):
         return _constant(reader, node, args, kwargs)
     if name not in OPERATORS:
         raise reader.refuse("it has no kernel")
-    _check_dtypes(reader, node)
+    _check_types(reader, node)
+    if name.split(".")[1].endswith("_"):
+        _check_mutation(reader, args[0], env)
     if name != "aten.conv2d.default":
         args, kwargs = tree_map(lambda arg: materialised(reader, arg), (args, kwargs))
     read = OPERATORS[name]
@@ -116,23 +122,36 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     return read(reader, *args, **kwargs)
 
 
-def _depends(args: Any, kwargs: Any) -> bool:
-    return any(isinstance(leaf, (View, Padded, Doubled)) for leaf in tree_leaves((args, kwargs)))
-
-
 def _constant(reader: Reader, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """Let torch compute what no input changes; a batch of it is that of one image."""
+    """Let torch compute what no input changes, for a batch of one image.
+
+    What counts the images, or their places in the batch, is refused.
+    """
+    leaves = tree_leaves((args, kwargs))
+    creates = not any(isinstance(leaf, Tensor) for leaf in leaves)
+    counts = creates and any(isinstance(leaf, Rows) for leaf in leaves)
+    from_batch = any(_has_batch(argument) for argument in node.all_input_nodes)
+    if (counts and str(node.target) not in _FILLED) or (from_batch and not _has_batch(node)):
+        raise reader.refuse("its result depends on the size of the batch")
     with torch.no_grad():
-        result = node.target(*args, **kwargs)  # type: ignore[operator]
-    if isinstance(result, Tensor) and any(
-        not isinstance(size, int) for size in node.meta["val"].shape
-    ):
-        shape, _ = reader.image_shape()
-        return result.reshape(shape)
-    return result
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _check_dtypes(reader: Reader, node: fx.Node) -> None:
+def _has_batch(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape)
+
+
+def _check_mutation(reader: Reader, changed: object, env: Mapping[fx.Node, Any]) -> None:
+    """Refuse an operator that writes over what others read: here every value stays as it is."""
+    views = [leaf for leaf in tree_leaves(list(env.values())) if isinstance(leaf, View)]
+    buffer = changed.buffer if isinstance(changed, View) else None
+    alone = sum(view.buffer == buffer for view in views) == 1
+    if buffer is None or not alone or len(reader.node.all_input_nodes[0].users) != 1:
+        raise reader.refuse("it changes in place what others may read")
+
+
+def _check_types(reader: Reader, node: fx.Node) -> None:
     """Refuse what is neither float32 nor a view of int64 labels."""
     for value in tree_leaves(node.meta["val"]):
         if isinstance(value, Tensor) and value.dtype not in {torch.float32, torch.int64}:

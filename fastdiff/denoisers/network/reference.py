@@ -148,7 +148,7 @@ def _layer_norm(memory: _Memory, node: LayerNorm) -> Array:
     y = y * memory.weight(node.gamma, 1.0) + memory.weight(node.beta)
     if node.scale is not None:
         y = y * (1 + memory.view(node.scale)[:, None])
-    return y if node.shift is None else y + memory.view(node.shift)[:, None]
+    return np.asarray(y if node.shift is None else y + memory.view(node.shift)[:, None])
 
 
 def _attention(memory: _Memory, node: Attention) -> Array:

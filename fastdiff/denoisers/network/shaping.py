@@ -15,10 +15,10 @@ from fastdiff.denoisers.network.views import View
     "to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "lift_fresh_copy.default",
 )  # fmt: skip
 def _same(r: Reader, x: Result, *options: object, **more: object) -> Result:
-    source = r.node.args[0].meta["val"].dtype  # type: ignore[union-attr]
+    source = r.node.all_input_nodes[0].meta["val"].dtype
     if r.node.meta["val"].dtype != source:
         raise r.refuse(f"it converts {source} to {r.node.meta['val'].dtype}")
-    if r.node.target.__name__.startswith("dropout") and r.node.args[2]:  # type: ignore[union-attr]
+    if str(r.node.target) == "aten.dropout.default" and options[1]:
         raise r.refuse("it drops elements, as in training")
     return x
 
@@ -26,6 +26,7 @@ def _same(r: Reader, x: Result, *options: object, **more: object) -> Result:
 @operator(
     "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
     "unflatten.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default",
+    "view_as.default", "reshape_as.default",
 )  # fmt: skip
 def _reshape(r: Reader, x: View, *sizes: object) -> View:
     return r.reshape(x, r.image_shape()[0])
@@ -57,8 +58,8 @@ def _einsum(r: Reader, equation: str, operands: Sequence[View], *options: object
     return operands[0].permute([source.index(letter) - 1 for letter in target[1:]])
 
 
-@operator("expand.default")
-def _expand(r: Reader, x: View, sizes: Sequence[object], **options: object) -> View:
+@operator("expand.default", "expand_as.default")
+def _expand(r: Reader, x: View, sizes: object, **options: object) -> View:
     shape, _ = r.image_shape()
     if len(x.shape) != len(shape):
         raise r.refuse(f"{x.shape} of each image cannot become {shape}")
@@ -69,7 +70,7 @@ def _expand(r: Reader, x: View, sizes: Sequence[object], **options: object) -> V
 def _slice(
     r: Reader, x: View, axis: int = 0, start: int | None = 0, end: int | None = None, step: int = 1
 ) -> View:
-    if r.node.meta["val"].shape == r.node.args[0].meta["val"].shape:  # type: ignore[union-attr]
+    if r.node.meta["val"].shape == r.node.all_input_nodes[0].meta["val"].shape:
         return x
     axis = r.axis(axis)
     begin, stop, stride = slice(start, end, step).indices(x.shape[axis])
@@ -78,14 +79,14 @@ def _slice(
 
 @operator("select.int")
 def _select(r: Reader, x: View, axis: int, index: int) -> View:
-    axis = r.axis(axis, r.node.args[0])  # type: ignore[arg-type]
+    axis = r.axis(axis, r.node.all_input_nodes[0])
     index %= x.shape[axis]
     return x.slice(axis, index, index + 1).drop(axis)
 
 
 @operator("split.Tensor", "split_with_sizes.default", "split.sizes")
 def _split(r: Reader, x: View, sizes: int | Sequence[int], axis: int = 0) -> tuple[View, ...]:
-    axis = r.axis(axis, r.node.args[0])  # type: ignore[arg-type]
+    axis = r.axis(axis, r.node.all_input_nodes[0])
     length = x.shape[axis]
     if isinstance(sizes, int):
         sizes = [min(sizes, length - begin) for begin in range(0, length, sizes)]
@@ -96,7 +97,7 @@ def _split(r: Reader, x: View, sizes: int | Sequence[int], axis: int = 0) -> tup
 
 @operator("chunk.default")
 def _chunk(r: Reader, x: View, chunks: int, axis: int = 0) -> tuple[View, ...]:
-    length = x.shape[r.axis(axis, r.node.args[0])]  # type: ignore[arg-type]
+    length = x.shape[r.axis(axis, r.node.all_input_nodes[0])]
     return _split(r, x, -(-length // chunks), axis)
 
 

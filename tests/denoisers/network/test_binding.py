@@ -1,0 +1,55 @@
+"""Plans on the kernels themselves, against torch."""
+
+import numpy as np
+import pytest
+from planned_networks import MODELS, error
+
+from fastdiff import _native
+from fastdiff.denoisers.network import Choice, Conv, bind, make_plan, pack
+
+LEVELS = [name for name, reason in _native.network_levels().items() if reason is None]
+
+
+def evaluate(plan, inputs, rows, choices, level):
+    """Run a plan for the first `rows` of `inputs`, in memory that is poisoned."""
+    held = {name: np.ascontiguousarray(value[:rows]) for name, value in inputs.items()}
+    held["output"] = np.full((rows, plan.buffers["output"].size), np.nan, np.float32)
+    arena = np.full(rows * plan.arena_floats + 16, np.nan, np.float32)
+    start = arena.ctypes.data
+    packed = pack(plan, choices, level)
+    native = _native.NetworkPlan(level)
+    addresses = {name: array.ctypes.data for name, array in held.items()}
+    bind(plan, native, rows, addresses, start + -start % 64, packed, choices)
+    native.run(2)
+    return held["output"]
+
+
+def choices_of(plan, algorithm):
+    return {
+        node.name: Choice(algorithm)
+        for node in plan.nodes
+        if isinstance(node, Conv) and node.kernel == (3, 3) and node.stride == 1
+    }
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_kernels_compute_what_torch_computes(model, name, level):
+    case = model(name)
+    plan = make_plan(case.program, case.network)
+    whole = evaluate(plan, case.inputs, len(case.expected), {}, level)
+    assert error(whole, case.expected) < 1e-5
+    alone = evaluate(plan, case.inputs, 1, {}, level)
+    np.testing.assert_array_equal(alone[0], whole[0])
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_every_algorithm_has_its_own_packed_weights(model, algorithm):
+    case = model("ddpm")
+    plan = make_plan(case.program, case.network)
+    choices = choices_of(plan, algorithm)
+    got = evaluate(plan, case.inputs, len(case.expected), choices, LEVELS[-1])
+    assert error(got, case.expected) < 3e-5
+    (first, *_) = (node for node in plan.nodes if node.name in choices)
+    assert f"{first.weights} {algorithm}" in pack(plan, choices)
+    assert f"{first.weights} direct" not in pack(plan, choices)
