@@ -5,6 +5,7 @@
 #include "counts.h"
 #include "layout.h"
 #include "plan.h"
+#include "simplify.h"
 
 namespace fastdiff::network {
 namespace {
@@ -118,7 +119,8 @@ void add_attention(Plan& plan, std::string name, const Attention& attention) {
            attention_scratch(attention));
 }
 
-void add_map(Plan& plan, std::string name, const Map& map) {
+void add_map(Plan& plan, std::string name, const Map& given) {
+  const Map map = simplified(given);
   plan.add({std::move(name), 0, {stage(map, plan.level().map, map_units(map))}}, 0);
 }
 
