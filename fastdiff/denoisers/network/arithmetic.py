@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastdiff.denoisers.network.nodes import Step
-from fastdiff.denoisers.network.reader import Reader, Result, operator
+from fastdiff.denoisers.network.reader import Reader
+from fastdiff.denoisers.network.results import Result, operator
 from fastdiff.denoisers.network.views import View
 
 

@@ -30,15 +30,13 @@ def fuse(graph: Graph) -> None:
     """Let convolutions and norms take along what follows them."""
     _absorb(graph, Conv, _conv_takes)
     _absorb(graph, GroupNorm, _group_norm_takes)
-    _absorb(
-        graph, LayerNorm, lambda node, rows, op, other: _layer_norm_takes(graph, node, op, other)
-    )
+    _absorb(graph, LayerNorm, lambda node, op, other: _layer_norm_takes(graph, node, op, other))
     sort_nodes(graph)
     remove_dead(graph)
 
 
 def _absorb(
-    graph: Graph, kind: type[_N], takes: Callable[[_N, int, str, View | None], _N | None]
+    graph: Graph, kind: type[_N], takes: Callable[[_N, str, View | None], _N | None]
 ) -> None:
     """Let nodes of `kind` absorb their only reader for as long as `takes` has an answer."""
     position = {node.y.buffer: i for i, node in enumerate(graph.nodes)}
@@ -66,8 +64,8 @@ def _absorb(
     graph.nodes = [node for node in nodes if node is not None]
 
 
-def _step_after(graph: Graph, node: Node, user: Node | None) -> tuple[int, str, View | None] | None:
-    """Return (rows, operation, other operand as (rows, channels)) if one step reads y in order."""
+def _step_after(graph: Graph, node: Node, user: Node | None) -> tuple[str, View | None] | None:
+    """Return (operation, other operand as (rows, channels)) if one step reads y in order."""
     if not isinstance(user, Map) or len(user.program) != 1 or not graph.whole(user.y):
         return None
     op, a, b, _ = user.program[0]
@@ -79,12 +77,10 @@ def _step_after(graph: Graph, node: Node, user: Node | None) -> tuple[int, str, 
     mine = View.of(node.y.buffer, shape)
     if mine not in as_rows or None in as_rows:
         return None
-    if op in {"subtract", "divide"} and as_rows[0] != mine:
-        return None
     if len(views) == 1:
-        return (rows, op, None) if op in ACTIVATIONS else None
+        return (op, None) if op in ACTIVATIONS else None
     other = as_rows[1] if as_rows[0] == mine else as_rows[0]
-    return None if other == mine else (rows, op, other)
+    return None if other == mine else (op, other)
 
 
 def _per_image(view: View) -> View | None:
@@ -94,14 +90,13 @@ def _per_image(view: View) -> View | None:
     return view.slice(0, 0, 1).drop(0) if repeats and together else None
 
 
-def _conv_takes(node: Conv, rows: int, op: str, other: View | None) -> Conv | None:
+def _conv_takes(node: Conv, op: str, other: View | None) -> Conv | None:
     if node.residual is not None:
         return None
-    if other is None:
-        free = node.activation == "none" and node.scale is None
-        return replace(node, activation=op) if free else None
-    vector = _per_image(other)
     plain = node.activation == "none" and node.scale is None
+    if other is None:
+        return replace(node, activation=op) if plain else None
+    vector = _per_image(other)
     if op == "add" and vector is not None and plain and node.shift is None:
         return replace(node, shift=vector)
     if op == "multiply" and vector is not None and node.scale is None:
@@ -112,7 +107,7 @@ def _conv_takes(node: Conv, rows: int, op: str, other: View | None) -> Conv | No
     return None
 
 
-def _group_norm_takes(node: GroupNorm, rows: int, op: str, other: View | None) -> GroupNorm | None:
+def _group_norm_takes(node: GroupNorm, op: str, other: View | None) -> GroupNorm | None:
     takes = other is None and op == "silu" and node.activation == "none"
     return replace(node, activation=op) if takes else None
 

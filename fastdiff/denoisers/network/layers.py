@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Step
-from fastdiff.denoisers.network.reader import Doubled, Padded, Reader, Result, operator
+from fastdiff.denoisers.network.reader import Reader
+from fastdiff.denoisers.network.results import Doubled, Padded, Result, operator
 from fastdiff.denoisers.network.views import View
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,47 +13,11 @@ from torch import Tensor, fx
 
 from fastdiff.denoisers.network.graph import Graph, Value
 from fastdiff.denoisers.network.nodes import Gather, Map, Node, Step, reads
+from fastdiff.denoisers.network.results import Result, Rows
 from fastdiff.denoisers.network.views import Shape, View
 from fastdiff.errors import Unavailable
 
-
-class Rows(int):
-    """A number that depends on the batch: no operator may compute with it."""
-
-
-@dataclass(frozen=True)
-class Padded:
-    """A view with zeros around its last two axes, which only a convolution can read."""
-
-    view: View
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-
-@dataclass(frozen=True)
-class Doubled:
-    """A (C, H, W) view of which every pixel is to be repeated 2 x 2 times."""
-
-    view: View
-
-
 _SMALL = 4096  # elements of constants that are compared by content
-_Function = TypeVar("_Function", bound=Callable[..., object])
-Result: TypeAlias = "View | Padded | Doubled | Tensor | int | float | tuple[Any, ...] | None"
-
-OPERATORS: dict[str, Callable[..., object]] = {}
-
-
-def operator(*names: str) -> Callable[[_Function], _Function]:
-    """Register what reads ``aten.<name>``: a function of the reader and the call's arguments."""
-
-    def register(function: _Function) -> _Function:
-        OPERATORS.update({f"aten.{name}": function for name in names})
-        return function
-
-    return register
 
 
 class Reader:
@@ -76,8 +39,6 @@ class Reader:
         self._tensors: list[Tensor] = []  # keeps the ids above alive
         self._joined: dict[tuple[tuple[View, ...], int], View] = {}
         self._parts: dict[str, list[tuple[View, View]]] = {}  # of a joined value: place, original
-
-    # -- names -----------------------------------------------------------------------------
 
     def refuse(self, reason: str = "") -> Unavailable:
         """Return the error for the operator at hand, which says where it comes from."""
@@ -101,8 +62,6 @@ class Reader:
     def label(self, what: str) -> str:
         """Name something that the operator at hand does: its module, and what it is."""
         return ".".join(filter(None, (self.scope(), what)))
-
-    # -- shapes ----------------------------------------------------------------------------
 
     def image_shape(self, node: fx.Node | None = None) -> tuple[Shape, int]:
         """Return the shape of one image's part of a tensor, and how many axes the batch takes.
@@ -131,8 +90,6 @@ class Reader:
         if axis == 0:
             raise self.refuse("it works along the batch")
         return axis - lead
-
-    # -- values ----------------------------------------------------------------------------
 
     def value(self, name: str, rows: int, channels: int) -> str:
         """Add a value and return its name."""
@@ -210,8 +167,6 @@ class Reader:
             self._tensors.append(dropped)
         return dropped
 
-    # -- layouts ---------------------------------------------------------------------------
-
     def elementwise(self, op: str, operands: Sequence[View | float], program: list[Step]) -> View:
         """Append a program over operands of broadcastable shapes.
 
@@ -233,21 +188,15 @@ class Reader:
     def reshape(self, view: View, shape: Shape) -> View:
         """Return `view` in another shape, copied if no strides can do it."""
         reshaped = view.reshape(shape)
-        if reshaped is None:
-            reshaped = self.copy(view, "reshape").reshape(shape)
-        if reshaped is None:
-            raise self.refuse(f"{view.shape} does not reshape to {shape}")
-        return reshaped
+        return reshaped or View.of(self.copy(view, "reshape").buffer, shape)
 
     def rows(self, view: View) -> View:
         """Return (..., C) as (pixels, C) with the channels together, copied if they are not."""
         channels = view.shape[-1]
-        rows = view.reshape((view.numel // channels, channels))
+        shape = (view.numel // channels, channels)
+        rows = view.reshape(shape)
         if rows is None or (channels > 1 and rows.strides[1] != 1):
-            copied = self.copy(view, "channels_last")
-            rows = copied.reshape((view.numel // channels, channels))
-        if rows is None:
-            raise self.refuse(f"{view.shape} has no rows of channels")
+            rows = View.of(self.copy(view, "channels_last").buffer, shape)
         return rows
 
     def pixels(self, view: View) -> View:
@@ -265,8 +214,6 @@ class Reader:
         )
         doubled = self.copy(apart.permute((1, 2, 3, 4, 0)), "upsample")
         return self.reshape(doubled, (2 * height, 2 * width, channels)).permute((2, 0, 1))
-
-    # -- concatenation ---------------------------------------------------------------------
 
     def concatenate(self, parts: Sequence[View], axis: int) -> View:
         """Append copies of `parts` into one value, along `axis`, and return it.

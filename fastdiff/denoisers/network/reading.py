@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastdiff.denoisers.network import arithmetic, layers, shaping  # noqa: F401  register operators
 from fastdiff.denoisers.network.graph import OUTPUT, Graph, Value
 from fastdiff.denoisers.network.nodes import Map
-from fastdiff.denoisers.network.reader import OPERATORS, Doubled, Padded, Reader, Rows, short_name
+from fastdiff.denoisers.network.reader import Reader, short_name
+from fastdiff.denoisers.network.results import OPERATORS, Doubled, Padded, Rows
 from fastdiff.denoisers.network.shaping import materialised
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import Unavailable

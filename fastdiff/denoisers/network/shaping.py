@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastdiff.denoisers.network.reader import Doubled, Padded, Reader, Result, operator
+from fastdiff.denoisers.network.reader import Reader
+from fastdiff.denoisers.network.results import Doubled, Padded, Result, operator
 from fastdiff.denoisers.network.views import View
 
 
