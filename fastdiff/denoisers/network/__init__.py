@@ -7,8 +7,8 @@
                                                                     reference: float64, no kernels
 """
 
-from fastdiff.denoisers.network.binding import bind, pack
-from fastdiff.denoisers.network.building import build_plan, make_plan
+from fastdiff.denoisers.network.binding import Arrays, bind, pack
+from fastdiff.denoisers.network.building import build_plan, make_plan, plan_network
 from fastdiff.denoisers.network.choosing import Choice, choose
 from fastdiff.denoisers.network.graph import Graph
 from fastdiff.denoisers.network.nodes import Conv
@@ -17,6 +17,7 @@ from fastdiff.denoisers.network.reading import read_graph
 from fastdiff.denoisers.network.reference import run_reference
 
 __all__ = [
+    "Arrays",
     "Buffer",
     "Choice",
     "Conv",
@@ -27,6 +28,7 @@ __all__ = [
     "choose",
     "make_plan",
     "pack",
+    "plan_network",
     "read_graph",
     "run_reference",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from fastdiff.denoisers.network.choosing import Choice
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
+from fastdiff.errors import ArtifactError
 
 Arrays = dict[str, NDArray[np.float32]]
 _FLOAT_BYTES, _LABEL_BYTES = 4, 8
@@ -81,7 +83,13 @@ def bind(
         What `pack` returned for the same choices. It must outlive the native plan.
     choices : mapping of str to Choice
         By names of convolutions.
+
+    Raises
+    ------
+    ArtifactError
+        Packed weights are missing, or smaller than those of the plan.
     """
+    _check_weights(plan, packed, choices)
     weights = {name: array.ctypes.data for name, array in packed.items()}
     memory = _Memory(plan, batch, addresses, arena, weights)
     for node in plan.nodes:
@@ -98,6 +106,25 @@ def bind(
             native.map(node.name, **_map(memory, node))
         else:
             native.gather(node.name, **_gather(memory, node))
+
+
+def _check_weights(
+    plan: Plan, packed: Mapping[str, NDArray[np.float32]], choices: Mapping[str, Choice]
+) -> None:
+    """Refuse arrays that kernels would read beyond the end of."""
+    convolved = {node.weights for node in plan.convolutions}
+    least = {n: math.prod(shape) for n, shape in plan.shapes.items() if n not in convolved}
+    for node in plan.convolutions:
+        choice = choices.get(node.name, Choice())
+        channels = math.prod(plan.shapes[node.weights][:2])
+        direct = choice.algorithm == "direct"
+        points = math.prod(node.kernel) if direct else (int(choice.algorithm[-1]) + 2) ** 2
+        least[packed_name(node, choice)] = points * channels
+    for name, floats in least.items():
+        array = packed.get(name)
+        if array is None or array.dtype != np.float32 or array.size < floats:
+            got = "nothing" if array is None else f"{array.size} of {array.dtype}"
+            raise ArtifactError(f"{name}: expected at least {floats} of float32, got {got}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +154,7 @@ class _Memory:
         """Return (rows of the image..., channels), whose pixels follow each other evenly."""
         channels = view.shape[-1]
         rows = view.reshape((view.numel // channels, channels))
-        step = channels if rows is None or rows.shape[0] == 1 else rows.strides[0]
+        step = rows.strides[0] if rows is not None and rows.shape[0] > 1 else channels
         return (*self.address(view), step)
 
     def optional_pixels(self, view: View | None) -> tuple[int, int, int] | None:
@@ -227,7 +254,7 @@ def _map(memory: _Memory, node: Map) -> dict[str, Any]:
 
 
 def _gather(memory: _Memory, node: Gather) -> dict[str, Any]:
-    rows, channels = memory.plan.weights[node.table].shape
+    rows, channels = memory.plan.shapes[node.table]
     return {
         "labels": memory.address(node.labels),
         "table": memory.weight(node.table),

@@ -12,6 +12,7 @@ from fastdiff.denoisers.network.nodes import reads, weights_of
 from fastdiff.denoisers.network.placement import join_linears, place_copies
 from fastdiff.denoisers.network.plan import Buffer, Plan
 from fastdiff.denoisers.network.reading import read_graph
+from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.exporting import Network
 
 
@@ -30,6 +31,18 @@ def make_plan(program: torch.export.ExportedProgram, network: Network) -> Plan:
         It has an operator without a kernel, which is named.
     """
     return build_plan(read_graph(program, network))
+
+
+def plan_network(network: Network) -> Plan:
+    """Return `make_plan` of the program that torch exports.
+
+    Raises
+    ------
+    Unavailable
+        The network has no module, torch cannot export it, or an operator has no kernel.
+    """
+    module = AtPrecision(network.require_module(), torch.float32)
+    return make_plan(trace(module, network, torch.float32), network)
 
 
 def build_plan(graph: Graph) -> Plan:
@@ -58,4 +71,5 @@ def assign_memory(graph: Graph) -> Plan:
     used = {name for node in graph.nodes for name in weights_of(node)}
     used |= {view.buffer for node in graph.nodes for view in reads(node)}
     weights = {name: array for name, array in graph.weights.items() if name in used}
-    return Plan(tuple(graph.nodes), buffers, weights, floats, live_peak(found))
+    shapes = {name: tuple(array.shape) for name, array in weights.items()}
+    return Plan(tuple(graph.nodes), buffers, shapes, floats, live_peak(found), weights)

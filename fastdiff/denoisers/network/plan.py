@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.denoisers.network.checking import check_node
 from fastdiff.denoisers.network.describing import describe_nodes
-from fastdiff.denoisers.network.nodes import KINDS, Node, reads, weights_of
-from fastdiff.denoisers.network.views import View
+from fastdiff.denoisers.network.nodes import KINDS, Conv, Node
+from fastdiff.denoisers.network.views import Shape, View
 from fastdiff.errors import ArtifactError
 
 _FORMAT = 1
@@ -50,21 +51,40 @@ class Plan:
         Their views are of `buffers`.
     buffers : dict of str to Buffer
         By name; inputs are called as the network calls them, the output ``"output"``.
-    weights : dict of str to array
-        float32; convolutions have (N, C, kernel height, kernel width).
+    shapes : dict of str to tuple of int
+        Of the weights; convolutions have (N, C, kernel height, kernel width).
     arena_floats, live_floats : int
         Size of the arena for one image, and the most of it that is in use at once.
+    weights : dict of str to array
+        float32; empty where they have been packed and let go.
+
+    Raises
+    ------
+    ArtifactError
+        A node would touch memory that is not its own, or its operands do not fit.
     """
 
     nodes: tuple[Node, ...]
     buffers: Mapping[str, Buffer]
-    weights: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    shapes: Mapping[str, Shape]
     arena_floats: int
     live_floats: int
+    weights: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for node in self.nodes:
-            _check(self, node)
+            check_node(self, node)
+
+    @property
+    def convolutions(self) -> list[Conv]:
+        """The nodes whose kernels there is a choice of."""
+        return [node for node in self.nodes if isinstance(node, Conv)]
+
+    def without_weights(self) -> Plan:
+        """Return the plan without the values of its weights, once they have been packed."""
+        return dataclasses.replace(self, weights={})
 
     def describe(self, seconds: Mapping[str, float] | None = None) -> str:
         """Return a line for each node: what it computes, and how long it took if that is known."""
@@ -76,6 +96,7 @@ class Plan:
             "format": _FORMAT,
             "arena_floats": self.arena_floats,
             "live_floats": self.live_floats,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "buffers": {name: dataclasses.astuple(b) for name, b in self.buffers.items()},
             "nodes": [
                 {"kind": type(node).__name__, **_plain(dataclasses.asdict(node))}
@@ -84,8 +105,10 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> Plan:
-        """Return the plan that `to_json` described.
+    def from_json(
+        cls, data: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> Plan:
+        """Return the plan that `to_json` described, with its weights if they are given.
 
         Raises
         ------
@@ -98,11 +121,12 @@ class Plan:
             return cls(
                 tuple(_node(described) for described in data["nodes"]),
                 {str(name): Buffer(*described) for name, described in data["buffers"].items()},
-                weights,
+                {str(name): tuple(shape) for name, shape in data["shapes"].items()},
                 data["arena_floats"],
                 data["live_floats"],
+                weights or {},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ArtifactError):
                 raise
             raise ArtifactError(f"expected a plan, got something else: {error!r}") from error
@@ -125,22 +149,3 @@ def _typed(value: Any) -> Any:
     if isinstance(value, dict):
         return View(**{key: _typed(inner) for key, inner in value.items()})
     return tuple(_typed(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _check(plan: Plan, node: Node) -> None:
-    """Refuse a node that would touch memory outside its buffers, or weights that are not there."""
-    for view in (node.y, *reads(node)):
-        buffer = plan.buffers.get(view.buffer)
-        if buffer is None or buffer.kind not in BUFFER_KINDS:
-            raise ArtifactError(f"{node.name}: no buffer {view.buffer!r}")
-        numbers = (view.offset, *view.shape, *view.strides)
-        if any(type(n) is not int or n < 0 for n in numbers) or view.last >= buffer.size:
-            raise ArtifactError(f"{node.name}: {view} leaves its {buffer.size} elements")
-        in_arena = buffer.kind != "arena" or buffer.offset + buffer.size <= plan.arena_floats
-        if not in_arena or buffer.offset < 0:
-            raise ArtifactError(f"{node.name}: {view.buffer} leaves the arena")
-        if buffer.kind == "weight" and plan.weights[view.buffer].size != buffer.size:
-            raise ArtifactError(f"{node.name}: {view.buffer} has not {buffer.size} elements")
-    for name in weights_of(node):
-        if name not in plan.weights:
-            raise ArtifactError(f"{node.name}: no weights {name!r}")

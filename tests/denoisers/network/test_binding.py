@@ -6,6 +6,7 @@ from planned_networks import MODELS, error
 
 from fastdiff import _native
 from fastdiff.denoisers.network import Choice, Conv, bind, make_plan, pack
+from fastdiff.errors import ArtifactError
 
 LEVELS = [name for name, reason in _native.network_levels().items() if reason is None]
 
@@ -53,3 +54,12 @@ def test_every_algorithm_has_its_own_packed_weights(model, algorithm):
     (first, *_) = (node for node in plan.nodes if node.name in choices)
     assert f"{first.weights} {algorithm}" in pack(plan, choices)
     assert f"{first.weights} direct" not in pack(plan, choices)
+
+
+def test_weights_that_a_kernel_would_read_past_are_refused(model):
+    plan = make_plan(model("dit").program, model("dit").network).without_weights()
+    with pytest.raises(ArtifactError, match="got nothing"):
+        bind(plan, _native.NetworkPlan(), 1, {}, 0, {}, {})
+    short = {name: np.zeros(4, np.float32) for name in plan.shapes}
+    with pytest.raises(ArtifactError, match="expected at least"):
+        bind(plan, _native.NetworkPlan(), 1, {}, 0, short, {})
