@@ -1,6 +1,6 @@
 """Engines that evaluate a network: one file each, one protocol."""
 
-from fastdiff.denoisers.base import Denoiser, Engine, EngineStatus, trim
+from fastdiff.denoisers.base import Denoiser, Engine, EngineStatus, rows_are_independent, trim
 from fastdiff.denoisers.by_size import by_size, kind_of, parts_of
 from fastdiff.denoisers.reference import reference_denoiser
 from fastdiff.denoisers.registry import ENGINES, build_denoiser, engine_status, get_engine
@@ -17,5 +17,6 @@ __all__ = [
     "kind_of",
     "parts_of",
     "reference_denoiser",
+    "rows_are_independent",
     "trim",
 ]

@@ -169,6 +169,11 @@ def trim(denoiser: Denoiser, batches: Collection[int]) -> None:
         own(batches)
 
 
+def rows_are_independent(denoiser: Denoiser) -> bool:
+    """Whether a row has the same bits in any call: denoisers that see to it have the attribute."""
+    return bool(getattr(denoiser, "rows_are_independent", False))
+
+
 def require_usable(engine: Engine) -> None:
     """Raise `Unavailable` with the reason if `engine` does not run on this machine."""
     status = engine.status()

@@ -9,6 +9,7 @@ from fastdiff.denoisers.cuda import DEVICE
 from fastdiff.denoisers.eager import EagerEngine
 from fastdiff.denoisers.fixed_batch import FixedBatch
 from fastdiff.denoisers.inductor import InductorEngine
+from fastdiff.denoisers.native import NativeEngine
 from fastdiff.denoisers.onnxruntime import OnnxRuntimeEngine
 from fastdiff.denoisers.onnxruntime_gpu import OnnxRuntimeGpuEngine
 from fastdiff.denoisers.openvino import OpenVinoEngine
@@ -19,6 +20,7 @@ from fastdiff.exporting import Network
 
 _ALL: tuple[Engine, ...] = (
     EagerEngine(),
+    NativeEngine(),
     OnnxRuntimeEngine(),
     OpenVinoEngine(),
     InductorEngine(),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastdiff.denoisers import Denoiser
+from fastdiff.denoisers import Denoiser, rows_are_independent
 from fastdiff.exporting import Network
 from fastdiff.kernels.step import step
 from fastdiff.records import BATCH_ROW, TABLE_ROW
@@ -45,7 +45,8 @@ class HostExecutor:
     capacity : int
         Number of slots.
     batch_invariant : bool
-        Make all calls of one size, so that a row's bits do not know how many share its step.
+        Let a row's bits not know how many share its step: where the denoiser does not see to that
+        itself, all calls have one size.
     """
 
     lag = 0
@@ -74,7 +75,7 @@ class HostExecutor:
         """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
         self._denoiser, self.batch_seconds = denoiser, batch_seconds
         self._fixed: FixedCall | None = None
-        if self._batch_invariant:
+        if self._batch_invariant and not rows_are_independent(denoiser):
             rows, seconds = invariant_batch(self._network, denoiser, batch_seconds)
             self._fixed = FixedCall(self._network, denoiser, rows)
             self.batch_seconds = {rows: seconds}

@@ -7,16 +7,18 @@
                                                                     reference: float64, no kernels
 """
 
-from fastdiff.denoisers.network.binding import Arrays, bind, pack
+from fastdiff.denoisers.network.binding import bind
 from fastdiff.denoisers.network.building import build_plan, make_plan, plan_network
-from fastdiff.denoisers.network.choosing import Choice, choose
-from fastdiff.denoisers.network.graph import Graph
+from fastdiff.denoisers.network.choosing import choose
+from fastdiff.denoisers.network.graph import OUTPUT, Graph
 from fastdiff.denoisers.network.nodes import Conv
+from fastdiff.denoisers.network.packing import Arrays, Choice, pack
 from fastdiff.denoisers.network.plan import Buffer, Plan
 from fastdiff.denoisers.network.reading import read_graph
 from fastdiff.denoisers.network.reference import run_reference
 
 __all__ = [
+    "OUTPUT",
     "Arrays",
     "Buffer",
     "Choice",

@@ -1,4 +1,4 @@
-"""A plan on real memory: packed weights, and the calls of one batch size."""
+"""A plan on real memory: the calls of one batch size."""
 
 from __future__ import annotations
 
@@ -11,50 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff import _native
-from fastdiff.denoisers.network.choosing import Choice
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
+from fastdiff.denoisers.network.packing import Choice, packed_name, packed_size
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import ArtifactError
 
-Arrays = dict[str, NDArray[np.float32]]
 _FLOAT_BYTES, _LABEL_BYTES = 4, 8
-
-
-def pack(plan: Plan, choices: Mapping[str, Choice], level: str = "") -> Arrays:
-    """Return the weights as the kernels read them, by name.
-
-    Parameters
-    ----------
-    plan : Plan
-    choices : mapping of str to Choice
-        By names of convolutions; the others run directly.
-    level : str
-        Of the kernels; "" for the best.
-    """
-    packed = {name: np.ascontiguousarray(array) for name, array in plan.weights.items()}
-    for node in plan.nodes:
-        if isinstance(node, Conv):
-            choice = choices.get(node.name, Choice())
-            name = packed_name(node, choice)
-            if name not in packed:
-                packed[name] = _packed(plan.weights[node.weights], choice.algorithm, level)
-    for name in {node.weights for node in plan.nodes if isinstance(node, Conv)}:
-        del packed[name]
-    return packed
-
-
-def packed_name(node: Conv, choice: Choice) -> str:
-    """Return what the packed weights of a convolution are called."""
-    return f"{node.weights} {choice.algorithm}"
-
-
-def _packed(weights: NDArray[np.float32], algorithm: str, level: str) -> NDArray[np.float32]:
-    if algorithm != "direct":
-        return _native.pack_winograd(weights, int(algorithm[-1]), level)
-    out_channels, channels, down, across = weights.shape
-    taps = weights.transpose(2, 3, 1, 0).reshape(down * across, channels, out_channels)
-    return _native.pack_panels(np.ascontiguousarray(taps), level)
 
 
 def bind(
@@ -63,7 +26,7 @@ def bind(
     batch: int,
     addresses: Mapping[str, int],
     arena: int,
-    packed: Mapping[str, NDArray[np.float32]],
+    packed: Mapping[str, NDArray[Any]],
     choices: Mapping[str, Choice],
 ) -> None:
     """Append the calls of a plan, for one batch size, to a native plan.
@@ -87,9 +50,9 @@ def bind(
     Raises
     ------
     ArtifactError
-        Packed weights are missing, or smaller than those of the plan.
+        Packed weights are missing, or not those of the plan.
     """
-    _check_weights(plan, packed, choices)
+    _check_weights(plan, packed, choices, native.panel)
     weights = {name: array.ctypes.data for name, array in packed.items()}
     memory = _Memory(plan, batch, addresses, arena, weights)
     for node in plan.nodes:
@@ -109,22 +72,24 @@ def bind(
 
 
 def _check_weights(
-    plan: Plan, packed: Mapping[str, NDArray[np.float32]], choices: Mapping[str, Choice]
+    plan: Plan, packed: Mapping[str, NDArray[Any]], choices: Mapping[str, Choice], panel: int
 ) -> None:
     """Refuse arrays that kernels would read beyond the end of."""
     convolved = {node.weights for node in plan.convolutions}
-    least = {n: math.prod(shape) for n, shape in plan.shapes.items() if n not in convolved}
+    expected: dict[str, tuple[type, int]] = {
+        name: (np.float32, math.prod(shape))
+        for name, shape in plan.shapes.items()
+        if name not in convolved
+    }
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
-        channels = math.prod(plan.shapes[node.weights][:2])
-        direct = choice.algorithm == "direct"
-        points = math.prod(node.kernel) if direct else (int(choice.algorithm[-1]) + 2) ** 2
-        least[packed_name(node, choice)] = points * channels
-    for name, floats in least.items():
+        shape = plan.shapes[node.weights]
+        expected[packed_name(node, choice)] = packed_size(shape, choice.algorithm, panel)
+    for name, (dtype, size) in expected.items():
         array = packed.get(name)
-        if array is None or array.dtype != np.float32 or array.size < floats:
+        if array is None or array.dtype != dtype or array.size != size:
             got = "nothing" if array is None else f"{array.size} of {array.dtype}"
-            raise ArtifactError(f"{name}: expected at least {floats} of float32, got {got}")
+            raise ArtifactError(f"{name}: expected {size} of {np.dtype(dtype)}, got {got}")
 
 
 @dataclass(frozen=True)

@@ -15,33 +15,19 @@ import numpy as np
 
 from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Conv
+from fastdiff.denoisers.network.packing import ALGORITHMS, TILES, Choice, packed_size
 
-ALGORITHMS = ("direct", "winograd2", "winograd4")
 _BLOCKS = {
     "direct": ((96, 2), (48, 1), (48, 4), (192, 2), (24, 8)),
     "winograd2": ((0, 2), (0, 1), (0, 4)),
     "winograd4": ((0, 2), (0, 1), (0, 4)),
+    TILES: ((64, 2), (32, 1), (128, 2), (64, 4)),
 }
 _BATCHES = (1, 4)
 _RUNS, _LONG_SECONDS = 5, 0.01
+_TILE_CHANNELS = 16  # half a tile
 _SMALL_FLOPS = 2e6  # nothing is to be gained in a convolution of so few
 _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached from the last run
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How a convolution runs.
-
-    Attributes
-    ----------
-    algorithm : str
-        One of `ALGORITHMS`.
-    blocks : tuple of int
-        Rows and panels of weights that a thread takes at a time; 0 leaves it to the kernel.
-    """
-
-    algorithm: str = "direct"
-    blocks: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -62,8 +48,8 @@ class _Shape:
         height, width, channels = node.x.shape
         factor = 2 if node.upsample else 1
         return cls(
-            (factor * height, factor * width), channels, node.y.shape[:2], node.y.shape[2],
-            node.kernel, node.stride, node.padding, node.upsample,
+            (factor * height, factor * width), channels, (node.y.shape[0], node.y.shape[1]),
+            node.y.shape[2], node.kernel, node.stride, node.padding, node.upsample,
         )  # fmt: skip
 
     @property
@@ -72,9 +58,10 @@ class _Shape:
         taps = self.kernel[0] * self.kernel[1]
         return 2 * self.out_size[0] * self.out_size[1] * taps * self.channels * self.out_channels
 
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Those that can compute it."""
+    def algorithms(self, precision: str) -> tuple[str, ...]:
+        """Return those that can compute it; few channels are not worth rounding."""
+        if precision == "bfloat16" and self.channels >= _TILE_CHANNELS:
+            return (TILES,)
         return ALGORITHMS if self.kernel == (3, 3) and self.stride == 1 else ALGORITHMS[:1]
 
 
@@ -82,6 +69,7 @@ def choose(
     convolutions: Iterable[Conv],
     level: str,
     threads: int,
+    precision: str = "float32",
     say: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Choice]:
     """Return the fastest choice for each convolution, by its name.
@@ -92,6 +80,8 @@ def choose(
     level : str
         Of the kernels.
     threads : int
+    precision : str
+        ``"float32"``, or ``"bfloat16"`` for `TILES` wherever they pay.
     say : callable
         Told how many shapes of how many are done.
     """
@@ -101,13 +91,13 @@ def choose(
     best: dict[_Shape, Choice] = {}
     for done, shape in enumerate(shapes):
         say(done, len(shapes))
-        best[shape] = Choice() if shape.flops < _SMALL_FLOPS else _fastest(bench, shape)
+        best[shape] = Choice() if shape.flops < _SMALL_FLOPS else _fastest(bench, shape, precision)
     return {node.name: best[_Shape.of(node)] for node in nodes}
 
 
-def _fastest(bench: _Bench, shape: _Shape) -> Choice:
+def _fastest(bench: _Bench, shape: _Shape, precision: str) -> Choice:
     """Compare the algorithms over the batch sizes, then the blocks of the best at a batch of 1."""
-    first = [Choice(name, _BLOCKS[name][0]) for name in shape.algorithms]
+    first = [Choice(name, _BLOCKS[name][0]) for name in shape.algorithms(precision)]
     scores = [0.0] * len(first)
     if len(first) > 1:
         for batch in _BATCHES:
@@ -125,6 +115,7 @@ class _Bench:
 
     def __init__(self, level: str, threads: int) -> None:
         self._level, self._threads = level, threads
+        self._panel = _native.NetworkPlan(level).panel
         self._weights = np.full(_COLD_FLOATS, 1e-3, np.float32)
         self._images = np.full(1 << 20, 1e-3, np.float32)
 
@@ -149,7 +140,9 @@ class _Bench:
         floats = batch * (inputs + outputs)
         if floats > len(self._images):
             self._images = np.full(floats, 1e-3, np.float32)
-        packed = packed_floats(shape.channels, shape.out_channels, shape.kernel, choice.algorithm)
+        weights = (shape.out_channels, shape.channels, *shape.kernel)
+        dtype, packed = packed_size(weights, choice.algorithm, self._panel)
+        packed = packed * np.dtype(dtype).itemsize // 4
         if packed > len(self._weights):
             self._weights = np.full(packed, 1e-3, np.float32)
         x = self._images.ctypes.data
@@ -175,9 +168,3 @@ class _Bench:
             )
             plans.append(plan)
         return plans
-
-
-def packed_floats(channels: int, out_channels: int, kernel: tuple[int, int], algorithm: str) -> int:
-    """Return at most how many floats the packed weights of a convolution are."""
-    points = kernel[0] * kernel[1] if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2
-    return points * channels * -(-out_channels // 32) * 32
