@@ -248,6 +248,7 @@ void bind_network(py::module_& module) {
       .def(py::init([](const std::string& level) { return new Plan(usable(level)); }),
            arg("level") = "")
       .def_property_readonly("level", [](const Plan& plan) { return plan.level().name; })
+      .def_property_readonly("panel", [](const Plan& plan) { return plan.level().panel; })
       .def_property_readonly("tile_math", [](const Plan& plan) { return plan.level().tile_math; })
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"), arg("size"),

@@ -21,41 +21,42 @@ struct Convolve {
     const int64_t panel = unit / row_blocks * conv.panel_block;
     const int64_t row_count = min(conv.row_block, rows - row);
     const int64_t panel_end = min(panel + conv.panel_block, panels);
+    Rows rows_of;
+    rows_of.find(conv, row, row_count);
     for (int64_t p = panel; p < panel_end; ++p) {
       M::for_tiles(row_count, [&](auto size, int64_t first) {
-        tile<decltype(size)::value>(conv, row + first, p);
+        tile<decltype(size)::value>(conv, rows_of, first, p);
       });
     }
   }
 
  private:
-  /// Where a row of the product lies: its image and its output pixel.
-  struct Place {
-    int64_t image, y, x;
+  /// Where the rows of a unit lie: their output pixels, and the corners of their patches.
+  struct Rows {
+    OutputPixel pixels[kMostRows];
+    int64_t tops[kMostRows], lefts[kMostRows];
 
-    Place(const Conv& conv, int64_t row) {
-      const int64_t pixels = conv.out_height * conv.out_width, pixel = row % pixels;
-      image = row / pixels, y = pixel / conv.out_width, x = pixel % conv.out_width;
-    }
-    /// Goes to the next row, for less than what the divisions cost.
-    void advance(const Conv& conv) {
-      if (++x < conv.out_width) return;
-      x = 0;
-      if (++y < conv.out_height) return;
-      y = 0, ++image;
+    void find(const Conv& conv, int64_t row, int64_t count) {
+      const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
+      int64_t image = row / size, y = pixel / conv.out_width, x = pixel % conv.out_width;
+      for (int64_t i = 0; i < count; ++i) {
+        pixels[i] = {image, y * conv.out_width + x};
+        tops[i] = y * conv.stride - conv.pad_top;
+        lefts[i] = x * conv.stride - conv.pad_left;
+        if (++x < conv.out_width) continue;
+        x = 0;
+        if (++y < conv.out_height) continue;
+        y = 0, ++image;
+      }
     }
   };
 
   static FASTDIFF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
   template <int kRows>
-  static void tile(const Conv& conv, int64_t row, int64_t panel) {
-    int64_t images[kRows], pixels[kRows], tops[kRows], lefts[kRows];
-    Place at(conv, row);
-    for (int r = 0; r < kRows; ++r, at.advance(conv)) {
-      images[r] = at.image, pixels[r] = at.y * conv.out_width + at.x;
-      tops[r] = at.y * conv.stride - conv.pad_top, lefts[r] = at.x * conv.stride - conv.pad_left;
-    }
+  static void tile(const Conv& conv, const Rows& rows, int64_t first, int64_t panel) {
+    const OutputPixel* pixels = rows.pixels + first;
+    const int64_t *tops = rows.tops + first, *lefts = rows.lefts + first;
     const int taps = conv.kernel_height * conv.kernel_width;
     const int64_t tap_floats = conv.channels * M::kPanel;
     const float* weights = conv.weights + panel * taps * tap_floats;
@@ -65,19 +66,16 @@ struct Convolve {
       for (int x = 0; x < conv.kernel_width; ++x, weights += tap_floats) {
         const float* a[kRows];
         bool any = false;
+        FASTDIFF_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          a[r] = input_pixel(conv, images[r], tops[r] + y, lefts[r] + x);
+          a[r] = input_pixel(conv, pixels[r].image, tops[r] + y, lefts[r] + x);
           any |= a[r] != conv.zeros;
         }
         if (any) M::template accumulate<kRows>(a, weights, M::kPanel, conv.channels, sums);
       }
     }
-
     const int64_t column = panel * M::kPanel;
-    const int64_t columns = min(M::kPanel, conv.out_channels - column);
-    for (int r = 0; r < kRows; ++r) {
-      finish<L>(conv, images[r], pixels[r], column, columns, sums[r]);
-    }
+    finish<L, kRows>(conv, pixels, column, min(M::kPanel, conv.out_channels - column), sums);
   }
 };
 

@@ -20,32 +20,69 @@ FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F x) {
   }
 }
 
-/// Stores the sums of `columns` (at most a panel) channels of one pixel, from channel `column` on.
-template <class L>
-FASTDIFF_INLINE void finish(const Conv& conv, int64_t image, int64_t pixel, int64_t column,
-                            int64_t columns, typename L::F (&sums)[kPanelVectors]) {
-  using F = typename L::F;
+/// An output pixel of one of the images.
+struct OutputPixel {
+  int64_t image, pixel;
+};
+
+/// One vector of channels, from `column` on, of each of kRows pixels; `live` lanes if not whole.
+template <class L, int kRows, bool kWhole>
+FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, int64_t column,
+                                   int64_t live, typename L::F (&y)[kRows]) {
   const Epilogue& e = conv.epilogue;
-  const auto at = [&](const Pixels& p) { return p.data + image * p.image + pixel * p.pixel; };
+  const auto at = [&](const Pixels& p, int r) {
+    return p.data + pixels[r].image * p.image + pixels[r].pixel * p.pixel + column;
+  };
+  const auto load = [&](const float* from) {
+    return kWhole ? L::load(from) : L::load_part(from, live);
+  };
+  const auto per_image = [&](const PerImage& p, int r) {
+    return load(p.data + pixels[r].image * p.image + column);
+  };
+  if (e.bias) {
+    const typename L::F bias = load(e.bias + column);
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] += bias;
+  }
+  if (e.shift.data) {
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] += per_image(e.shift, r);
+  }
+  if (e.activation != Activation::kNone) {
+    for (int r = 0; r < kRows; ++r) y[r] = activate<L>(e.activation, y[r]);
+  }
+  if (e.scale.data) {
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] *= per_image(e.scale, r);
+  }
+  if (e.residual.data) {
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] += load(at(e.residual, r));
+  }
+  FASTDIFF_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    if constexpr (kWhole) {
+      L::store(at(conv.y, r), y[r]);
+    } else {
+      L::store_part(at(conv.y, r), y[r], live);
+    }
+  }
+}
+
+/// Stores the sums of `columns` (at most a panel) channels of kRows pixels, from `column` on.
+template <class L, int kRows>
+FASTDIFF_INLINE void finish(const Conv& conv, const OutputPixel* pixels, int64_t column,
+                            int64_t columns, const typename L::F (&sums)[kRows][kPanelVectors]) {
   FASTDIFF_UNROLL
   for (int v = 0; v < kPanelVectors; ++v) {
-    const int64_t c = column + v * L::kLanes, rest = columns - v * L::kLanes;
-    if (rest <= 0) return;
-    const bool whole = rest >= L::kLanes;
-    const auto load = [&](const float* from) {
-      return whole ? L::load(from) : L::load_part(from, rest);
-    };
-    F y = sums[v];
-    if (e.bias) y += load(e.bias + c);
-    if (e.shift.data) y += load(e.shift.data + image * e.shift.image + c);
-    y = activate<L>(e.activation, y);
-    if (e.scale.data) y *= load(e.scale.data + image * e.scale.image + c);
-    if (e.residual.data) y += load(at(e.residual) + c);
-    float* to = at(conv.y) + c;
-    if (whole) {
-      L::store(to, y);
-    } else {
-      L::store_part(to, y, rest);
+    const int64_t live = columns - v * L::kLanes;
+    typename L::F y[kRows];
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] = sums[r][v];
+    if (live >= L::kLanes) {
+      finish_vector<L, kRows, true>(conv, pixels, column + v * L::kLanes, L::kLanes, y);
+    } else if (live > 0) {
+      finish_vector<L, kRows, false>(conv, pixels, column + v * L::kLanes, live, y);
     }
   }
 }

@@ -6,6 +6,8 @@
 
 namespace fastdiff::network {
 
+constexpr int64_t kMostRows = 256;  // of a unit of a convolution
+
 FASTDIFF_INLINE int64_t panel_count(int64_t columns, int64_t panel) {
   return (columns + panel - 1) / panel;
 }

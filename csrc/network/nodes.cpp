@@ -92,7 +92,7 @@ void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
     case Algorithm::kDirect:
       break;
   }
-  if (conv.row_block <= 0) conv.row_block = kRowBlock;
+  conv.row_block = conv.row_block > 0 ? std::min(conv.row_block, kMostRows) : kRowBlock;
   const int64_t panels = panel_count(conv.out_channels, plan.level().panel);
   const int64_t units = divided_up(rows, conv.row_block) * divided_up(panels, conv.panel_block);
   plan.add({std::move(name), flops, {stage(conv, plan.level().conv, units)}}, 0);

@@ -126,12 +126,13 @@ struct ConvolveTiles {
     const int64_t rows =
         spec.gathers ? row_count(spec) - row : conv.out_width - row % conv.out_width;
     for (int64_t r = 0; r < min(rows, kTileRows); ++r) {
+      const OutputPixel pixel = {(row + r) / pixels, (row + r) % pixels};
       for (int64_t c = 0; c < kTilePanel; c += kPanelVectors * L::kLanes) {
         const int64_t column = panel * kTilePanel + c;
-        F values[kPanelVectors];
-        for (int v = 0; v < kPanelVectors; ++v) values[v] = L::load(&sums[r][c + v * L::kLanes]);
-        finish<L>(conv, (row + r) / pixels, (row + r) % pixels, column,
-                  min(conv.out_channels - column, kPanelVectors * L::kLanes), values);
+        F values[1][kPanelVectors];
+        for (int v = 0; v < kPanelVectors; ++v) values[0][v] = L::load(&sums[r][c + v * L::kLanes]);
+        finish<L, 1>(conv, &pixel, column,
+                     min(conv.out_channels - column, kPanelVectors * L::kLanes), values);
       }
     }
   }

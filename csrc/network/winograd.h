@@ -135,7 +135,7 @@ struct WinogradOf {
     const int64_t point = product_stride(spec);
     const float* from = scratch + products_start(spec, kPoints) + unit * spec.product_columns;
     for (int64_t c = 0; c < conv.out_channels; c += M::kPanel) {
-      F y[kOut][kOut][kPanelVectors];
+      F y[kOut][kOut][1][kPanelVectors];
       FASTDIFF_UNROLL
       for (int v = 0; v < kPanelVectors; ++v) {
         F down[kOut][kIn];  // transformed along y
@@ -150,14 +150,15 @@ struct WinogradOf {
         }
         FASTDIFF_UNROLL
         for (int i = 0; i < kOut; ++i) {
-          T::output([&](int x) { return down[i][x]; }, [&](int x, F value) { y[i][x][v] = value; });
+          T::output([&](int x) { return down[i][x]; },
+                    [&](int x, F value) { y[i][x][0][v] = value; });
         }
       }
       const int64_t rest = conv.out_channels - c, columns = rest < M::kPanel ? rest : M::kPanel;
       for (int i = 0; i < kOut && at.row + i < conv.out_height; ++i) {
         for (int x = 0; x < kOut && at.column + x < conv.out_width; ++x) {
-          const int64_t pixel = (at.row + i) * conv.out_width + at.column + x;
-          finish<L>(conv, at.image, pixel, c, columns, y[i][x]);
+          const OutputPixel pixel = {at.image, (at.row + i) * conv.out_width + at.column + x};
+          finish<L, 1>(conv, &pixel, c, columns, y[i][x]);
         }
       }
     }
