@@ -156,16 +156,20 @@ void work_in_default_environment(void* job) {
   static_cast<Job*>(job)->work();
 }
 
+std::atomic<bool> g_own_threads{false};
+
 /// Runs the job on the host's OpenMP threads; false if there are none to be had.
 bool run_on_openmp(Job& job, int threads) {
   static std::mutex one_caller;
   const std::unique_lock<std::mutex> lock(one_caller, std::try_to_lock);
-  if (!lock || !host_openmp()) return false;
+  if (!lock || g_own_threads.load(std::memory_order_relaxed) || !host_openmp()) return false;
   host_openmp()(work_in_default_environment, &job, unsigned(threads), 0);
   return true;
 }
 
 }  // namespace
+
+void use_own_threads() { g_own_threads.store(true, std::memory_order_relaxed); }
 
 void parallel_for(int threads, int64_t units, void (*task)(const void*, int64_t),
                   const void* context) {

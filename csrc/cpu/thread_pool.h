@@ -1,4 +1,4 @@
-// Threads for the kernels: those of torch's OpenMP runtime, or else a small pool of our own.
+// Threads for the kernels: a small pool of our own, or those of torch's OpenMP runtime.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,11 @@ namespace fastdiff::cpu {
 /// flush to zero) whatever the caller's is, so the bits do not depend on it.
 void parallel_for(int threads, int64_t units, void (*task)(const void* context, int64_t unit),
                   const void* context);
+
+/// Lets parallel_for use the pool from now on. Until then it uses the threads of torch's OpenMP
+/// runtime where there is one: they are the ones that are awake after a network that torch ran. A
+/// network that runs on the pool says so, and has the cores to itself.
+void use_own_threads();
 
 template <class Body>
 void parallel_for(int threads, int64_t units, const Body& body) {

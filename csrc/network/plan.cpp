@@ -1,7 +1,5 @@
 #include "plan.h"
 
-#include <sched.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -12,7 +10,7 @@
 namespace fastdiff::network {
 namespace {
 
-constexpr int kSpins = 2000;  // some tens of microseconds, then the core is left to others
+constexpr int kSpins = 2000;  // some tens of microseconds
 constexpr size_t kAlignment = 64;
 
 inline void pause() {
@@ -35,20 +33,34 @@ double now() {
 struct alignas(kAlignment) Plan::Progress {
   std::atomic<int64_t> taken{0}, done{0};
 
-  void work(const Stage& stage, float* scratch) {
-    int64_t mine = 0;
-    while (taken.load(std::memory_order_relaxed) < stage.units) {
-      const int64_t unit = taken.fetch_add(1, std::memory_order_relaxed);
-      if (unit >= stage.units) break;
-      stage.unit(stage.spec.get(), scratch, unit);
-      ++mine;
-    }
-    if (mine) done.fetch_add(mine, std::memory_order_release);
-    for (int spins = 0; done.load(std::memory_order_acquire) < stage.units; ++spins) {
-      spins < kSpins ? pause() : void(sched_yield());
-    }
-  }
+  bool ended(const Stage& stage) const { return done.load() >= stage.units; }
 };
+
+/// Does units of the stage while there are any, and returns when all have been done.
+void Plan::work(size_t index) {
+  const Stage& stage = stages_[index];
+  Progress& progress = progress_[index];
+  int64_t mine = 0;
+  while (progress.taken.load(std::memory_order_relaxed) < stage.units) {
+    const int64_t unit = progress.taken.fetch_add(1, std::memory_order_relaxed);
+    if (unit >= stage.units) break;
+    stage.unit(stage.spec.get(), scratch_.get(), unit);
+    ++mine;
+  }
+  if (mine && progress.done.fetch_add(mine) + mine == stage.units && sleepers_.load() > 0) {
+    const std::lock_guard<std::mutex> lock(sleeping_);
+    wake_.notify_all();
+  }
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (progress.ended(stage)) return;
+    pause();
+  }
+  // Another thread is late. It may need this core, so it gets it.
+  std::unique_lock<std::mutex> lock(sleeping_);
+  ++sleepers_;
+  wake_.wait(lock, [&] { return progress.ended(stage); });
+  --sleepers_;
+}
 
 Plan::Plan(const Level& level) : level_(level) {}
 Plan::~Plan() = default;
@@ -88,11 +100,12 @@ void Plan::run(int threads, double* ends) {
     if (!scratch_) throw std::bad_alloc();
   }
   progress_ = std::vector<Progress>(stages_.size());
+  if (threads > 1) cpu::use_own_threads();
   cpu::parallel_for(threads, threads, [&](int64_t worker) {
     size_t stage = 0;
     for (size_t node = 0; node < nodes_.size(); ++node) {
       for (; stage < nodes_[node].stages_end; ++stage) {
-        progress_[stage].work(stages_[stage], scratch_.get());
+        work(stage);
       }
       if (ends && worker == 0) ends[node] = now();
     }

@@ -1,6 +1,8 @@
 // A network as a flat list of kernel calls, replayed as one job by all threads.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -58,6 +60,7 @@ class Plan {
   struct Progress;
 
   void run(int threads, double* ends);
+  void work(size_t stage);
 
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -71,6 +74,9 @@ class Plan {
   int64_t scratch_floats_ = 0;
   std::unique_ptr<float, Free> scratch_;
   std::mutex running_;
+  std::mutex sleeping_;
+  std::condition_variable wake_;
+  std::atomic<int> sleepers_{0};
 };
 
 /// The levels of this build, slowest first.
