@@ -1,6 +1,6 @@
 """The command line.
 
-``fastdiff demo | sample | bench | export | serve | loadtest | cache | doctor``
+``fastdiff demo | sample | bench | export | inspect | serve | loadtest | cache | doctor``
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fastdiff import __version__
-from fastdiff.cli import bench, cache, demo, doctor, export, loadtest, sample, serve
+from fastdiff.cli import bench, cache, demo, doctor, export, inspect, loadtest, sample, serve
 from fastdiff.errors import FastdiffError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("demo")(demo.demo)
 app.command("sample")(sample.sample)
 app.command("bench")(bench.bench)
 app.command("export")(export.export)
+app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.command("loadtest")(loadtest.loadtest)

@@ -1,8 +1,9 @@
-"""A plan for people: a line for each node."""
+"""A plan for people: a line for each node, and one for each kind of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fastdiff.denoisers.network.nodes import (
     Attention,
@@ -15,31 +16,124 @@ from fastdiff.denoisers.network.nodes import (
 )
 from fastdiff.denoisers.network.views import View
 
-_HEADINGS = ("kind", "name", "shape", "with", "MFLOP", "ms")
+_TEXTS = ("kind", "name", "shape", "with")
+_NONE: Mapping[str, str] = {}
 
 
-def describe_nodes(nodes: Sequence[Node], seconds: Mapping[str, float] | None = None) -> str:
-    """Return a table of what each node computes for one image.
+@dataclass(frozen=True)
+class Total:
+    """The nodes of one kind together.
+
+    Attributes
+    ----------
+    kind : str
+        As `describe_nodes` calls it.
+    nodes : int
+    flops : int
+        Of all images, as `flops` counts them.
+    seconds : float
+        0 where nothing was measured.
+    """
+
+    kind: str
+    nodes: int
+    flops: int
+    seconds: float
+
+
+def describe_nodes(
+    nodes: Sequence[Node],
+    seconds: Mapping[str, float] | None = None,
+    algorithms: Mapping[str, str] = _NONE,
+    images: int = 1,
+) -> str:
+    """Return a table of what each node computes.
 
     Parameters
     ----------
     nodes : sequence of Node
     seconds : mapping of str to float, optional
-        Measured times by names of nodes.
+        Measured times by names of nodes, for all images.
+    algorithms : mapping of str to str
+        How convolutions run, by name.
+    images : int
+        Of the batch; shapes are those of one image.
     """
-    columns = len(_HEADINGS) if seconds else len(_HEADINGS) - 1
-    rows = [_HEADINGS[:columns]]
+    rows = [[*_TEXTS, "MFLOP", *(["GFLOP/s", "ms"] if seconds else [])]]
     for node in nodes:
-        work = flops(node)
-        row = [type(node).__name__, node.name, _shape(node), ", ".join(_parts(node))]
-        row.append(f"{work / 1e6:.2f}" if work else "")
+        work = images * flops(node)
+        row = [kind(node, algorithms), node.name, _shape(node), ", ".join(_parts(node))]
+        row.append(_number(work / 1e6, 2))
         if seconds:
-            row.append(f"{1e3 * seconds[node.name]:.3f}")
-        rows.append(tuple(row))
-    widths = [max(len(row[i]) for row in rows) for i in range(columns)]
+            row += _timed(work, seconds[node.name])
+        rows.append(row)
+    return _aligned(rows, len(_TEXTS))
+
+
+def describe_totals(totals: Sequence[Total]) -> str:
+    """Return a table of the nodes of each kind, and of all."""
+    everything = Total(
+        "all",
+        sum(total.nodes for total in totals),
+        sum(total.flops for total in totals),
+        sum(total.seconds for total in totals),
+    )
+    rows = [["kind", "nodes", "MFLOP"]]
+    if everything.seconds:
+        rows[0] += ["GFLOP/s", "ms", "share"]
+    for total in (*totals, everything):
+        row = [total.kind, str(total.nodes), _number(total.flops / 1e6, 2)]
+        if everything.seconds:
+            share = f"{total.seconds / everything.seconds:.1%}"
+            row += [*_timed(total.flops, total.seconds), share]
+        rows.append(row)
+    return _aligned(rows, 1)
+
+
+def total_by_kind(
+    nodes: Sequence[Node],
+    seconds: Mapping[str, float] | None = None,
+    algorithms: Mapping[str, str] = _NONE,
+    images: int = 1,
+) -> list[Total]:
+    """Return the totals of each kind, the longest first; arguments are those of `describe_nodes`.
+
+    Without times, the one with most operations is first.
+    """
+    groups: dict[str, list[Node]] = {}
+    for node in nodes:
+        groups.setdefault(kind(node, algorithms), []).append(node)
+    totals = [
+        Total(
+            name,
+            len(members),
+            images * sum(flops(node) for node in members),
+            sum(seconds[node.name] for node in members) if seconds else 0.0,
+        )
+        for name, members in groups.items()
+    ]
+    return sorted(totals, key=lambda total: (-total.seconds, -total.flops))
+
+
+def kind(node: Node, algorithms: Mapping[str, str] = _NONE) -> str:
+    """Return what a node is, and how it runs if that is known: ``"Conv winograd4"``."""
+    return " ".join(filter(None, [type(node).__name__, algorithms.get(node.name)]))
+
+
+def _timed(work: int, seconds: float) -> list[str]:
+    return [_number(work / max(seconds, 1e-9) / 1e9, 1), f"{1e3 * seconds:.3f}"]
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if value else ""
+
+
+def _aligned(rows: Sequence[Sequence[str]], texts: int) -> str:
+    """Return columns, the first `texts` of them to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
-            cell.rjust(width) if i > 3 else cell.ljust(width)
+            cell.ljust(width) if i < texts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows

@@ -86,9 +86,24 @@ class Plan:
         """Return the plan without the values of its weights, once they have been packed."""
         return dataclasses.replace(self, weights={})
 
-    def describe(self, seconds: Mapping[str, float] | None = None) -> str:
-        """Return a line for each node: what it computes, and how long it took if that is known."""
-        return describe_nodes(self.nodes, seconds)
+    def describe(
+        self,
+        seconds: Mapping[str, float] | None = None,
+        algorithms: Mapping[str, str] | None = None,
+        images: int = 1,
+    ) -> str:
+        """Return a line for each node: what it computes, and how long it took if that is known.
+
+        Parameters
+        ----------
+        seconds : mapping of str to float, optional
+            Measured times by names of nodes, for all images.
+        algorithms : mapping of str to str, optional
+            How convolutions run, by name.
+        images : int
+            Of the batch.
+        """
+        return describe_nodes(self.nodes, seconds, algorithms or {}, images)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the values of the weights, as what ``json`` can write."""

@@ -1,0 +1,93 @@
+"""``fastdiff inspect``: what the native engine makes of a model, and where its time goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fastdiff.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from fastdiff.denoisers.native import NativeDenoiser
+    from fastdiff.exporting import Network
+
+_MIB = 2.0**20
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A name, such as `digits`, or a folder in the diffusers layout.")
+    ],
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Run it, and add the time and rate of every node.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option(help="float32; bfloat16 on CPUs with AMX or AVX-512 BF16.")
+    ] = "float32",
+) -> None:
+    """Show what the native CPU engine makes of a model: kernel calls, algorithms and memory.
+
+    A line is a kernel call: its shapes are those of one image, "with" is what the kernel does
+    besides what its kind says. How a convolution runs (direct, winograd2, winograd4, tiles) was
+    measured on this machine, just now. MFLOP count multiplications and additions as the
+    definition has them, so Winograd's algorithms can do more of them in a second than the
+    processor has.
+
+    A model that the engine cannot run is refused with the operator that has no kernel, and the
+    module where it stands.
+
+    Example: fastdiff inspect digits --batch 4 --profile
+    """
+    from fastdiff.compiler import describe
+    from fastdiff.denoisers.native import NativeEngine
+
+    engine = NativeEngine()
+    if batch < 1:
+        raise InvalidArgument(f"--batch: expected at least 1, got {batch}")
+    if precision not in engine.precisions:
+        raise InvalidArgument(
+            f"--precision: expected one of {', '.join(engine.precisions)}, got {precision!r}"
+        )
+    with Console(stderr=True).status("planning, and measuring convolutions"):
+        network, _ = describe(model)
+        denoiser = engine.build(network, precision)
+        seconds = _profile(denoiser, network, batch) if profile else None
+    typer.echo(_report(denoiser, batch, seconds))
+
+
+def _profile(denoiser: NativeDenoiser, network: Network, batch: int) -> dict[str, float]:
+    """Return the seconds of each node by its name."""
+    import torch
+
+    x, t, conditioning = network.example(batch)
+    out = torch.empty(batch, denoiser.output_channels, *x.shape[2:])
+    return denoiser.bound(x, t, conditioning, out).profile(torch.get_num_threads())
+
+
+def _report(denoiser: NativeDenoiser, batch: int, seconds: dict[str, float] | None) -> str:
+    """Return the listing, the totals and the memory."""
+    import torch
+
+    from fastdiff.denoisers.network.describing import describe_totals, total_by_kind
+
+    packed = denoiser.packed
+    plan = packed.plan
+    algorithms = {name: choice.algorithm for name, choice in packed.choices.items()}
+    totals = total_by_kind(plan.nodes, seconds, algorithms, batch)
+    weights = sum(array.nbytes for array in packed.weights.values())
+    arena, live = (4 * batch * floats for floats in (plan.arena_floats, plan.live_floats))
+    return "\n".join(
+        [
+            plan.describe(seconds, algorithms, batch),
+            "",
+            describe_totals(totals),
+            "",
+            f"native {denoiser.precision}, {packed.level} kernels, {torch.get_num_threads()} "
+            f"threads, batch {batch}",
+            f"weights {weights / _MIB:.2f} MiB as these kernels read them",
+            f"arena {arena / _MIB:.2f} MiB, of which {live / _MIB:.2f} are in use at once",
+        ]
+    )
