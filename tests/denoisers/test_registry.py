@@ -22,7 +22,7 @@ TORCH = {"eager", "inductor", "eager-cuda", "inductor-cuda"}
 
 def test_engines_are_registered_under_their_own_names():
     assert list(ENGINES) == [engine.name for engine in ENGINES.values()]
-    assert {*TORCH, *PACKAGES} == set(ENGINES)
+    assert {"native", *TORCH, *PACKAGES} == set(ENGINES)
     for engine in ENGINES.values():
         assert engine.precisions[0] == "float32"
         assert set(engine.precisions) <= set(DTYPES)
@@ -47,7 +47,7 @@ def test_only_inductor_is_slow_to_build():
 
 
 def test_engines_say_where_they_run():
-    on_the_host = {"eager", "onnxruntime", "openvino", "inductor"}
+    on_the_host = {"eager", "native", "onnxruntime", "openvino", "inductor"}
     for name, engine in ENGINES.items():
         assert engine.device == torch.device("cpu" if name in on_the_host else "cuda:0")
 
