@@ -24,19 +24,14 @@ MANY = 9
 
 
 @pytest.fixture(scope="module")
-def sampler():
-    return fastdiff.compile("digits", backend="native", tune=0.01, cache=False)
-
-
-@pytest.fixture(scope="module")
-def digits(sampler):
+def digits():
     """The digits network, its denoiser, inputs for many rows and torch's answer."""
     network, _ = describe("digits")
     x, t, conditioning = network.example(MANY, seed=3)
     t = t + 0.25
     with torch.no_grad():
         expected = network.module(x, t, **conditioning)
-    return network, sampler._compiled.denoiser, (x, t, conditioning), expected
+    return network, ENGINE.build(network, "float32"), (x, t, conditioning), expected
 
 
 @pytest.fixture
@@ -133,6 +128,24 @@ def test_what_was_kept_is_neither_planned_nor_measured_again(digits, kept, run, 
         assert torch.equal(run(again, *part), run(denoiser, *part))
 
 
+def test_denoisers_in_threads_of_one_process_do_not_disturb_each_other(digits, kept, threads):
+    network, denoiser, (x, t, conditioning), expected = digits
+    threads(2)
+    calls, outputs, alone = [], [], []
+    for scale, one in enumerate([denoiser, ENGINE.build(network, "float32", kept)], start=1):
+        outputs.append(torch.full_like(expected, torch.nan))
+        calls.append(one.bind(x / scale, t, conditioning, outputs[-1]))
+        calls[-1]()
+        alone.append(outputs[-1].clone())
+    assert not torch.equal(*alone)
+    with ThreadPoolExecutor(2) as callers:
+        for _ in range(100):
+            for output in outputs:
+                output.fill_(torch.nan)
+            list(callers.map(lambda call: call(), calls))
+            assert all(map(torch.equal, outputs, alone))
+
+
 def test_what_was_kept_for_other_kernels_is_made_again(digits, kept, run, monkeypatch):
     network, _, inputs, expected = digits
     monkeypatch.setattr(native, "choose", lambda *args: {})
@@ -206,12 +219,32 @@ def test_the_environment_forces_a_level():
     assert done.stdout.strip() == "portable kernels, CPU"
 
 
-OPTIONS = {"class_labels": [0, 3, 9], "seed": [5, 6, 7], "steps": 3, "guidance_scale": 2.0}
+class Labelled(nn.Module):
+    """Two convolutions around an activation."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.label = nn.Embedding(5, 8)
+
+    def forward(self, x, t, class_labels):
+        shift = self.label(class_labels) * torch.cos(t / 300)[:, None]
+        return self.second(nn.functional.silu(self.first(x) + shift[:, :, None, None]))
+
+
+COMPILE = {"sample_shape": (3, 6, 5), "precision": "float32", "tune": 0.01, "cache": False}
+OPTIONS = {"class_labels": [0, 3, 2], "seed": [5, 6, 7], "steps": 3, "guidance_scale": 2.0}
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    return fastdiff.compile(Labelled(), backend="native", num_classes=4, null_class=4, **COMPILE)
 
 
 @pytest.fixture(scope="module")
 def saved(sampler, tmp_path_factory):
-    path = tmp_path_factory.mktemp("native") / "digits.fastdiff"
+    path = tmp_path_factory.mktemp("native") / "labelled.fastdiff"
     sampler.save(path)
     return path
 
@@ -234,35 +267,23 @@ def test_rows_need_no_fixed_calls_to_have_the_same_bits_in_company(sampler, save
         assert torch.equal(loaded.sample(**{**OPTIONS, **own}), together[row : row + 1])
 
 
-def test_samplers_in_threads_of_one_process_do_not_disturb_each_other(sampler, saved, threads):
-    threads(2)
-    samplers = [sampler, fastdiff.load(saved)]
-    options = [{**OPTIONS, "seed": [seed] * 3} for seed in (1, 2)]
-    alone = [one.sample(**own) for one, own in zip(samplers, options, strict=True)]
-    with ThreadPoolExecutor(2) as callers:
-        for _ in range(5):
-            together = callers.map(lambda one, own: one.sample(**own), samplers, options)
-            assert all(map(torch.equal, together, alone))
-
-
 class Summing(nn.Module):
     """A convolution, and an operator that few networks have."""
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x, t):
         return self.conv(x.cumsum(3) / 8)
 
 
 def test_an_operator_without_a_kernel_is_named_and_another_engine_chosen(monkeypatch):
-    options = {"sample_shape": (1, 6, 5), "precision": "float32", "tune": 0.01, "cache": False}
     reason = "the native engine cannot read aten.cumsum.default in the network"
     with pytest.raises(Unavailable, match=f"{reason}: it has no kernel; another engine can run it"):
-        fastdiff.compile(Summing(), backend="native", **options)
+        fastdiff.compile(Summing(), backend="native", **COMPILE)
     monkeypatch.setattr(tuning, "ENGINES", {name: ENGINES[name] for name in ("eager", "native")})
-    report = fastdiff.compile(Summing(), **options).report
+    report = fastdiff.compile(Summing(), **COMPILE).report
     assert report.chosen.engine == "eager"
     (refused,) = (c.refusal for c in report.candidates if c.engine == "native")
     assert refused.startswith(reason)
