@@ -3,6 +3,7 @@
 # make check   format, lint, types, import contracts
 # make bench   measured figures of README.md, beside the peers in the same run
 # make performance   the tables of docs/performance.md
+# make native        the tables of docs/native-engine.md
 # make serving       the tables of docs/serving-performance.md; about an hour
 # make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
@@ -18,7 +19,7 @@ CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulato
 # The tests start dozens of processes that import torch, each of which would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format bench performance serving gpu-check gpu-evidence build clean
+.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -44,6 +45,9 @@ bench: $(VENV)/.dev
 
 performance: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.performance --write docs/performance.md
+
+native: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.native --write docs/native-engine.md
 
 serving: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.serving --write docs/serving-performance.md

@@ -76,12 +76,11 @@ class Subject:
     def __init__(self, model: str, engine: str, precision: str, onnx: Path) -> None:
         warnings.simplefilter("ignore")  # of exporters, about what they do
         self.network = _network(model, onnx)
-        build = lambda: get_engine(engine).build(self.network, precision)  # noqa: E731
-        build()  # imports what it needs
+        get_engine(engine).build(self.network, precision)  # imports what it needs
         give_back_memory()
         self._resident_before = _resident_bytes()
         begin = time.perf_counter()
-        self.denoiser: Denoiser = build()
+        self.denoiser: Denoiser = get_engine(engine).build(self.network, precision)
         self._build_seconds = time.perf_counter() - begin
         self._call: Callable[[], object]
 
