@@ -270,6 +270,13 @@ void bind_network(py::module_& module) {
            arg("program"))
       .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),
            arg("channels"), arg("y"), arg("images"))
+      .def(
+          "use_scratch",
+          [](Plan& plan, Address address) {
+            require(address % 64 == 0, "scratch memory: expected an address of whole cache lines");
+            plan.use_scratch(floats(address));
+          },
+          arg("address"))
       .def("nodes",
            [](const Plan& plan) {
              std::vector<std::pair<std::string, double>> nodes;

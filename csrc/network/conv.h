@@ -71,7 +71,7 @@ struct Convolve {
           a[r] = input_pixel(conv, pixels[r].image, tops[r] + y, lefts[r] + x);
           any |= a[r] != conv.zeros;
         }
-        if (any) M::template accumulate<kRows>(a, weights, M::kPanel, conv.channels, sums);
+        if (any) M::template accumulate<kRows>(a, weights, conv.channels, sums);
       }
     }
     const int64_t column = panel * M::kPanel;

@@ -19,17 +19,21 @@ struct Multiply {
   template <int kRows>
   using Sums = F[kRows][kPanelVectors];
 
-  /// sums[r][:] += sum over k of a[r][k] * weights[k * weight_stride + :].
-  template <int kRows>
+  /// sums[r][:] += sum over k of a[r][k] * weights[k * kPanel + :].
+  ///
+  /// With kAhead the next panel is asked for meanwhile: where there are few rows, weights come from
+  /// memory more slowly than they are used.
+  template <int kRows, bool kAhead = false>
   static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
-                                         int64_t weight_stride, int64_t depth, Sums<kRows>& sums) {
+                                         int64_t depth, Sums<kRows>& sums) {
     F local[kRows][kPanelVectors];  // in registers, whatever the caller does with its own
     FASTDIFF_UNROLL
     for (int r = 0; r < kRows; ++r) {
       FASTDIFF_UNROLL
       for (int v = 0; v < kPanelVectors; ++v) local[r][v] = sums[r][v];
     }
-    for (int64_t k = 0; k < depth; ++k, weights += weight_stride) {
+    for (int64_t k = 0; k < depth; ++k, weights += kPanel) {
+      if constexpr (kAhead) __builtin_prefetch(weights + depth * kPanel, 0, 2);
       F w[kPanelVectors];
       FASTDIFF_UNROLL
       for (int v = 0; v < kPanelVectors; ++v) w[v] = L::load(weights + v * L::kLanes);

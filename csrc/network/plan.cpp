@@ -1,9 +1,7 @@
 #include "plan.h"
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <new>
 
 #include "../cpu/thread_pool.h"
 
@@ -44,7 +42,7 @@ void Plan::work(size_t index) {
   while (progress.taken.load(std::memory_order_relaxed) < stage.units) {
     const int64_t unit = progress.taken.fetch_add(1, std::memory_order_relaxed);
     if (unit >= stage.units) break;
-    stage.unit(stage.spec.get(), scratch_.get(), unit);
+    stage.unit(stage.spec.get(), scratch_, unit);
     ++mine;
   }
   if (mine && progress.done.fetch_add(mine) + mine == stage.units && sleepers_.load() > 0) {
@@ -68,10 +66,8 @@ Plan::~Plan() = default;
 void Plan::add(Node node, int64_t scratch_floats) {
   for (Stage& stage : node.stages) stages_.push_back(stage);
   nodes_.push_back({std::move(node.name), node.flops, stages_.size()});
-  if (scratch_floats > scratch_floats_) {
-    scratch_floats_ = scratch_floats;
-    scratch_.reset();
-  }
+  scratch_floats_ = std::max(scratch_floats_, scratch_floats);
+  if (own_scratch_) own_scratch_.reset(), scratch_ = nullptr;
 }
 
 const float* Plan::zeros(int64_t count) {
@@ -94,10 +90,8 @@ std::vector<double> Plan::profile(int threads) {
 void Plan::run(int threads, double* ends) {
   const std::lock_guard<std::mutex> one_caller(running_);
   if (!scratch_ && scratch_floats_) {
-    const size_t bytes =
-        size_t(scratch_bytes() + int64_t(kAlignment) - 1) / kAlignment * kAlignment;
-    scratch_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
-    if (!scratch_) throw std::bad_alloc();
+    own_scratch_.reset(new float[size_t(scratch_floats_)]);
+    scratch_ = own_scratch_.get();
   }
   progress_ = std::vector<Progress>(stages_.size());
   if (threads > 1) cpu::use_own_threads();

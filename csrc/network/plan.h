@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -48,6 +47,9 @@ class Plan {
 
   /// Appends a node, whose stages share `scratch_floats` of memory.
   void add(Node node, int64_t scratch_floats);
+  /// Lets the nodes work in `scratch_bytes` of the caller's memory, which plans may share that never
+  /// run at the same time. Without it, the first run takes memory of its own.
+  void use_scratch(float* memory) { scratch_ = memory; }
   /// That many zeros, for as long as the plan lives.
   const float* zeros(int64_t count);
 
@@ -62,17 +64,14 @@ class Plan {
   void run(int threads, double* ends);
   void work(size_t stage);
 
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-
   const Level& level_;
   std::vector<Entry> nodes_;
   std::vector<Stage> stages_;  // of all nodes
   std::vector<Progress> progress_;
   std::vector<std::vector<float>> zeros_;
   int64_t scratch_floats_ = 0;
-  std::unique_ptr<float, Free> scratch_;
+  std::unique_ptr<float[]> own_scratch_;
+  float* scratch_ = nullptr;
   std::mutex running_;
   std::mutex sleeping_;
   std::condition_variable wake_;

@@ -119,7 +119,7 @@ struct WinogradOf {
         const float* a[kRows];
         for (int r = 0; r < kRows; ++r) a[r] = domain + (first + r) * conv.channels;
         F sums[kRows][kPanelVectors] = {};
-        M::template accumulate<kRows>(a, weights, M::kPanel, conv.channels, sums);
+        M::template accumulate<kRows, true>(a, weights, conv.channels, sums);
         for (int r = 0; r < kRows; ++r) {
           float* to = products + (first + r) * spec.product_columns + p * M::kPanel;
           for (int v = 0; v < kPanelVectors; ++v) L::store(to + v * L::kLanes, sums[r][v]);

@@ -7,7 +7,7 @@ how, and what was measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from fastdiff import _native
-from fastdiff.denoisers.base import HOST, EngineStatus
+from fastdiff._native import NetworkPlan
+from fastdiff.denoisers.base import HOST, EngineStatus, numpy_view
 from fastdiff.denoisers.network import (
     OUTPUT,
     Arrays,
@@ -81,7 +81,7 @@ class Packed:
 
 
 class NativeDenoiser:
-    """A plan bound to the caller's tensors, which it reads and writes in place.
+    """Evaluates a plan; each number of rows has its calls ready.
 
     Attributes
     ----------
@@ -97,26 +97,33 @@ class NativeDenoiser:
 
     def __init__(self, packed: Packed, precision: str, output_channels: int) -> None:
         self.packed, self.precision, self.output_channels = packed, precision, output_channels
-        self._arena = _aligned(packed.plan.arena_floats)
+        self._replays: dict[int, Replay] = {}
+        self._arena = self._scratch = _aligned(0)
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
-        plan = self.bound(x, t, conditioning, out)
-        return lambda: plan.run(torch.get_num_threads())
+        inputs = {"x": x, "t": t, **conditioning}
+        views = {name: numpy_view(name, tensor) for name, tensor in inputs.items()}
+        views[OUTPUT] = out.numpy()
+        replay = self.replay({name: view.shape for name, view in views.items()})
+        return lambda: replay.run(views, torch.get_num_threads())
 
-    def bound(
-        self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
-    ) -> BoundPlan:
-        """Return the calls that evaluate these tensors; the arguments are those of `bind`."""
-        floats = len(x) * self.packed.plan.arena_floats
-        if len(self._arena) < floats:
-            self._arena = _aligned(floats)
-        return BoundPlan(self.packed, {"x": x, "t": t, **conditioning, OUTPUT: out}, self._arena)
+    def replay(self, shapes: Mapping[str, Sequence[int]]) -> Replay:
+        """Return the calls that evaluate inputs of these shapes, (B, ...) each, by their names."""
+        batch = shapes[OUTPUT][0]
+        if batch not in self._replays:
+            replay = Replay(self.packed, shapes, self._arena, self._scratch)
+            if replay.arena is not self._arena or replay.scratch is not self._scratch:
+                self._replays.clear()  # so that nothing holds the smaller ones
+            self._arena, self._scratch = replay.arena, replay.scratch
+            self._replays[batch] = replay
+        return self._replays[batch]
 
     def trim(self, batches: Collection[int]) -> None:
-        """Let go of the memory of larger calls than those."""
-        self._arena = _aligned(max(batches, default=1) * self.packed.plan.arena_floats)
+        """Let go of the memory that calls of other sizes have taken."""
+        self._replays.clear()
+        self._arena = self._scratch = _aligned(0)
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Write the plan, and the weights as these kernels read them."""
@@ -130,33 +137,57 @@ class NativeDenoiser:
         save_file(packed.weights, folder / _WEIGHTS)
 
 
-class BoundPlan:
-    """The calls of one evaluation on fixed memory, which lives as long as they do.
+class Replay:
+    """The calls of one evaluation on memory of its own, as a CUDA graph has its own buffers.
+
+    What comes and goes is copied, a few thousand numbers: making a hundred calls ready for the
+    caller's addresses takes longer than a small network runs.
 
     Parameters
     ----------
     packed : Packed
-    tensors : mapping of str to Tensor
-        Inputs and output by name, (B, ...) each, contiguous.
-    arena : array
-        At least B times the plan's `arena_floats`.
+    shapes : mapping of str to sequence of int
+        Of the inputs and the output, (B, ...) each.
+    arena, scratch : array
+        Memory to work in, shared with other replays. Where one is too small, the attribute of that
+        name is a larger one.
     """
 
     def __init__(
-        self, packed: Packed, tensors: Mapping[str, Tensor], arena: NDArray[np.float32]
+        self,
+        packed: Packed,
+        shapes: Mapping[str, Sequence[int]],
+        arena: NDArray[np.float32],
+        scratch: NDArray[np.float32],
     ) -> None:
-        self._plan, self._native = packed.plan, _native.NetworkPlan(packed.level)
-        self._keep = (packed, tensors, arena)
-        addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        batch = len(tensors[OUTPUT])
+        plan, batch = packed.plan, shapes[OUTPUT][0]
+        labels = {name for name, buffer in plan.buffers.items() if buffer.kind == "labels"}
+        self._tensors = {
+            name: np.zeros(shape, np.int64 if name in labels else np.float32)
+            for name, shape in shapes.items()
+        }
+        self._plan, self._weights, self._native = plan, packed.weights, NetworkPlan(packed.level)
+        self.arena = _at_least(arena, batch * plan.arena_floats)
         bind(
-            packed.plan, self._native, batch, addresses, arena.ctypes.data, packed.weights,
+            plan,
+            self._native,
+            batch,
+            {name: array.ctypes.data for name, array in self._tensors.items()},
+            self.arena.ctypes.data,
+            packed.weights,
             packed.choices,
-        )  # fmt: skip
+        )
+        self.scratch = _at_least(scratch, self._native.scratch_bytes // 4)
+        if len(self.scratch):
+            self._native.use_scratch(self.scratch.ctypes.data)
 
-    def run(self, threads: int) -> None:
-        """Evaluate."""
+    def run(self, tensors: Mapping[str, NDArray[Any]], threads: int) -> None:
+        """Evaluate inputs, by their names, into ``tensors["output"]``."""
+        for name, array in self._tensors.items():
+            if name != OUTPUT:
+                np.copyto(array, tensors[name])
         self._native.run(threads)
+        np.copyto(tensors[OUTPUT], self._tensors[OUTPUT])
 
     def profile(self, threads: int, rounds: int = 10) -> dict[str, float]:
         """Return the seconds of each node by its name: the median of some evaluations."""
@@ -167,12 +198,12 @@ class BoundPlan:
 
 def _level() -> str:
     """Return the best level of these kernels; `fastdiff.kernels` has heeded FASTDIFF_CPU."""
-    return _native.NetworkPlan().level
+    return NetworkPlan().level
 
 
 def _require_tiles() -> None:
     """Refuse what this CPU would compute with plain arithmetic."""
-    if _native.NetworkPlan().tile_math == PLAIN_TILES:
+    if NetworkPlan().tile_math == PLAIN_TILES:
         raise Unavailable(
             "native computes bfloat16 only on CPUs with AMX or AVX-512 BF16, and this one has "
             f"{_level()}; use precision='float32'"
@@ -203,6 +234,10 @@ def _read(folder: Path) -> Packed | None:
     except (KeyError, IndexError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise ArtifactError(f"{path.name}: not what this engine writes: {error!r}") from error
     return Packed(described["level"], plan, choices, weights)
+
+
+def _at_least(memory: NDArray[np.float32], floats: int) -> NDArray[np.float32]:
+    return memory if len(memory) >= floats else _aligned(floats)
 
 
 def _aligned(floats: int) -> NDArray[np.float32]:
