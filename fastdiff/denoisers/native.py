@@ -103,11 +103,14 @@ class NativeDenoiser:
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
-        inputs = {"x": x, "t": t, **conditioning}
-        views = {name: numpy_view(name, tensor) for name, tensor in inputs.items()}
-        views[OUTPUT] = out.numpy()
+        tensors = {"x": x, "t": t, **conditioning, OUTPUT: out}
+        views = {name: numpy_view(name, tensor) for name, tensor in tensors.items()}
         replay = self.replay({name: view.shape for name, view in views.items()})
-        return lambda: replay.run(views, torch.get_num_threads())
+
+        def run(keep: object = tensors) -> None:
+            replay.run(views, torch.get_num_threads())
+
+        return run
 
     def replay(self, shapes: Mapping[str, Sequence[int]]) -> Replay:
         """Return the calls that evaluate inputs of these shapes, (B, ...) each, by their names."""
