@@ -30,6 +30,7 @@ from benchmarks.marks import replace_figures
 from benchmarks.peak import Peak
 from fastdiff.bench import describe_run
 from fastdiff.bench.timing import Spread, ratio
+from fastdiff.cli.inspect import evaluated
 from fastdiff.compiler import describe
 from fastdiff.denoisers import Denoiser, get_engine
 from fastdiff.denoisers.native import NativeDenoiser
@@ -110,11 +111,9 @@ class Subject:
     def profile(self, batch: int) -> list[Total]:
         """Return native's time by kinds of nodes."""
         assert isinstance(self.denoiser, NativeDenoiser)
-        x, t, conditioning = self.network.example(batch)
-        out = torch.empty(batch, self.denoiser.output_channels, *x.shape[2:])
         packed = self.denoiser.packed
-        bound = self.denoiser.bound(x, t, conditioning, out)
-        seconds = bound.profile(torch.get_num_threads())
+        replay = evaluated(self.denoiser, self.network, batch)
+        seconds = replay.profile(torch.get_num_threads())
         algorithms = {name: choice.algorithm for name, choice in packed.choices.items()}
         return total_by_kind(packed.plan.nodes, seconds, algorithms, batch)
 

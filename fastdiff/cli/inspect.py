@@ -10,7 +10,7 @@ from rich.console import Console
 from fastdiff.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from fastdiff.denoisers.native import NativeDenoiser
+    from fastdiff.denoisers.native import NativeDenoiser, Replay
     from fastdiff.exporting import Network
 
 _MIB = 2.0**20
@@ -41,6 +41,8 @@ def inspect(
 
     Example: fastdiff inspect digits --batch 4 --profile
     """
+    import torch
+
     from fastdiff.compiler import describe
     from fastdiff.denoisers.native import NativeEngine
 
@@ -54,20 +56,27 @@ def inspect(
     with Console(stderr=True).status("planning, and measuring convolutions"):
         network, _ = describe(model)
         denoiser = engine.build(network, precision)
-        seconds = _profile(denoiser, network, batch) if profile else None
-    typer.echo(_report(denoiser, batch, seconds))
+        replay = evaluated(denoiser, network, batch)
+        seconds = replay.profile(torch.get_num_threads()) if profile else None
+    typer.echo(_report(denoiser, batch, replay.scratch.nbytes, seconds))
 
 
-def _profile(denoiser: NativeDenoiser, network: Network, batch: int) -> dict[str, float]:
-    """Return the seconds of each node by its name."""
+def evaluated(denoiser: NativeDenoiser, network: Network, batch: int) -> Replay:
+    """Return the calls for `batch` images, which have run once, on the network's example."""
     import torch
+
+    from fastdiff.denoisers.network import OUTPUT
 
     x, t, conditioning = network.example(batch)
     out = torch.empty(batch, denoiser.output_channels, *x.shape[2:])
-    return denoiser.bound(x, t, conditioning, out).profile(torch.get_num_threads())
+    denoiser.bind(x, t, conditioning, out)()
+    tensors = {"x": x, "t": t, **conditioning, OUTPUT: out}
+    return denoiser.replay({name: tensor.shape for name, tensor in tensors.items()})
 
 
-def _report(denoiser: NativeDenoiser, batch: int, seconds: dict[str, float] | None) -> str:
+def _report(
+    denoiser: NativeDenoiser, batch: int, scratch: int, seconds: dict[str, float] | None
+) -> str:
     """Return the listing, the totals and the memory."""
     import torch
 
@@ -88,6 +97,7 @@ def _report(denoiser: NativeDenoiser, batch: int, seconds: dict[str, float] | No
             f"native {denoiser.precision}, {packed.level} kernels, {torch.get_num_threads()} "
             f"threads, batch {batch}",
             f"weights {weights / _MIB:.2f} MiB as these kernels read them",
-            f"arena {arena / _MIB:.2f} MiB, of which {live / _MIB:.2f} are in use at once",
+            f"arena {arena / _MIB:.2f} MiB, of which {live / _MIB:.2f} are in use at once; "
+            f"scratch {scratch / _MIB:.2f} MiB",
         ]
     )

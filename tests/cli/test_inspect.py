@@ -46,9 +46,10 @@ def test_inspect_lists_calls_algorithms_times_and_memory(capsys):
     assert float(everything[-2]) == pytest.approx(sum(times), abs=0.01)
 
     assert f"{torch.get_num_threads()} threads, batch 2" in memory
-    weights, arena, live = map(float, re.findall(r"([\d.]+) (?:MiB|are)", memory))
+    weights, arena, live, scratch = map(float, re.findall(r"([\d.]+) (?:MiB|are)", memory))
     assert 4 * 314_753 / 2**20 <= weights < 8  # padded; Winograd makes 36 of 9 numbers
     assert 0 < live <= arena < 0.2
+    assert 0 < scratch < 1
 
 
 def test_totals_count_every_operation_of_the_definition():
