@@ -49,7 +49,7 @@ def usable():
     """Return the engine of a name, or skip where an optional one cannot run."""
 
     def get(name):
-        if name in {"eager", "onnxruntime"}:
+        if name in {"eager", "native", "onnxruntime"}:
             return get_engine(name)
         try:
             return get_engine(name)

@@ -166,7 +166,7 @@ def test_a_file_that_is_no_network_is_refused(engine, network, usable, tmp_path)
         usable(engine).build(network, "float32")
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["native", "onnxruntime", "openvino"])
 def test_element_types_that_numpy_lacks_are_refused(engine, network, usable):
     denoiser = usable(engine).build(network, "float32")
     x, t, conditioning = network.example(2)
