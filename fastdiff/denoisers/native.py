@@ -27,6 +27,7 @@ from fastdiff.denoisers.network import (
     Choice,
     Plan,
     bind,
+    check_weights,
     choose,
     pack,
     plan_network,
@@ -57,6 +58,8 @@ class NativeEngine:
             _require_tiles()
         channels = network.probe()
         kept = None if blobs is None else _read(blobs)
+        if kept is not None:
+            _require_fit(kept, network, channels)
         return NativeDenoiser(kept or _made(network, precision), precision, channels)
 
 
@@ -234,6 +237,8 @@ def _read(folder: Path) -> Packed | None:
         if described["level"] != _level():
             return None
         plan, weights = Plan.from_json(described["plan"]), load_file(folder / _WEIGHTS)
+    except ArtifactError:
+        raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise ArtifactError(f"{path.name}: not what this engine writes: {error!r}") from error
     return Packed(described["level"], plan, choices, weights)
@@ -241,6 +246,25 @@ def _read(folder: Path) -> Packed | None:
 
 def _at_least(memory: NDArray[np.float32], floats: int) -> NDArray[np.float32]:
     return memory if len(memory) >= floats else _aligned(floats)
+
+
+def _require_fit(packed: Packed, network: Network, channels: int) -> None:
+    """Refuse a plan that takes inputs, an output or weights for larger than they are."""
+    x, t, conditioning = network.example(1)
+    given = {"x": x, "t": t, **conditioning}
+    known = {
+        name: ("input" if tensor.is_floating_point() else "labels", tensor.numel())
+        for name, tensor in given.items()
+    }
+    known[OUTPUT] = ("output", channels * x[0, 0].numel())
+    inner = {"arena", "weight"}
+    buffers = packed.plan.buffers.items()
+    taken = {
+        name: (buffer.kind, buffer.size) for name, buffer in buffers if buffer.kind not in inner
+    }
+    if not taken.items() <= known.items():
+        raise ArtifactError(f"{_PLAN}: expected inputs and an output of {known}, got {taken}")
+    check_weights(packed.plan, packed.weights, packed.choices, NetworkPlan(packed.level).panel)
 
 
 def _aligned(floats: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@
                                                                     reference: float64, no kernels
 """
 
-from fastdiff.denoisers.network.binding import bind
+from fastdiff.denoisers.network.binding import bind, check_weights
 from fastdiff.denoisers.network.building import build_plan, make_plan, plan_network
 from fastdiff.denoisers.network.choosing import choose
 from fastdiff.denoisers.network.graph import OUTPUT, Graph
@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "bind",
     "build_plan",
+    "check_weights",
     "choose",
     "make_plan",
     "pack",

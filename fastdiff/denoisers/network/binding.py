@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
-from fastdiff.denoisers.network.packing import Choice, packed_name, packed_size
+from fastdiff.denoisers.network.packing import ALGORITHMS, TILES, Choice, packed_name, packed_size
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import ArtifactError
@@ -52,7 +52,7 @@ def bind(
     ArtifactError
         Packed weights are missing, or not those of the plan.
     """
-    _check_weights(plan, packed, choices, native.panel)
+    check_weights(plan, packed, choices, native.panel)
     weights = {name: array.ctypes.data for name, array in packed.items()}
     memory = _Memory(plan, batch, addresses, arena, weights)
     for node in plan.nodes:
@@ -71,10 +71,10 @@ def bind(
             native.gather(node.name, **_gather(memory, node))
 
 
-def _check_weights(
+def check_weights(
     plan: Plan, packed: Mapping[str, NDArray[Any]], choices: Mapping[str, Choice], panel: int
 ) -> None:
-    """Refuse arrays that kernels would read beyond the end of."""
+    """Raise `ArtifactError` if kernels would read an array beyond its end."""
     convolved = {node.weights for node in plan.convolutions}
     expected: dict[str, tuple[type, int]] = {
         name: (np.float32, math.prod(shape))
@@ -83,6 +83,8 @@ def _check_weights(
     }
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
+        if choice.algorithm not in {*ALGORITHMS, TILES}:
+            raise ArtifactError(f"{node.name}: no algorithm {choice.algorithm!r}")
         shape = plan.shapes[node.weights]
         expected[packed_name(node, choice)] = packed_size(shape, choice.algorithm, panel)
     for name, (dtype, size) in expected.items():

@@ -5,6 +5,7 @@ Plans are read from files. A kernel trusts its arguments, so they are checked he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from fastdiff.denoisers.network.plan import Plan
 
 BUFFER_KINDS = ("arena", "input", "labels", "output", "weight")
+
+
+def check_memory(plan: Plan) -> None:
+    """Raise `ArtifactError` if the sizes of arena and buffers are none, or not those of weights."""
+    numbers = [plan.arena_floats, *(n for b in plan.buffers.values() for n in (b.size, b.offset))]
+    if any(type(n) is not int or n < 0 for n in numbers):
+        raise ArtifactError("a size or an offset of the plan's buffers is no number of elements")
+    for name, buffer in plan.buffers.items():
+        if buffer.kind != "weight":
+            continue
+        if name not in plan.shapes or buffer.size != math.prod(plan.shapes[name]):
+            raise ArtifactError(f"{name}: {buffer.size} elements are not those of its weights")
 
 
 def check_node(plan: Plan, node: Node) -> None:

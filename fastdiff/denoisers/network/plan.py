@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.denoisers.network.checking import check_node
+from fastdiff.denoisers.network.checking import check_memory, check_node
 from fastdiff.denoisers.network.describing import describe_nodes
 from fastdiff.denoisers.network.nodes import KINDS, Conv, Node
 from fastdiff.denoisers.network.views import Shape, View
@@ -74,6 +74,7 @@ class Plan:
     )
 
     def __post_init__(self) -> None:
+        check_memory(self)
         for node in self.nodes:
             check_node(self, node)
 
