@@ -47,8 +47,8 @@ class Plan {
 
   /// Appends a node, whose stages share `scratch_floats` of memory.
   void add(Node node, int64_t scratch_floats);
-  /// Lets the nodes work in `scratch_bytes` of the caller's memory, which plans may share that never
-  /// run at the same time. Without it, the first run takes memory of its own.
+  /// Lets the nodes work in `scratch_bytes` of the caller's memory, which plans may share that
+  /// never run at the same time. Without it, the first run takes memory of its own.
   void use_scratch(float* memory) { scratch_ = memory; }
   /// That many zeros, for as long as the plan lives.
   const float* zeros(int64_t count);
