@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -156,20 +157,26 @@ void work_in_default_environment(void* job) {
   static_cast<Job*>(job)->work();
 }
 
-std::atomic<bool> g_own_threads{false};
+constexpr std::chrono::nanoseconds kOwnFor = std::chrono::milliseconds(10);
+std::atomic<int64_t> g_own_until{0};  // nanoseconds
+
+int64_t now() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
 
 /// Runs the job on the host's OpenMP threads; false if there are none to be had.
 bool run_on_openmp(Job& job, int threads) {
   static std::mutex one_caller;
   const std::unique_lock<std::mutex> lock(one_caller, std::try_to_lock);
-  if (!lock || g_own_threads.load(std::memory_order_relaxed) || !host_openmp()) return false;
+  const bool own = now() < g_own_until.load(std::memory_order_relaxed);
+  if (!lock || own || !host_openmp()) return false;
   host_openmp()(work_in_default_environment, &job, unsigned(threads), 0);
   return true;
 }
 
 }  // namespace
 
-void use_own_threads() { g_own_threads.store(true, std::memory_order_relaxed); }
+void use_own_threads() { g_own_until.store(now() + kOwnFor.count(), std::memory_order_relaxed); }
 
 void parallel_for(int threads, int64_t units, void (*task)(const void*, int64_t),
                   const void* context) {

@@ -15,9 +15,10 @@ namespace fastdiff::cpu {
 void parallel_for(int threads, int64_t units, void (*task)(const void* context, int64_t unit),
                   const void* context);
 
-/// Lets parallel_for use the pool from now on. Until then it uses the threads of torch's OpenMP
-/// runtime where there is one: they are the ones that are awake after a network that torch ran. A
-/// network that runs on the pool says so, and has the cores to itself.
+/// Lets parallel_for use the pool for the next ten milliseconds. Otherwise it uses the threads of
+/// torch's OpenMP runtime where there is one: they are the ones that are awake after a network that
+/// torch ran. A network that runs on the pool says so before and after, and has the cores to
+/// itself.
 void use_own_threads();
 
 template <class Body>

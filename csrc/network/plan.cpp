@@ -104,6 +104,7 @@ void Plan::run(int threads, double* ends) {
       if (ends && worker == 0) ends[node] = now();
     }
   });
+  if (threads > 1) cpu::use_own_threads();  // for the solver's step, which comes next
 }
 
 }  // namespace fastdiff::network
