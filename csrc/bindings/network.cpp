@@ -197,7 +197,7 @@ py::array_t<float> pack_panels_of(py::handle weights_, const std::string& level)
   Array weights("weights", weights_);
   weights.of({Type::kFloat32}).shaped({&taps, &depth, &columns});
   const int64_t panel = usable(level).panel;
-  py::array_t<float> out(panel_count(columns.size(), panel) * taps.size() * depth.size() * panel);
+  py::array_t<float> out(divided_up(columns.size(), panel) * taps.size() * depth.size() * panel);
   pack_panels(weights.data<float>(), taps.size(), depth.size(), columns.size(), panel,
               out.mutable_data());
   return out;
@@ -211,7 +211,7 @@ py::array_t<float> pack_winograd_of(py::handle weights_, int m, const std::strin
   require_threads(threads);
   require(m == 2 || m == 4, "m: expected 2 or 4, got " + std::to_string(m));
   const int64_t panel = usable(level).panel;
-  const int64_t matrix = panel_count(columns.size(), panel) * depth.size() * panel;
+  const int64_t matrix = divided_up(columns.size(), panel) * depth.size() * panel;
   py::array_t<float> out((m + 2) * (m + 2) * matrix);
   float* to = out.mutable_data();
   py::gil_scoped_release release;
@@ -223,8 +223,8 @@ py::array_t<uint16_t> pack_tiles_of(py::handle weights_) {
   Dim taps("taps"), depth("C"), columns("N");
   Array weights("weights", weights_);
   weights.of({Type::kFloat32}).shaped({&taps, &depth, &columns});
-  const int64_t steps = panel_count(depth.size(), kTileDepth) * taps.size();
-  py::array_t<uint16_t> out(panel_count(columns.size(), kTilePanel) * steps * 2 * kTileElements);
+  const int64_t steps = divided_up(depth.size(), kTileDepth) * taps.size();
+  py::array_t<uint16_t> out(divided_up(columns.size(), kTilePanel) * steps * 2 * kTileElements);
   pack_tiles(weights.data<float>(), taps.size(), depth.size(), columns.size(), out.mutable_data());
   return out;
 }

@@ -31,14 +31,6 @@ class DefaultFloatEnvironment {
   std::fenv_t saved_;
 };
 
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 struct Job {
   void (*task)(const void*, int64_t);
   const void* context;

@@ -5,6 +5,15 @@
 
 namespace fastdiff::cpu {
 
+/// Tells the processor that this thread only waits.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 /// Calls task(context, unit) once for each unit in [0, units), on up to `threads` threads, the
 /// caller among them, and returns when all are done. The task must not throw.
 ///

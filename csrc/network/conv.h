@@ -15,7 +15,7 @@ struct Convolve {
   /// A unit is a block of rows (output pixels of all images) by a block of panels.
   static void run(const Conv& conv, float*, int64_t unit) {
     const int64_t rows = conv.images * conv.out_height * conv.out_width;
-    const int64_t panels = panel_count(conv.out_channels, M::kPanel);
+    const int64_t panels = divided_up(conv.out_channels, M::kPanel);
     const int64_t row_blocks = (rows + conv.row_block - 1) / conv.row_block;
     const int64_t row = unit % row_blocks * conv.row_block;
     const int64_t panel = unit / row_blocks * conv.panel_block;

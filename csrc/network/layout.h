@@ -1,16 +1,13 @@
 // How the engine lays out what it makes for itself: panels of weights, the Winograd domain.
 #pragma once
 
+#include "counts.h"
 #include "fastdiff/scalar.h"
 #include "specs.h"
 
 namespace fastdiff::network {
 
 constexpr int64_t kMostRows = 256;  // of a unit of a convolution
-
-FASTDIFF_INLINE int64_t panel_count(int64_t columns, int64_t panel) {
-  return (columns + panel - 1) / panel;
-}
 
 /// An odd number of cache lines, so that matrices one behind the other do not share cache sets.
 FASTDIFF_INLINE int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
@@ -35,8 +32,8 @@ FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {
 }
 /// Tiles of 16 output pixels: neighbours in a row of the image, or, if they are gathered, any.
 FASTDIFF_INLINE int64_t row_tiles(const TileConv& spec) {
-  if (spec.gathers) return panel_count(row_count(spec), kTileRows);
-  return spec.conv.images * spec.conv.out_height * panel_count(spec.conv.out_width, kTileRows);
+  if (spec.gathers) return divided_up(row_count(spec), kTileRows);
+  return spec.conv.images * spec.conv.out_height * divided_up(spec.conv.out_width, kTileRows);
 }
 /// Tile products of a sum, 32 channels of a tap each: taps are the inner loop.
 FASTDIFF_INLINE int64_t tile_steps(const TileConv& spec) {

@@ -34,7 +34,7 @@ void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, 
   const auto& units = m == 2 ? level.winograd2 : level.winograd4;
   const int64_t points = (m + 2) * (m + 2);
   const int64_t down = divided_up(conv.out_height, m), across = divided_up(conv.out_width, m);
-  const int64_t columns = panel_count(conv.out_channels, level.panel) * level.panel;
+  const int64_t columns = divided_up(conv.out_channels, level.panel) * level.panel;
   const int64_t tiles = conv.images * down * across;
   const int64_t most = std::max<int64_t>(64, kDomainFloats / (points * (conv.channels + columns)));
   const int64_t chunk = divided_up(tiles, divided_up(tiles, most));
@@ -57,14 +57,14 @@ void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv) {
   TileConv spec = {};
   spec.conv = conv;
   spec.weights = reinterpret_cast<const uint16_t*>(conv.weights);
-  spec.depth = panel_count(conv.channels, kTileDepth) * kTileDepth;
+  spec.depth = divided_up(conv.channels, kTileDepth) * kTileDepth;
   spec.padded_height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
   spec.padded_width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
   spec.gathers = conv.out_height > 1 && conv.out_width % kTileRows != 0;
   spec.tile_block = conv.row_block > 0 ? divided_up(conv.row_block, kTileRows) : kTileBlock;
   const auto& units = plan.level().tiles;
   const int64_t blocks = divided_up(row_tiles(spec), spec.tile_block);
-  const int64_t panels = panel_count(conv.out_channels, kTilePanel);
+  const int64_t panels = divided_up(conv.out_channels, kTilePanel);
 
   Node node{std::move(name), flops, {}};
   node.stages.push_back(stage(spec, units[0], conv.images * spec.padded_height));
@@ -93,7 +93,7 @@ void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
       break;
   }
   conv.row_block = conv.row_block > 0 ? std::min(conv.row_block, kMostRows) : kRowBlock;
-  const int64_t panels = panel_count(conv.out_channels, plan.level().panel);
+  const int64_t panels = divided_up(conv.out_channels, plan.level().panel);
   const int64_t units = divided_up(rows, conv.row_block) * divided_up(panels, conv.panel_block);
   plan.add({std::move(name), flops, {stage(conv, plan.level().conv, units)}}, 0);
 }

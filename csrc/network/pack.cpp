@@ -50,7 +50,7 @@ void pack_panel(const double (&g)[kIn][3], const float* weights, int64_t depth, 
 
 void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t columns, int64_t panel,
                  float* out) {
-  for (int64_t p = 0; p < panel_count(columns, panel); ++p) {
+  for (int64_t p = 0; p < divided_up(columns, panel); ++p) {
     const int64_t first = p * panel, live = columns - first < panel ? columns - first : panel;
     for (int64_t row = 0; row < taps * depth; ++row, out += panel) {
       for (int64_t j = 0; j < live; ++j) out[j] = weights[row * columns + first + j];
@@ -61,7 +61,7 @@ void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t colu
 
 void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, int64_t panel,
                    int threads, float* out) {
-  const int64_t panels = panel_count(columns, panel), matrix = panels * depth * panel;
+  const int64_t panels = divided_up(columns, panel), matrix = panels * depth * panel;
   cpu::parallel_for(threads, panels, [&](int64_t p) {
     const int64_t first = p * panel, live = columns - first < panel ? columns - first : panel;
     const float* from = weights + first * depth * 9;

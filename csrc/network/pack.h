@@ -6,7 +6,7 @@
 namespace fastdiff::network {
 
 /// Panels of `panel` columns: out[p][tap][k][j] = weights[tap][k][p * panel + j], zero behind the
-/// last column. `out` has panel_count(columns) * taps * depth * panel floats.
+/// last column. `out` has divided_up(columns) * taps * depth * panel floats.
 void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t columns, int64_t panel,
                  float* out);
 
@@ -17,7 +17,7 @@ void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, 
 
 /// bfloat16 tiles for products: out[p][step][2][16][16][2], panels of 32 columns, steps in the
 /// order of tiles.h: blocks of 32 channels outside, taps inside; zero behind the last channel and
-/// column. `out` has panel_count(columns, 32) * (depth rounded up to 32) * taps * 32 elements.
+/// column. `out` has divided_up(columns, 32) * (depth rounded up to 32) * taps * 32 elements.
 void pack_tiles(const float* weights, int64_t taps, int64_t depth, int64_t columns, uint16_t* out);
 
 }  // namespace fastdiff::network

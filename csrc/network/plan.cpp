@@ -11,14 +11,6 @@ namespace {
 constexpr int kSpins = 2000;  // some tens of microseconds
 constexpr size_t kAlignment = 64;
 
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 double now() {
   using Clock = std::chrono::steady_clock;
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
@@ -51,7 +43,7 @@ void Plan::work(size_t index) {
   }
   for (int spins = 0; spins < kSpins; ++spins) {
     if (progress.ended(stage)) return;
-    pause();
+    cpu::pause();
   }
   // Another thread is late. It may need this core, so it gets it.
   std::unique_lock<std::mutex> lock(sleeping_);

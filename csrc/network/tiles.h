@@ -52,7 +52,7 @@ struct ConvolveTiles {
   /// A unit is a block of row tiles by a block of panels.
   static void multiply(const TileConv& spec, float* scratch, int64_t unit) {
     const int64_t tile_count = row_tiles(spec),
-                  panels = panel_count(spec.conv.out_channels, kTilePanel);
+                  panels = divided_up(spec.conv.out_channels, kTilePanel);
     const int64_t row_blocks = (tile_count + spec.tile_block - 1) / spec.tile_block;
     const int64_t first = unit % row_blocks * spec.tile_block;
     const int64_t last = min(first + spec.tile_block, tile_count);

@@ -8,7 +8,7 @@ same for every batch size, so that a row has the same bits in all of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,7 +70,6 @@ def choose(
     level: str,
     threads: int,
     precision: str = "float32",
-    say: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Choice]:
     """Return the fastest choice for each convolution, by its name.
 
@@ -82,15 +81,12 @@ def choose(
     threads : int
     precision : str
         ``"float32"``, or ``"bfloat16"`` for `TILES` wherever they pay.
-    say : callable
-        Told how many shapes of how many are done.
     """
     nodes = list(convolutions)
-    shapes = list(dict.fromkeys(_Shape.of(node) for node in nodes))
+    shapes = dict.fromkeys(_Shape.of(node) for node in nodes)
     bench = _Bench(level, threads)
     best: dict[_Shape, Choice] = {}
-    for done, shape in enumerate(shapes):
-        say(done, len(shapes))
+    for shape in shapes:
         best[shape] = Choice() if shape.flops < _SMALL_FLOPS else _fastest(bench, shape, precision)
     return {node.name: best[_Shape.of(node)] for node in nodes}
 

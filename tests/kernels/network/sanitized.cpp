@@ -78,7 +78,7 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
 
   compare(name, c.images * out, 1e-3f, [&](Plan& plan, float* y) {
     const int64_t panel = plan.level().panel;
-    const int64_t columns = panel_count(c.out_channels, panel) * panel;
+    const int64_t columns = divided_up(c.out_channels, panel) * panel;
     const int m = algorithm == Algorithm::kWinograd2 ? 2 : 4;
     static std::vector<Floats> kept;
     static std::vector<std::vector<uint16_t>> kept_tiles;
@@ -88,8 +88,8 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
       pack_panels(weights.data(), taps, c.channels, c.out_channels, panel, kept.back().data());
       conv.weights = kept.back().data();
     } else if (algorithm == Algorithm::kTiles) {
-      const int64_t steps = panel_count(c.channels, kTileDepth) * taps;
-      const int64_t panels = panel_count(c.out_channels, kTilePanel);
+      const int64_t steps = divided_up(c.channels, kTileDepth) * taps;
+      const int64_t panels = divided_up(c.out_channels, kTilePanel);
       kept_tiles.emplace_back(size_t(panels * steps * 2 * kTileElements));
       pack_tiles(weights.data(), taps, c.channels, c.out_channels, kept_tiles.back().data());
       conv.weights = reinterpret_cast<const float*>(kept_tiles.back().data());
