@@ -18,6 +18,8 @@ const char* text(Type type) {
       return "bfloat16";
     case Type::kFloat16:
       return "float16";
+    case Type::kInt8:
+      return "int8";
     case Type::kUint32:
       return "uint32";
     case Type::kUint64:
@@ -30,6 +32,7 @@ const char* text(Type type) {
 Type type_of(const char* format, int64_t bytes) {
   if (std::strcmp(format, "f") == 0) return Type::kFloat32;
   if (std::strcmp(format, "e") == 0) return Type::kFloat16;
+  if (std::strcmp(format, "b") == 0) return Type::kInt8;
   if (std::strcmp(format, "I") == 0 && bytes == 4) return Type::kUint32;
   if ((std::strcmp(format, "L") == 0 || std::strcmp(format, "Q") == 0) && bytes == 8) {
     return Type::kUint64;

@@ -33,7 +33,7 @@ class Dim {
   int64_t size_ = -1;
 };
 
-enum class Type { kFloat32, kBFloat16, kFloat16, kUint32, kUint64, kOther };
+enum class Type { kFloat32, kBFloat16, kFloat16, kInt8, kUint32, kUint64, kOther };
 
 /// A contiguous CPU array seen through the buffer protocol or a DLPack capsule, which is consumed.
 class Array {

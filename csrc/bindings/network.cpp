@@ -30,6 +30,7 @@ using PerImageArg = std::tuple<Address, int64_t>;
 using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;
 using StridedArg = std::tuple<Address, std::vector<int64_t>>;
 using Size = std::pair<int64_t, int64_t>;
+using QuantizationArg = std::tuple<Address, Address, Address>;  // inputs, outputs, zeros
 
 float* floats(Address address) { return reinterpret_cast<float*>(address); }
 
@@ -65,7 +66,7 @@ int index_of(const Names& names, const std::string& name, const char* what) {
 }
 
 constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
-constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles"};
+constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles", "int8"};
 constexpr const char* kMapOps[] = {"constant", "add",     "subtract", "multiply", "divide",
                                    "maximum",  "minimum", "negate",   "exp",      "log",
                                    "sqrt",     "rsqrt",   "sin",      "cos",      "tanh",
@@ -103,7 +104,8 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
           Address weights, std::pair<int, int> kernel, int stride, std::pair<int, int> padding,
           bool upsample, Address bias, const std::optional<PerImageArg>& shift,
           const std::string& activation, const std::optional<PerImageArg>& scale,
-          const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks) {
+          const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks,
+          const std::optional<QuantizationArg>& quantization) {
   require(images > 0 && channels > 0 && out_channels > 0, "conv: expected something to do");
   require(stride > 0 && kernel.first > 0 && kernel.second > 0,
           "conv: expected a stride and kernel");
@@ -111,6 +113,10 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   const bool winograd = chosen == Algorithm::kWinograd2 || chosen == Algorithm::kWinograd4;
   require(!winograd || (kernel == std::pair<int, int>(3, 3) && stride == 1),
           "conv: Winograd's algorithm takes 3 x 3 kernels of stride 1");
+  const int64_t terms = channels * kernel.first * kernel.second;
+  require(quantization.has_value() == (chosen == Algorithm::kInt8),
+          "conv: int8 and no other algorithm takes a quantization");
+  require(!quantization || terms <= kMostInt8Terms, "conv: too many terms for 32-bit sums");
   Conv spec = {};
   spec.x = pixels(x);
   spec.y = pixels(y);
@@ -127,7 +133,12 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   spec.epilogue = {floats(bias), per_image(shift), per_image(scale),
                    residual ? pixels(*residual) : Pixels{}, activation_of(activation)};
   std::tie(spec.row_block, spec.panel_block) = blocks;
-  add_conv(plan, name, spec, chosen);
+  Quantization scales = {};
+  if (quantization) {
+    const auto& [inputs, outputs, zeros] = *quantization;
+    scales = {floats(inputs), floats(outputs), reinterpret_cast<const int32_t*>(zeros)};
+  }
+  add_conv(plan, name, spec, chosen, scales);
 }
 
 void group_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
@@ -192,6 +203,11 @@ void gather(Plan& plan, const std::string& name, const PerImageArg& labels, Addr
               floats(std::get<0>(y)), images, std::get<1>(labels), std::get<1>(y), rows, channels});
 }
 
+void observe(Plan& plan, const std::string& name, const PixelsArg& x, int64_t images,
+             int64_t pixel_count, int64_t channels, Address maxima) {
+  add_observe(plan, name, {pixels(x), images, pixel_count, channels, floats(maxima)});
+}
+
 py::array_t<float> pack_panels_of(py::handle weights_, const std::string& level) {
   Dim taps("taps"), depth("C"), columns("N");
   Array weights("weights", weights_);
@@ -219,13 +235,17 @@ py::array_t<float> pack_winograd_of(py::handle weights_, int m, const std::strin
   return out;
 }
 
-py::array_t<uint16_t> pack_tiles_of(py::handle weights_) {
+/// Weights (taps, C, N) of type From as tiles of elements To, which are as many for each step.
+template <class From, class To>
+py::array_t<To> tiles_of(py::handle weights_, Type type,
+                         void (*pack)(const From*, int64_t, int64_t, int64_t, To*)) {
   Dim taps("taps"), depth("C"), columns("N");
   Array weights("weights", weights_);
-  weights.of({Type::kFloat32}).shaped({&taps, &depth, &columns});
-  const int64_t steps = divided_up(depth.size(), kTileDepth) * taps.size();
-  py::array_t<uint16_t> out(divided_up(columns.size(), kTilePanel) * steps * 2 * kTileElements);
-  pack_tiles(weights.data<float>(), taps.size(), depth.size(), columns.size(), out.mutable_data());
+  weights.of({type}).shaped({&taps, &depth, &columns});
+  const int64_t steps = divided_up(depth.size(), tile_depth(sizeof(To))) * taps.size();
+  const int64_t bytes = divided_up(columns.size(), kTilePanel) * steps * 2 * kTileBytes;
+  py::array_t<To> out(bytes / int64_t(sizeof(To)));
+  pack(weights.data<From>(), taps.size(), depth.size(), columns.size(), out.mutable_data());
   return out;
 }
 
@@ -250,13 +270,15 @@ void bind_network(py::module_& module) {
       .def_property_readonly("level", [](const Plan& plan) { return plan.level().name; })
       .def_property_readonly("panel", [](const Plan& plan) { return plan.level().panel; })
       .def_property_readonly("tile_math", [](const Plan& plan) { return plan.level().tile_math; })
+      .def_property_readonly("int8_math", [](const Plan& plan) { return plan.level().int8_math; })
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("conv", conv, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"), arg("size"),
            arg("channels"), arg("out_size"), arg("out_channels"), arg("weights"),
            arg("kernel") = std::pair<int, int>(1, 1), arg("stride") = 1,
            arg("padding") = std::pair<int, int>(0, 0), arg("upsample") = false, arg("bias") = 0,
            arg("shift") = none, arg("activation") = "none", arg("scale") = none,
-           arg("residual") = none, arg("algorithm") = "direct", arg("blocks") = Size(0, 0))
+           arg("residual") = none, arg("algorithm") = "direct", arg("blocks") = Size(0, 0),
+           arg("quantization") = none)
       .def("group_norm", group_norm, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
            arg("pixels"), arg("channels"), arg("groups"), arg("gamma"), arg("beta"), arg("epsilon"),
            arg("activation") = "none")
@@ -270,6 +292,8 @@ void bind_network(py::module_& module) {
            arg("program"))
       .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),
            arg("channels"), arg("y"), arg("images"))
+      .def("observe", observe, arg("name"), py::kw_only(), arg("x"), arg("images"), arg("pixels"),
+           arg("channels"), arg("maxima"))
       .def(
           "use_scratch",
           [](Plan& plan, Address address) {
@@ -301,7 +325,13 @@ void bind_network(py::module_& module) {
 
   module.def("network_levels", level_reasons);
   module.def("pack_panels", pack_panels_of, arg("weights"), arg("level") = "");
-  module.def("pack_tiles", pack_tiles_of, arg("weights"));
+  module.def(
+      "pack_tiles",
+      [](py::handle weights) { return tiles_of(weights, Type::kFloat32, pack_tiles); },
+      arg("weights"));
+  module.def(
+      "pack_int8", [](py::handle weights) { return tiles_of(weights, Type::kInt8, pack_int8); },
+      arg("weights"));
   module.def("pack_winograd", pack_winograd_of, arg("weights"), arg("m"), arg("level") = "",
              arg("threads") = 1);
 }

@@ -14,13 +14,14 @@
 
 namespace fastdiff::network {
 
-/// T multiplies tiles of bfloat16, which plain arithmetic does at levels without instructions for
-/// it.
-template <class L, class T = PlainTiles>
+/// T multiplies tiles of bfloat16 and I those of 8-bit integers, which plain arithmetic does at
+/// levels without instructions for it.
+template <class L, class T = PlainTiles<Bfloat16>, class I = PlainTiles<Int8>>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
   using Winograd2 = WinogradOf<L, 2>;
   using Winograd4 = WinogradOf<L, 4>;
   using Tiles = ConvolveTiles<L, T>;
+  using Integers = ConvolveTiles<L, I>;
   return Level{
       name,
       needs,
@@ -30,7 +31,9 @@ constexpr Level level_of(const char* name, const char* needs, bool (*supported)(
       {Winograd2::to_domain, Winograd2::multiply, Winograd2::from_domain},
       {Winograd4::to_domain, Winograd4::multiply, Winograd4::from_domain},
       {Tiles::round_input, Tiles::gather, Tiles::multiply},
+      {Integers::round_input, Integers::gather, Integers::multiply},
       T::kName,
+      I::kName,
       {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
       Norms<L>::layer_norm,
       Attend<L>::run,

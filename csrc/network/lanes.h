@@ -41,6 +41,15 @@ struct Vectors {
     memcpy(lanes, &kept, sizeof lanes);
     for (int i = 0; i < kWidth; ++i) to[i] = uint16_t(lanes[i]);
   }
+  /// Rounds to the nearest of 0 to 255, halves to even; NaN gives 0.
+  static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
+    constexpr float kShift = 8388608.0f;  // 2^23: the last bit of what is added to it counts 1
+    const F kept = v > 0.0f ? v : F{};
+    const U bits = (U)((kept < 255.0f ? kept : splat(255.0f)) + kShift);
+    uint32_t lanes[kWidth];
+    memcpy(lanes, &bits, sizeof lanes);
+    for (int i = 0; i < kWidth; ++i) to[i] = uint8_t(lanes[i]);
+  }
   static FASTDIFF_INLINE F max(F a, F b) { return a > b ? a : b; }
   static FASTDIFF_INLINE F min(F a, F b) { return a < b ? a : b; }
   static FASTDIFF_INLINE float sum(F v) {  // in halves, the same order at every call

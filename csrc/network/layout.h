@@ -24,8 +24,16 @@ FASTDIFF_INLINE int64_t products_start(const Winograd& spec, int64_t points) {
   return points * domain_stride(spec);
 }
 
-constexpr int64_t kTileRows = 16, kTileDepth = 32, kTilePanel = 32;  // rows, products, columns
-constexpr int64_t kTileElements = kTileRows * kTileDepth;            // of A, and of B
+// A tile of A is 16 rows of 64 bytes, one of B 16 columns of as many products: 32 of bfloat16, 64 of
+// 8 bits. In B, the elements of a column that share 4 bytes of a row of A lie together.
+constexpr int64_t kTileRows = 16, kTileColumns = 16, kTileRowBytes = 64, kTilePanel = 32;
+constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
+
+/// Terms of 255 * 127 at most that a 32-bit sum holds.
+constexpr int64_t kMostInt8Terms = 66311;
+
+/// Products of a sum that one step over the depth makes.
+FASTDIFF_INLINE int64_t tile_depth(int64_t element) { return kTileRowBytes / element; }
 
 FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {
   return spec.conv.images * spec.conv.out_height * spec.conv.out_width;
@@ -35,17 +43,19 @@ FASTDIFF_INLINE int64_t row_tiles(const TileConv& spec) {
   if (spec.gathers) return divided_up(row_count(spec), kTileRows);
   return spec.conv.images * spec.conv.out_height * divided_up(spec.conv.out_width, kTileRows);
 }
-/// Tile products of a sum, 32 channels of a tap each: taps are the inner loop.
+/// Bytes of a pixel in the rounded copy.
+FASTDIFF_INLINE int64_t pixel_bytes(const TileConv& spec) { return spec.depth * spec.element; }
+/// Tile products of a sum, 64 bytes of a tap each: taps are the inner loop.
 FASTDIFF_INLINE int64_t tile_steps(const TileConv& spec) {
-  return spec.depth / kTileDepth * spec.conv.kernel_height * spec.conv.kernel_width;
+  return pixel_bytes(spec) / kTileRowBytes * spec.conv.kernel_height * spec.conv.kernel_width;
 }
 /// Floats that the rounded copy takes, with room behind it for a last tile that is not whole.
 FASTDIFF_INLINE int64_t rounded_floats(const TileConv& spec) {
   const int64_t pixels = spec.conv.images * spec.padded_height * spec.padded_width;
-  return odd_lines((pixels + kTileRows * spec.conv.stride) * spec.depth / 2);
+  return odd_lines((pixels + kTileRows * spec.conv.stride) * pixel_bytes(spec) / 4);
 }
 FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
-  return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileElements / 2 : 0;
+  return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileBytes / 4 : 0;
 }
 
 /// The channels of a pixel of a convolution's input; zeros outside the image.

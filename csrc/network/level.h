@@ -18,8 +18,8 @@ struct Level {
 
   Unit<Conv> conv;
   Unit<Winograd> winograd2[3], winograd4[3];  // into the transform domain, products, back
-  Unit<TileConv> tiles[3];                    // rounding of the input, gathering, products
-  const char* tile_math;                      // what multiplies tiles
+  Unit<TileConv> tiles[3], int8[3];           // rounding of the input, gathering, products
+  const char *tile_math, *int8_math;          // what multiplies tiles
   Unit<GroupNorm> group_norm[3];              // moments of chunks, scale and shift, application
   Unit<LayerNorm> layer_norm;
   Unit<Attention> attention;

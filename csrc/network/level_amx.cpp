@@ -1,7 +1,9 @@
-// The AVX-512 level with AMX: tiles of bfloat16 in registers of their own.
+// The AVX-512 level with AMX: tiles of bfloat16 or 8-bit integers in registers of their own.
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <type_traits>
 
 #include "avx512.h"
 #include "kernels.h"
@@ -14,13 +16,15 @@ namespace {
   asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(int64_t(bytes)) : "memory")
 #define FASTDIFF_TILE_STORE(tile, to, bytes) \
   asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"(int64_t(bytes)) : "memory")
-#define FASTDIFF_TILE_PRODUCT(sum, a, b) \
-  asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
+#define FASTDIFF_TILE_PRODUCT(instruction, sum, a, b) \
+  asm volatile(#instruction " %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 #define FASTDIFF_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : :)
 
 /// Tiles 0 to 3 are sums, 4 and 5 are of B, 6 and 7 of A. One object at a time in a thread.
+template <class S>
 struct AmxTiles {
   static constexpr const char* kName = "AMX";
+  using Sum = S;
 
   AmxTiles() {
     struct alignas(64) Configuration {
@@ -42,19 +46,26 @@ struct AmxTiles {
   }
 
   /// All loads come first: products then follow each other without waiting.
-  void step(const uint16_t* a0, const uint16_t* a1, int64_t stride, const uint16_t* b) {
-    FASTDIFF_TILE_LOAD(4, b, 64);
-    FASTDIFF_TILE_LOAD(5, b + kTileElements, 64);
-    FASTDIFF_TILE_LOAD(6, a0, stride * 2);
-    FASTDIFF_TILE_LOAD(7, a1, stride * 2);
-    FASTDIFF_TILE_PRODUCT(0, 6, 4);
-    FASTDIFF_TILE_PRODUCT(1, 6, 5);
-    FASTDIFF_TILE_PRODUCT(2, 7, 4);
-    FASTDIFF_TILE_PRODUCT(3, 7, 5);
+  void step(const uint8_t* a0, const uint8_t* a1, int64_t stride, const uint8_t* b) {
+    FASTDIFF_TILE_LOAD(4, b, kTileRowBytes);
+    FASTDIFF_TILE_LOAD(5, b + kTileBytes, kTileRowBytes);
+    FASTDIFF_TILE_LOAD(6, a0, stride);
+    FASTDIFF_TILE_LOAD(7, a1, stride);
+    if constexpr (std::is_same_v<Sum, float>) {
+      FASTDIFF_TILE_PRODUCT(tdpbf16ps, 0, 6, 4);
+      FASTDIFF_TILE_PRODUCT(tdpbf16ps, 1, 6, 5);
+      FASTDIFF_TILE_PRODUCT(tdpbf16ps, 2, 7, 4);
+      FASTDIFF_TILE_PRODUCT(tdpbf16ps, 3, 7, 5);
+    } else {
+      FASTDIFF_TILE_PRODUCT(tdpbusd, 0, 6, 4);
+      FASTDIFF_TILE_PRODUCT(tdpbusd, 1, 6, 5);
+      FASTDIFF_TILE_PRODUCT(tdpbusd, 2, 7, 4);
+      FASTDIFF_TILE_PRODUCT(tdpbusd, 3, 7, 5);
+    }
   }
 
-  void store(float (&to)[2][kTileRows][kTilePanel]) const {
-    constexpr int64_t kRowBytes = kTilePanel * sizeof(float);
+  void store(Sum (&to)[2][kTileRows][kTilePanel]) const {
+    constexpr int64_t kRowBytes = kTilePanel * sizeof(Sum);
     FASTDIFF_TILE_STORE(0, &to[0][0][0], kRowBytes);
     FASTDIFF_TILE_STORE(1, &to[0][0][16], kRowBytes);
     FASTDIFF_TILE_STORE(2, &to[1][0][0], kRowBytes);
@@ -71,14 +82,14 @@ bool permitted() {
 
 bool supported() {
   unsigned eax, ebx, ecx, edx;  // not every compiler's __builtin_cpu_supports knows AMX
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAmxBf16) &&
-         (edx & kAmxTile) && permitted();
+  constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+         (edx & kNeeded) == kNeeded && permitted();
 }
 
 }  // namespace
 
-const Level kAmx =
-    level_of<Avx512, AmxTiles>("amx", "AMX-TILE and AMX-BF16, or Linux denies them", supported);
+const Level kAmx = level_of<Avx512, AmxTiles<float>, AmxTiles<int32_t>>(
+    "amx", "AMX-TILE, AMX-BF16 and AMX-INT8, or Linux denies them", supported);
 
 }  // namespace fastdiff::network

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "wide_tiles.h"
 
 namespace fastdiff::network {
 namespace {
@@ -17,10 +18,36 @@ struct Avx2 : Vectors<8> {
   static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
 };
 
+struct Words {
+  static constexpr const char* kName = "AVX2, in 16 bits";
+  static constexpr int kColumns = 4;
+  using I = Avx2::I;
+
+  static FASTDIFF_INLINE void widen(const uint8_t* from, int16_t (&to)[kTileRowBytes]) {
+    FASTDIFF_UNROLL
+    for (int i = 0; i < kTileRowBytes; i += 16) {
+      const __m128i bytes = _mm_loadu_si128((const __m128i*)(from + i));
+      _mm256_store_si256((__m256i*)(to + i), _mm256_cvtepu8_epi16(bytes));
+    }
+  }
+  static FASTDIFF_INLINE I load(const uint8_t* from) {
+    return (I)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)from));
+  }
+  static FASTDIFF_INLINE I repeat(const int16_t* four) {
+    int64_t bits;
+    memcpy(&bits, four, sizeof bits);
+    return (I)_mm256_set1_epi64x(bits);
+  }
+  static FASTDIFF_INLINE I multiply(I a, I b) {
+    return (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+  }
+};
+
 bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 }  // namespace
 
-const Level kAvx2 = level_of<Avx2>("avx2", "AVX2 and FMA", supported);
+const Level kAvx2 = level_of<Avx2, PlainTiles<Bfloat16>, WideTiles<Words>>(
+    "avx2", "AVX2 and FMA", supported);
 
 }  // namespace fastdiff::network

@@ -1,58 +1,81 @@
-// The AVX-512 level with products of bfloat16 pairs: VDPBF16PS.
+// The AVX-512 level with products of bfloat16 pairs, VDPBF16PS, and of 8-bit integers, VPDPBUSD.
 #include "avx512.h"
 #include "kernels.h"
 
 namespace fastdiff::network {
 namespace {
 
-struct PairTiles {
-  static constexpr const char* kName = "AVX-512 BF16";
-  static constexpr int kRows = 8;  // at a time: 16 sums, 2 vectors of B and 1 of A
+/// P has a type of sums and an instruction that adds to each of 16 of them the products of 4 bytes.
+template <class P>
+struct QuadTiles {
+  static constexpr const char* kName = P::kName;
+  using Sum = typename P::Sum;
+  using V = typename P::V;
 
-  __m512 sums[2][kTileRows][2];
+  void zero() { memset(sums_, 0, sizeof sums_); }
 
-  void zero() {
-    for (auto& tile : sums) {
-      for (auto& row : tile) row[0] = row[1] = _mm512_setzero_ps();
-    }
-  }
-
-  void step(const uint16_t* a0, const uint16_t* a1, int64_t stride, const uint16_t* b) {
+  void step(const uint8_t* a0, const uint8_t* a1, int64_t stride, const uint8_t* b) {
     for (int i = 0; i < 2; ++i) {
       for (int r = 0; r < kTileRows; r += kRows) {
-        rows((i ? a1 : a0) + r * stride, stride, b, &sums[i][r]);
+        rows((i ? a1 : a0) + r * stride, stride, b, &sums_[i][r]);
       }
     }
   }
 
-  void store(float (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums, sizeof sums); }
+  void store(Sum (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums_, sizeof sums_); }
 
  private:
-  static FASTDIFF_INLINE void rows(const uint16_t* a, int64_t stride, const uint16_t* b,
-                                   __m512 (*sums)[2]) {
-    __m512 local[kRows][2];
+  static constexpr int kRows = 8;  // at a time: 16 sums, 2 vectors of B and 1 of A
+
+  static FASTDIFF_INLINE void rows(const uint8_t* a, int64_t stride, const uint8_t* b,
+                                   V (*sums)[2]) {
+    V local[kRows][2];
     memcpy(local, sums, sizeof local);
-    for (int k = 0; k < kTileDepth / 2; ++k, b += 32) {
-      const auto b0 = (__m512bh)_mm512_loadu_si512(b);
-      const auto b1 = (__m512bh)_mm512_loadu_si512(b + kTileElements);
+    for (int k = 0; k < kTileRowBytes; k += 4, b += 4 * kTileColumns) {
+      const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + kTileBytes);
       FASTDIFF_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        int32_t pair;
-        memcpy(&pair, a + r * stride + 2 * k, sizeof pair);
-        const auto x = (__m512bh)_mm512_set1_epi32(pair);
-        local[r][0] = _mm512_dpbf16_ps(local[r][0], x, b0);
-        local[r][1] = _mm512_dpbf16_ps(local[r][1], x, b1);
+        int32_t four;
+        memcpy(&four, a + r * stride + k, sizeof four);
+        const __m512i x = _mm512_set1_epi32(four);
+        local[r][0] = P::add(local[r][0], x, b0);
+        local[r][1] = P::add(local[r][1], x, b1);
       }
     }
     memcpy(sums, local, sizeof local);
   }
+
+  alignas(64) V sums_[2][kTileRows][2];
 };
 
-bool supported() { return supports_avx512() && __builtin_cpu_supports("avx512bf16"); }
+struct Bfloat16Pairs {
+  static constexpr const char* kName = "AVX-512 BF16";
+  using Sum = float;
+  using V = __m512;
+
+  static FASTDIFF_INLINE V add(V sum, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+
+struct Int8Quads {
+  static constexpr const char* kName = "AVX-512 VNNI";
+  using Sum = int32_t;
+  using V = __m512i;
+
+  static FASTDIFF_INLINE V add(V sum, __m512i a, __m512i b) {
+    return _mm512_dpbusd_epi32(sum, a, b);
+  }
+};
+
+bool supported() {
+  return supports_avx512() && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
+}
 
 }  // namespace
 
-const Level kAvx512Bf16 =
-    level_of<Avx512, PairTiles>("avx512_bf16", "AVX-512 F, BW, DQ, VL and BF16", supported);
+const Level kAvx512Bf16 = level_of<Avx512, QuadTiles<Bfloat16Pairs>, QuadTiles<Int8Quads>>(
+    "avx512_bf16", "AVX-512 F, BW, DQ, VL, VNNI and BF16", supported);
 
 }  // namespace fastdiff::network

@@ -53,16 +53,19 @@ void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, 
   plan.add(std::move(node), scratch);
 }
 
-void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv) {
+void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv,
+               const Quantization* quantization) {
   TileConv spec = {};
   spec.conv = conv;
-  spec.weights = reinterpret_cast<const uint16_t*>(conv.weights);
-  spec.depth = divided_up(conv.channels, kTileDepth) * kTileDepth;
+  spec.weights = reinterpret_cast<const uint8_t*>(conv.weights);
+  if (quantization) spec.quantization = *quantization;
+  spec.element = quantization ? 1 : 2;
+  spec.depth = divided_up(conv.channels, tile_depth(spec.element)) * tile_depth(spec.element);
   spec.padded_height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
   spec.padded_width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
   spec.gathers = conv.out_height > 1 && conv.out_width % kTileRows != 0;
   spec.tile_block = conv.row_block > 0 ? divided_up(conv.row_block, kTileRows) : kTileBlock;
-  const auto& units = plan.level().tiles;
+  const auto& units = quantization ? plan.level().int8 : plan.level().tiles;
   const int64_t blocks = divided_up(row_tiles(spec), spec.tile_block);
   const int64_t panels = divided_up(conv.out_channels, kTilePanel);
 
@@ -75,7 +78,8 @@ void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv) {
 
 }  // namespace
 
-void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
+void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm,
+              const Quantization& quantization) {
   const int64_t taps = conv.kernel_height * conv.kernel_width;
   const int64_t rows = conv.images * conv.out_height * conv.out_width;
   const double flops =
@@ -88,7 +92,9 @@ void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm) {
     case Algorithm::kWinograd4:
       return add_winograd(plan, std::move(name), flops, conv, 4);
     case Algorithm::kTiles:
-      return add_tiles(plan, std::move(name), flops, conv);
+      return add_tiles(plan, std::move(name), flops, conv, nullptr);
+    case Algorithm::kInt8:
+      return add_tiles(plan, std::move(name), flops, conv, &quantization);
     case Algorithm::kDirect:
       break;
   }
@@ -136,6 +142,21 @@ void add_gather(Plan& plan, std::string name, const Gather& gather) {
     }
   };
   plan.add({std::move(name), 0, {stage(gather, unit, gather.images)}}, 0);
+}
+
+void add_observe(Plan& plan, std::string name, const Observe& observe) {
+  const Unit<Observe> unit = [](const Observe& spec, float*, int64_t) {
+    for (int64_t image = 0; image < spec.images; ++image) {
+      for (int64_t p = 0; p < spec.pixels; ++p) {
+        const float* x = spec.x.data + image * spec.x.image + p * spec.x.pixel;
+        for (int64_t c = 0; c < spec.channels; ++c) {
+          const float size = x[c] < 0 ? -x[c] : x[c];
+          spec.maxima[c] = size > spec.maxima[c] ? size : spec.maxima[c];
+        }
+      }
+    }
+  };
+  plan.add({std::move(name), 0, {stage(observe, unit, 1)}}, 0);
 }
 
 }  // namespace fastdiff::network

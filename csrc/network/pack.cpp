@@ -46,6 +46,28 @@ void pack_panel(const double (&g)[kIn][3], const float* weights, int64_t depth, 
   }
 }
 
+/// Lays tiles of E out; read(at, live, row) gives `live` columns from element `at` of the weights.
+template <class E, class Read>
+void pack(int64_t taps, int64_t depth, int64_t columns, E* out, const Read& read) {
+  constexpr int64_t kDepth = kTileRowBytes / sizeof(E), kGroup = kDepth / 16;
+  constexpr int64_t kElements = kTileBytes / sizeof(E);
+  for (int64_t first = 0; first < columns; first += kTilePanel) {
+    const int64_t live = columns - first < kTilePanel ? columns - first : kTilePanel;
+    for (int64_t block = 0; block < depth; block += kDepth) {
+      for (int64_t tap = 0; tap < taps; ++tap, out += 2 * kElements) {
+        for (int64_t k = 0; k < kDepth; ++k) {
+          E row[kTilePanel] = {};
+          if (block + k < depth) read((tap * depth + block + k) * columns + first, live, row);
+          for (int64_t j = 0; j < kTilePanel; ++j) {
+            const int64_t in_tile = (k / kGroup * kTileColumns + j % kTileColumns) * kGroup;
+            out[j / kTileColumns * kElements + in_tile + k % kGroup] = row[j];
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t columns, int64_t panel,
@@ -75,23 +97,17 @@ void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, 
 }
 
 void pack_tiles(const float* weights, int64_t taps, int64_t depth, int64_t columns, uint16_t* out) {
-  for (int64_t first = 0; first < columns; first += kTilePanel) {
-    for (int64_t block = 0; block < depth; block += kTileDepth) {
-      for (int64_t tap = 0; tap < taps; ++tap, out += 2 * kTileElements) {
-        for (int64_t k = 0; k < kTileDepth; ++k) {
-          float row[kTilePanel] = {};
-          const int64_t live = columns - first < kTilePanel ? columns - first : kTilePanel;
-          const float* from = weights + (tap * depth + block + k) * columns + first;
-          if (block + k < depth) memcpy(row, from, size_t(live) * sizeof(float));
-          uint16_t rounded[kTilePanel];
-          Vectors<kTilePanel>::store_bf16(rounded, Vectors<kTilePanel>::load(row));
-          for (int64_t j = 0; j < kTilePanel; ++j) {
-            out[j / 16 * kTileElements + (k / 2 * 16 + j % 16) * 2 + k % 2] = rounded[j];
-          }
-        }
-      }
-    }
-  }
+  pack<uint16_t>(taps, depth, columns, out, [&](int64_t at, int64_t live, uint16_t* row) {
+    float values[kTilePanel] = {};
+    memcpy(values, weights + at, size_t(live) * sizeof(float));
+    Vectors<kTilePanel>::store_bf16(row, Vectors<kTilePanel>::load(values));
+  });
+}
+
+void pack_int8(const int8_t* weights, int64_t taps, int64_t depth, int64_t columns, int8_t* out) {
+  pack<int8_t>(taps, depth, columns, out, [&](int64_t at, int64_t live, int8_t* row) {
+    memcpy(row, weights + at, size_t(live));
+  });
 }
 
 }  // namespace fastdiff::network

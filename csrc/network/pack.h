@@ -20,4 +20,7 @@ void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, 
 /// column. `out` has divided_up(columns, 32) * (depth rounded up to 32) * taps * 32 elements.
 void pack_tiles(const float* weights, int64_t taps, int64_t depth, int64_t columns, uint16_t* out);
 
+/// The same of 8-bit integers, out[p][step][2][16][16][4], steps of 64 channels.
+void pack_int8(const int8_t* weights, int64_t taps, int64_t depth, int64_t columns, int8_t* out);
+
 }  // namespace fastdiff::network

@@ -52,10 +52,20 @@ struct Winograd {
   int64_t product_columns;         // out_channels rounded up to whole panels
 };
 
-/// The same in bfloat16 with float32 sums, by tiles; see tiles.h.
+/// What makes float32 of the sums of 8-bit numbers, and those of float32:
+///
+///   q = round(x * inputs) + 128, from 0 to 255;  conv(x) = (sum of q * weight - zeros) * outputs
+struct Quantization {
+  const float *inputs, *outputs;  // (channels,) and (out_channels,)
+  const int32_t* zeros;           // (out_channels,): 128 times the sum of its weights
+};
+
+/// The same by tiles of narrow numbers, see tiles.h: bfloat16 with float32 sums, or 8-bit integers.
 struct TileConv {
   Conv conv;                            // its weights are not used
-  const uint16_t* weights;              // packed, see pack.h
+  const uint8_t* weights;               // packed, see pack.h
+  Quantization quantization;            // of 8-bit integers
+  int64_t element;                      // bytes
   int64_t depth;                        // channels rounded up to whole tiles
   int64_t padded_height, padded_width;  // of the rounded copy of an image
   bool gathers;                         // rows of the image are shorter than a tile
@@ -145,6 +155,13 @@ struct Gather {
   float* y;
   int64_t images, label_image, y_image;
   int64_t rows, channels;
+};
+
+/// maxima[channel] = max(maxima[channel], |x|) over all pixels of all images.
+struct Observe {
+  Pixels x;
+  int64_t images, pixels, channels;
+  float* maxima;
 };
 
 }  // namespace fastdiff::network

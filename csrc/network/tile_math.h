@@ -1,7 +1,8 @@
-// Products of bfloat16 tiles in plain arithmetic: the definition, and the one that runs everywhere.
+// Products of tiles in plain arithmetic: the definition, and what runs everywhere.
 //
-// A policy keeps 32 x 32 sums: step() adds two tiles of A, 16 x 32 with `stride` elements from row
-// to row, times two tiles of B in pairs, b[tile][k / 2][column][k % 2].
+// A policy keeps 32 x 32 sums: step() adds two tiles of A, 16 rows of 64 bytes that are `stride`
+// bytes apart, times two tiles of B, b[tile][k / kGroup][column][k % kGroup], where kGroup elements
+// take 4 bytes.
 #pragma once
 
 #include "layout.h"
@@ -9,37 +10,63 @@
 namespace fastdiff::network {
 namespace {
 
+/// The rest of a policy: E has the types, and multiplies.
+template <class E>
 struct PlainTiles {
   static constexpr const char* kName = "plain arithmetic";
+  using Sum = typename E::Sum;
 
-  float sums[2][kTileRows][kTilePanel];
+  Sum sums[2][kTileRows][kTilePanel];
 
   void zero() { memset(sums, 0, sizeof sums); }
 
-  void step(const uint16_t* a0, const uint16_t* a1, int64_t stride, const uint16_t* b) {
+  void step(const uint8_t* a0, const uint8_t* a1, int64_t stride, const uint8_t* b) {
+    constexpr int64_t kDepth = kTileRowBytes / sizeof(typename E::A), kGroup = kDepth / 16;
     for (int i = 0; i < 2; ++i) {
       for (int64_t r = 0; r < kTileRows; ++r) {
-        const uint16_t* a = (i ? a1 : a0) + r * stride;
-        for (int64_t k = 0; k < kTileDepth; ++k) {
-          const float x = widen(a[k]);
+        const uint8_t* a = (i ? a1 : a0) + r * stride;
+        for (int64_t k = 0; k < kDepth; ++k) {
+          const Sum x = E::widen(at<typename E::A>(a, k));
           for (int64_t c = 0; c < kTilePanel; ++c) {
-            const int64_t column = c % 16, tile = c / 16;
-            sums[i][r][c] += x * widen(b[tile * kTileElements + (k / 2 * 16 + column) * 2 + k % 2]);
+            const uint8_t* tile = b + c / kTileColumns * kTileBytes;
+            const int64_t from = (k / kGroup * kTileColumns + c % kTileColumns) * kGroup;
+            sums[i][r][c] += x * E::widen(at<typename E::B>(tile, from + k % kGroup));
           }
         }
       }
     }
   }
 
-  void store(float (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums, sizeof sums); }
+  void store(Sum (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums, sizeof sums); }
 
  private:
+  template <class T>
+  static T at(const uint8_t* from, int64_t index) {
+    T value;
+    memcpy(&value, from + index * int64_t(sizeof value), sizeof value);
+    return value;
+  }
+};
+
+struct Bfloat16 {
+  using A = uint16_t;
+  using B = uint16_t;
+  using Sum = float;
+
   static float widen(uint16_t half) {
     const uint32_t bits = uint32_t(half) << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
   }
+};
+
+struct Int8 {
+  using A = uint8_t;
+  using B = int8_t;
+  using Sum = int32_t;
+
+  static int32_t widen(int32_t value) { return value; }
 };
 
 }  // namespace

@@ -1,10 +1,13 @@
-// Convolutions in bfloat16 with float32 sums, by products of 16 x 32 by 32 x 16 tiles.
+// Convolutions of narrow numbers by products of tiles: bfloat16 with float32 sums, or 8-bit integers
+// with exact 32-bit sums.
 //
 // The input is rounded once, into rows with their padding, from which a tile of 16 neighbouring
 // pixels is read where it lies: there is no patch matrix. Where image rows are shorter than a tile,
-// tiles are gathered first. A policy T multiplies tiles: with AMX, with AVX-512 BF16, or with plain
-// arithmetic, which tests the rest of this text on any machine.
+// tiles are gathered first. A policy T multiplies tiles: with AMX, with other instructions, or with
+// plain arithmetic, which tests the rest of this text on any machine.
 #pragma once
+
+#include <type_traits>
 
 #include "epilogue.h"
 #include "layout.h"
@@ -15,35 +18,36 @@ namespace fastdiff::network {
 template <class L, class T>
 struct ConvolveTiles {
   using F = typename L::F;
+  static constexpr bool kIntegers = std::is_same_v<typename T::Sum, int32_t>;
 
   /// A unit is a row of the padded copy.
   static void round_input(const TileConv& spec, float* scratch, int64_t unit) {
     const Conv& conv = spec.conv;
     const int64_t image = unit / spec.padded_height, row = unit % spec.padded_height;
-    uint16_t* to = copy(spec, scratch) + unit * spec.padded_width * spec.depth;
-    for (int64_t x = 0; x < spec.padded_width; ++x, to += spec.depth) {
+    uint8_t* to = copy(scratch) + unit * spec.padded_width * pixel_bytes(spec);
+    for (int64_t x = 0; x < spec.padded_width; ++x, to += pixel_bytes(spec)) {
       const float* from = input_pixel(conv, image, row - conv.pad_top, x - conv.pad_left);
       int64_t c = 0;
       for (; c + L::kLanes <= conv.channels; c += L::kLanes) {
-        L::store_bf16(to + c, L::load(from + c));
+        round(spec, to, c, L::load(from + c), L::kLanes);
       }
       for (; c < spec.depth; c += L::kLanes) {
         const int64_t rest = conv.channels - c;
-        L::store_bf16(to + c, rest > 0 ? L::load_part(from + c, rest) : F{});
+        round(spec, to, c, rest > 0 ? L::load_part(from + c, rest) : F{}, rest);
       }
     }
   }
 
-  /// A unit is a row tile: for each step over the depth, its 16 x 32 elements together.
+  /// A unit is a row tile: for each step over the depth, its 16 x 64 bytes together.
   static void gather(const TileConv& spec, float* scratch, int64_t unit) {
-    uint16_t* to = gathered(spec, scratch) + unit * tile_steps(spec) * kTileElements;
+    uint8_t* to = gathered(spec, scratch) + unit * tile_steps(spec) * kTileBytes;
     for (int64_t step = 0; step < tile_steps(spec); ++step) {
-      for (int64_t r = 0; r < kTileRows; ++r, to += kTileDepth) {
+      for (int64_t r = 0; r < kTileRows; ++r, to += kTileRowBytes) {
         const int64_t row = unit * kTileRows + r;
         if (row < row_count(spec)) {
-          memcpy(to, element(spec, scratch, row, step), kTileDepth * sizeof(uint16_t));
+          memcpy(to, row_of_step(spec, scratch, row, step), kTileRowBytes);
         } else {
-          memset(to, 0, kTileDepth * sizeof(uint16_t));
+          memset(to, 0, kTileRowBytes);
         }
       }
     }
@@ -65,23 +69,35 @@ struct ConvolveTiles {
 
  private:
   static FASTDIFF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-  static FASTDIFF_INLINE uint16_t* copy(const TileConv&, float* scratch) {
-    return reinterpret_cast<uint16_t*>(scratch);
+  static FASTDIFF_INLINE uint8_t* copy(float* scratch) {
+    return reinterpret_cast<uint8_t*>(scratch);
   }
-  static FASTDIFF_INLINE uint16_t* gathered(const TileConv& spec, float* scratch) {
-    return reinterpret_cast<uint16_t*>(scratch + rounded_floats(spec));
+  static FASTDIFF_INLINE uint8_t* gathered(const TileConv& spec, float* scratch) {
+    return reinterpret_cast<uint8_t*>(scratch + rounded_floats(spec));
   }
 
-  /// The first of 32 channels that a step reads for an output pixel, in the padded copy.
-  static FASTDIFF_INLINE const uint16_t* element(const TileConv& spec, float* scratch, int64_t row,
-                                                 int64_t step) {
+  /// Stores a vector of channels of a pixel, from `channel` on, of which `live` exist.
+  static FASTDIFF_INLINE void round(const TileConv& spec, uint8_t* pixel, int64_t channel, F x,
+                                    int64_t live) {
+    if constexpr (kIntegers) {
+      const float* from = spec.quantization.inputs + channel;
+      const F factor = live >= L::kLanes ? L::load(from) : live > 0 ? L::load_part(from, live) : F{};
+      L::store_u8(pixel + channel, x * factor + 128.0f);
+    } else {
+      L::store_bf16(reinterpret_cast<uint16_t*>(pixel) + channel, x);
+    }
+  }
+
+  /// The 64 bytes that a step reads for an output pixel, in the padded copy.
+  static FASTDIFF_INLINE const uint8_t* row_of_step(const TileConv& spec, float* scratch,
+                                                    int64_t row, int64_t step) {
     const Conv& conv = spec.conv;
     const int64_t taps = conv.kernel_height * conv.kernel_width, tap = step % taps;
     const int64_t pixels = conv.out_height * conv.out_width, pixel = row % pixels;
     const int64_t y = pixel / conv.out_width * conv.stride + tap / conv.kernel_width;
     const int64_t x = pixel % conv.out_width * conv.stride + tap % conv.kernel_width;
     const int64_t at = (row / pixels * spec.padded_height + y) * spec.padded_width + x;
-    return copy(spec, scratch) + at * spec.depth + step / taps * kTileDepth;
+    return copy(scratch) + at * pixel_bytes(spec) + step / taps * kTileRowBytes;
   }
 
   /// Row tiles `tile` and, before `last`, the next one, by one panel.
@@ -89,28 +105,52 @@ struct ConvolveTiles {
                     int64_t panel) {
     const Conv& conv = spec.conv;
     const int64_t steps = tile_steps(spec), count = tile + 1 < last ? 2 : 1;
-    const int64_t stride = spec.gathers ? kTileDepth : conv.stride * spec.depth;
-    const uint16_t* from[2];  // what the first step reads; a tile without a neighbour is read twice
+    const int64_t stride = spec.gathers ? kTileRowBytes : conv.stride * pixel_bytes(spec);
+    const uint8_t* from[2];  // what the first step reads; a tile without a neighbour is read twice
     for (int64_t i = 0; i < 2; ++i) {
       const int64_t t = tile + i % count;
-      from[i] = spec.gathers ? gathered(spec, scratch) + t * steps * kTileElements
-                             : element(spec, scratch, first_row(spec, t), 0);
+      from[i] = spec.gathers ? gathered(spec, scratch) + t * steps * kTileBytes
+                             : row_of_step(spec, scratch, first_row(spec, t), 0);
     }
-    const uint16_t* b = spec.weights + panel * steps * 2 * kTileElements;
+    const uint8_t* b = spec.weights + panel * steps * 2 * kTileBytes;
     int64_t step = 0;
     tiles.zero();
-    for (int64_t c = 0; c < spec.depth; c += kTileDepth) {
+    for (int64_t c = 0; c < pixel_bytes(spec); c += kTileRowBytes) {
       for (int64_t y = 0; y < conv.kernel_height; ++y) {
-        for (int64_t x = 0; x < conv.kernel_width; ++x, ++step, b += 2 * kTileElements) {
-          const int64_t at =
-              spec.gathers ? step * kTileElements : (y * spec.padded_width + x) * spec.depth + c;
+        for (int64_t x = 0; x < conv.kernel_width; ++x, ++step, b += 2 * kTileBytes) {
+          const int64_t at = spec.gathers ? step * kTileBytes
+                                          : (y * spec.padded_width + x) * pixel_bytes(spec) + c;
           tiles.step(from[0] + at, from[1] + at, stride, b);
         }
       }
     }
-    alignas(64) float sums[2][kTileRows][kTilePanel];
+    alignas(64) typename T::Sum sums[2][kTileRows][kTilePanel];
     tiles.store(sums);
-    for (int64_t i = 0; i < count; ++i) finish_tile(spec, tile + i, panel, sums[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      if constexpr (kIntegers) {
+        alignas(64) float values[kTileRows][kTilePanel];
+        scale(spec, panel, sums[i], values);
+        finish_tile(spec, tile + i, panel, values);
+      } else {
+        finish_tile(spec, tile + i, panel, sums[i]);
+      }
+    }
+  }
+
+  static void scale(const TileConv& spec, int64_t panel,
+                    const int32_t (&sums)[kTileRows][kTilePanel],
+                    float (&values)[kTileRows][kTilePanel]) {
+    const int64_t first = panel * kTilePanel;
+    const int64_t live = min(spec.conv.out_channels - first, kTilePanel);
+    int32_t zeros[kTilePanel] = {};
+    float factors[kTilePanel] = {};
+    memcpy(zeros, spec.quantization.zeros + first, size_t(live) * sizeof(int32_t));
+    memcpy(factors, spec.quantization.outputs + first, size_t(live) * sizeof(float));
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      for (int64_t c = 0; c < kTilePanel; ++c) {
+        values[r][c] = float(sums[r][c] - zeros[c]) * factors[c];
+      }
+    }
   }
 
   static FASTDIFF_INLINE int64_t first_row(const TileConv& spec, int64_t tile) {
