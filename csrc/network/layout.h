@@ -24,8 +24,8 @@ FASTDIFF_INLINE int64_t products_start(const Winograd& spec, int64_t points) {
   return points * domain_stride(spec);
 }
 
-// A tile of A is 16 rows of 64 bytes, one of B 16 columns of as many products: 32 of bfloat16, 64 of
-// 8 bits. In B, the elements of a column that share 4 bytes of a row of A lie together.
+// A tile of A is 16 rows of 64 bytes, one of B 16 columns of as many products: 32 of bfloat16, 64
+// of 8 bits. In B, the elements of a column that share 4 bytes of a row of A lie together.
 constexpr int64_t kTileRows = 16, kTileColumns = 16, kTileRowBytes = 64, kTilePanel = 32;
 constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
 

@@ -47,7 +47,7 @@ bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 
 }  // namespace
 
-const Level kAvx2 = level_of<Avx2, PlainTiles<Bfloat16>, WideTiles<Words>>(
-    "avx2", "AVX2 and FMA", supported);
+const Level kAvx2 =
+    level_of<Avx2, PlainTiles<Bfloat16>, WideTiles<Words>>("avx2", "AVX2 and FMA", supported);
 
 }  // namespace fastdiff::network

@@ -1,5 +1,5 @@
-// Convolutions of narrow numbers by products of tiles: bfloat16 with float32 sums, or 8-bit integers
-// with exact 32-bit sums.
+// Convolutions of narrow numbers by products of tiles: bfloat16 with float32 sums, or 8-bit
+// integers with exact 32-bit sums.
 //
 // The input is rounded once, into rows with their padding, from which a tile of 16 neighbouring
 // pixels is read where it lies: there is no patch matrix. Where image rows are shorter than a tile,
@@ -81,7 +81,9 @@ struct ConvolveTiles {
                                     int64_t live) {
     if constexpr (kIntegers) {
       const float* from = spec.quantization.inputs + channel;
-      const F factor = live >= L::kLanes ? L::load(from) : live > 0 ? L::load_part(from, live) : F{};
+      const F factor = live >= L::kLanes ? L::load(from)
+                       : live > 0        ? L::load_part(from, live)
+                                         : F{};
       L::store_u8(pixel + channel, x * factor + 128.0f);
     } else {
       L::store_bf16(reinterpret_cast<uint16_t*>(pixel) + channel, x);

@@ -7,8 +7,8 @@
 namespace fastdiff::network {
 namespace {
 
-/// W multiplies vectors of 16-bit integers. One of B has kColumns columns of 4 elements, so a sum is
-/// in two lanes until it is stored.
+/// W multiplies vectors of 16-bit integers. One of B has kColumns columns of 4 elements, so a sum
+/// is in two lanes until it is stored.
 template <class W>
 struct WideTiles {
   static constexpr const char* kName = W::kName;
@@ -47,7 +47,8 @@ struct WideTiles {
                                    I (*sums)[kVectors], int vector) {
     I local[kRows][2];
     FASTDIFF_UNROLL
-    for (int r = 0; r < kRows; ++r) local[r][0] = sums[r][vector], local[r][1] = sums[r][vector + 1];
+    for (int r = 0; r < kRows; ++r)
+      local[r][0] = sums[r][vector], local[r][1] = sums[r][vector + 1];
     for (int k = 0; k < kTileRowBytes; k += 4, b += 4 * kTileColumns) {
       const I b0 = W::load(b), b1 = W::load(b + 4 * W::kColumns);
       FASTDIFF_UNROLL
@@ -58,7 +59,8 @@ struct WideTiles {
       }
     }
     FASTDIFF_UNROLL
-    for (int r = 0; r < kRows; ++r) sums[r][vector] = local[r][0], sums[r][vector + 1] = local[r][1];
+    for (int r = 0; r < kRows; ++r)
+      sums[r][vector] = local[r][0], sums[r][vector + 1] = local[r][1];
   }
 
   alignas(64) I sums_[2 * kTileRows][kVectors];

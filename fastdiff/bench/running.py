@@ -19,7 +19,7 @@ from fastdiff.bench.timing import ratio
 from fastdiff.bench.worker import Ready, Worker
 from fastdiff.compiler import describe
 from fastdiff.denoisers import get_engine
-from fastdiff.denoisers.base import DTYPES
+from fastdiff.denoisers.base import DTYPES, PRECISIONS
 from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
 from fastdiff.exporting import export_onnx
 from fastdiff.sampling import get_solver
@@ -57,8 +57,8 @@ class Plan:
             if name != "auto":
                 get_engine(name)
         for name in self.precisions:
-            if name not in {"auto", *DTYPES}:
-                raise UnknownName("precision", name, ("auto", *DTYPES))
+            if name not in {"auto", *PRECISIONS}:
+                raise UnknownName("precision", name, ("auto", *PRECISIONS))
         for name in self.peers:
             if name not in PEERS:
                 raise UnknownName("peer", name, PEERS)
@@ -76,7 +76,7 @@ class Plan:
         """Return everything that takes part, the baseline first if it does."""
         peers = []
         if "diffusers" in self.peers:
-            lower = [p for p in self.precisions if p not in {"auto", "float32"}]
+            lower = [p for p in self.precisions if p in DTYPES and p != "float32"]
             peers = [BASELINE, *(Contender("diffusers", p, peer=True) for p in lower)]
         peers += [Contender(name, "auto", peer=True) for name in self.peers if name != "diffusers"]
         return peers + [Contender(b, p) for b in self.backends for p in self.precisions]

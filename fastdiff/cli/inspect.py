@@ -31,8 +31,8 @@ def inspect(
     """Show what the native CPU engine makes of a model: kernel calls, algorithms and memory.
 
     A line is a kernel call: its shapes are those of one image, "with" is what the kernel does
-    besides what its kind says. How a convolution runs (direct, winograd2, winograd4, tiles) was
-    measured on this machine, just now. MFLOP count multiplications and additions as the
+    besides what its kind says. How a convolution runs (direct, winograd2, winograd4, tiles,
+    int8) was measured on this machine, just now. MFLOP count multiplications and additions as the
     definition has them, so Winograd's algorithms can do more of them in a second than the
     processor has.
 
@@ -44,7 +44,9 @@ def inspect(
     import torch
 
     from fastdiff.compiler import describe
+    from fastdiff.denoisers import reference_denoiser
     from fastdiff.denoisers.native import NativeEngine
+    from fastdiff.runtime.calibration import with_samples
 
     engine = NativeEngine()
     if batch < 1:
@@ -54,7 +56,9 @@ def inspect(
             f"--precision: expected one of {', '.join(engine.precisions)}, got {precision!r}"
         )
     with Console(stderr=True).status("planning, and measuring convolutions"):
-        network, _ = describe(model)
+        network, schedule = describe(model)
+        if precision == "int8":
+            network = with_samples(network, reference_denoiser(network), schedule)
         denoiser = engine.build(network, precision)
         replay = evaluated(denoiser, network, batch)
         seconds = replay.profile(torch.get_num_threads()) if profile else None

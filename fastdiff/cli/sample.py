@@ -73,7 +73,9 @@ def sample(
     backend: Annotated[
         str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")
+    ] = "auto",
     save: Annotated[
         Path | None, typer.Option(help="Keep the compiled model in this .fastdiff file.")
     ] = None,

@@ -72,7 +72,9 @@ def serve(
     backend: Annotated[
         str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")
+    ] = "auto",
     size: Annotated[
         list[str] | None,
         typer.Option(

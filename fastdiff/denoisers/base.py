@@ -25,6 +25,8 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+PRECISIONS = (*DTYPES, "int8")
+"""What an engine may compute in. Integers take float32 in and out."""
 HOST = torch.device("cpu")
 
 

@@ -38,7 +38,7 @@ from fastdiff.exporting import Network
 _PLAN, _WEIGHTS = "native.json", "native.safetensors"
 _ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 PLAIN_TILES = "plain arithmetic"
-"""What multiplies bfloat16 where no instruction does (csrc/network/tile_math.h)."""
+"""What multiplies bfloat16 or integers where no instruction does (csrc/network/tile_math.h)."""
 
 
 class NativeEngine:
@@ -46,7 +46,7 @@ class NativeEngine:
 
     name = "native"
     device = HOST
-    precisions = ("float32", "bfloat16")
+    precisions = ("float32", "bfloat16", "int8")
     reads_onnx = False
     slow_to_build = False
 
@@ -54,8 +54,7 @@ class NativeEngine:
         return EngineStatus(True, f"{_level()} kernels, CPU")
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> NativeDenoiser:
-        if precision == "bfloat16":
-            _require_tiles()
+        _require_instructions(precision)
         channels = network.probe()
         kept = None if blobs is None else _read(blobs)
         if kept is not None:
@@ -157,6 +156,8 @@ class Replay:
     arena, scratch : array
         Memory to work in, shared with other replays. Where one is too small, the attribute of that
         name is a larger one.
+    maxima : dict of str to array, optional
+        (C,) for each convolution, which every run raises to the largest of its inputs.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Replay:
         shapes: Mapping[str, Sequence[int]],
         arena: NDArray[np.float32],
         scratch: NDArray[np.float32],
+        maxima: Arrays | None = None,
     ) -> None:
         plan, batch = packed.plan, shapes[OUTPUT][0]
         labels = {name for name, buffer in plan.buffers.items() if buffer.kind == "labels"}
@@ -182,6 +184,7 @@ class Replay:
             self.arena.ctypes.data,
             packed.weights,
             packed.choices,
+            maxima,
         )
         self.scratch = _at_least(scratch, self._native.scratch_bytes // 4)
         if len(self.scratch):
@@ -207,20 +210,48 @@ def _level() -> str:
     return NetworkPlan().level
 
 
-def _require_tiles() -> None:
+def _require_instructions(precision: str) -> None:
     """Refuse what this CPU would compute with plain arithmetic."""
-    if NetworkPlan().tile_math == PLAIN_TILES:
+    plan = NetworkPlan()
+    needed = {
+        "bfloat16": (plan.tile_math, "AMX or AVX-512 BF16"),
+        "int8": (plan.int8_math, "AMX, AVX-512 or AVX2"),
+    }
+    if precision in needed and needed[precision][0] == PLAIN_TILES:
         raise Unavailable(
-            "native computes bfloat16 only on CPUs with AMX or AVX-512 BF16, and this one has "
-            f"{_level()}; use precision='float32'"
+            f"native computes {precision} only on CPUs with {needed[precision][1]}, and this one "
+            f"has {plan.level}; use precision='float32'"
         )
 
 
 def _made(network: Network, precision: str) -> Packed:
     plan, level, threads = plan_network(network), _level(), torch.get_num_threads()
+    maxima = _observed(plan, network, level, threads) if precision == "int8" else None
     choices = choose(plan.convolutions, level, threads, precision)
-    weights = pack(plan, choices, level, threads)
+    weights = pack(plan, choices, level, threads, maxima)
     return Packed(level, plan.without_weights(), choices, weights)
+
+
+def _observed(plan: Plan, network: Network, level: str, threads: int) -> Arrays:
+    """Return the largest inputs of each convolution along the network's samples, in float32."""
+    if not network.samples:
+        raise Unavailable(
+            "native computes int8 with ranges of activations, and none were observed: "
+            "fastdiff.compile(model, precision='int8') does that"
+        )
+    exact = Packed(level, plan, {}, pack(plan, {}, level, threads))
+    maxima: Arrays = {
+        node.name: np.zeros(node.x.shape[-1], np.float32) for node in plan.convolutions
+    }
+    x, t, conditioning = network.samples[0]
+    out = np.empty((len(x), network.probe(), *x.shape[2:]), np.float32)
+    shapes = {name: value.shape for name, value in {"x": x, "t": t, **conditioning}.items()}
+    replay = Replay(exact, {**shapes, OUTPUT: out.shape}, _aligned(0), _aligned(0), maxima)
+    for x, t, conditioning in network.samples:
+        tensors = {"x": x, "t": t, **conditioning}
+        arrays = {name: numpy_view(name, tensor) for name, tensor in tensors.items()}
+        replay.run({**arrays, OUTPUT: out}, threads)
+    return maxima
 
 
 def _read(folder: Path) -> Packed | None:

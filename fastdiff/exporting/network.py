@@ -99,6 +99,9 @@ class Network:
         Rows that every call takes, where their number is fixed.
     file : OnnxFile or None
         What the network was given as, where that was somebody's ONNX file.
+    samples : tuple of (x, t, conditioning)
+        Inputs of a sampling run, from which engines take the range of activations; empty unless
+        one needs them (`fastdiff.runtime.calibration`).
 
     The module is None where only a file is known.
     """
@@ -111,6 +114,7 @@ class Network:
     output_channels: int | None = None
     batch: int | None = None
     file: OnnxFile | None = None
+    samples: tuple[tuple[Tensor, Tensor, dict[str, Tensor]], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.sample_shape)

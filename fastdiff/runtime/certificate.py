@@ -43,6 +43,7 @@ LIMITS = {
     "float32": Limits(output=1e-4, element=1e-3, state=1e-3),
     "float16": Limits(output=2e-2, element=1e-1, state=1e-2),
     "bfloat16": Limits(output=5e-2, element=2e-1, state=5e-2),
+    "int8": Limits(output=5e-2, element=2e-1, state=5e-2),
 }
 
 
@@ -165,9 +166,11 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Te
     return out.cpu().float()
 
 
-def reference_trajectory(network: Network, denoiser: Denoiser, schedule: Schedule) -> Trajectory:
+def reference_trajectory(
+    network: Network, denoiser: Denoiser, schedule: Schedule, rows: int = ROWS, seed: int = 0
+) -> Trajectory:
     """Sample a few rows with the float32 `denoiser` in 8 DDIM steps and keep what it saw."""
-    x, _, conditioning = network.example(ROWS)
+    x, _, conditioning = network.example(rows, seed)
     table = reference_table(schedule)
     return _run(denoiser, table, conditioning, x.double() * table.init_noise_sigma)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdiff.denoisers import ENGINES
-from fastdiff.denoisers.base import DTYPES
+from fastdiff.denoisers.base import PRECISIONS
 from fastdiff.errors import InvalidArgument, UnknownName
 
 BUDGETS = {"fast": 4.0, "full": 60.0}
@@ -21,7 +21,8 @@ class Choices:
     Attributes
     ----------
     backend, precision : str
-        ``"auto"``, or the name of an engine, or of a precision.
+        ``"auto"``, or the name of an engine, or of a precision. ``"int8"`` is tried only when
+        it is named.
     max_batch : int or None
         Rows per denoiser call; None measures several sizes.
     tune : str or float
@@ -45,7 +46,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         _known("backend", self.backend, ("auto", *ENGINES))
-        _known("precision", self.precision, ("auto", *DTYPES))
+        _known("precision", self.precision, ("auto", *PRECISIONS))
         _known("verify", self.verify, VERIFY)
         if self.max_batch is not None and not _positive(self.max_batch, int):
             raise InvalidArgument(f"max_batch: expected at least 1, got {self.max_batch!r}")

@@ -19,10 +19,11 @@ from fastdiff.denoisers import (
     reference_denoiser,
     trim,
 )
-from fastdiff.denoisers.base import DTYPES
+from fastdiff.denoisers.base import DTYPES, PRECISIONS
 from fastdiff.denoisers.precision import in_hardware
 from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, first_line
+from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, Workspace, give_back_memory, without_weights
@@ -71,6 +72,9 @@ def tune(
         reference = reference_trajectory(network, plain, schedule)
         seconds_each = (time.perf_counter() - begin) / len(reference.outputs)
         software = software or seconds_each < _QUICK_SECONDS
+        if choices.precision == "int8":
+            say(Stage("ranges of activations along another trajectory"))
+            network = with_samples(network, plain, schedule)
         del plain  # and its copy of the weights
     workspace = Workspace()
     path = workspace.path / "denoiser.onnx"
@@ -97,7 +101,7 @@ def tune(
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
     del passed, trials
     trim(denoiser, seconds)
-    network = without_weights(preparation.network)
+    network = replace(without_weights(preparation.network), samples=())
     give_back_memory()
     return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 
@@ -158,9 +162,9 @@ def _pairs(choices: Choices) -> list[tuple[str, str]]:
     )
     pairs = [
         (name, kind)
-        for kind in DTYPES
+        for kind in (DTYPES if precision == "auto" else [precision])
         for name in engines
-        if kind in ENGINES[name].precisions and precision in {"auto", kind}
+        if kind in ENGINES[name].precisions
     ]
     if not pairs:
         raise Unavailable(
@@ -173,7 +177,7 @@ def _pairs(choices: Choices) -> list[tuple[str, str]]:
 def _place(candidate: Candidate) -> tuple[int, int, int]:
     """Return the order of a report's rows."""
     engine = list(ENGINES).index(candidate.engine)
-    return engine, list(DTYPES).index(candidate.precision), candidate.batch
+    return engine, PRECISIONS.index(candidate.precision), candidate.batch
 
 
 @dataclass

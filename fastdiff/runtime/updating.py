@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of, reference_denoiser
 from fastdiff.errors import AccuracyWarning, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, with_weights
+from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import Certificate, Trajectory, certify, reference_trajectory
 from fastdiff.runtime.compiled import Compiled, Workspace, without_weights
 from fastdiff.runtime.report import Candidate, Report
@@ -40,7 +41,10 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
     """
     workspace = Workspace()
     network = _network(compiled.network, weights)
-    reference = reference_trajectory(network, reference_denoiser(network), compiled.schedule)
+    plain = reference_denoiser(network)
+    reference = reference_trajectory(network, plain, compiled.schedule)
+    if compiled.report.chosen.precision == "int8":
+        network = with_samples(network, plain, compiled.schedule)
     if compiled.network.onnx is not None:
         path = workspace.path / compiled.network.onnx.name
         network = replace(network, onnx=export_onnx(network, path, schedule=compiled.schedule))
@@ -50,7 +54,7 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
         for old in dict.fromkeys(parts.values())
     }
     return Compiled(
-        without_weights(network),
+        replace(without_weights(network), samples=()),
         compiled.schedule,
         reference,
         by_size({size: renewed[old][0] for size, old in parts.items()}),

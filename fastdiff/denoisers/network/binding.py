@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
-from fastdiff.denoisers.network.packing import ALGORITHMS, TILES, Choice, packed_name, packed_size
+from fastdiff.denoisers.network.packing import (
+    ALGORITHMS,
+    INT8,
+    TILES,
+    Choice,
+    packed_arrays,
+    packed_name,
+    scale_names,
+)
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import ArtifactError
@@ -28,6 +36,7 @@ def bind(
     arena: int,
     packed: Mapping[str, NDArray[Any]],
     choices: Mapping[str, Choice],
+    maxima: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> None:
     """Append the calls of a plan, for one batch size, to a native plan.
 
@@ -46,6 +55,8 @@ def bind(
         What `pack` returned for the same choices. It must outlive the native plan.
     choices : mapping of str to Choice
         By names of convolutions.
+    maxima : mapping of str to array, optional
+        (C,) for each convolution by name, which every run raises to the largest of its inputs.
 
     Raises
     ------
@@ -58,6 +69,8 @@ def bind(
     for node in plan.nodes:
         if isinstance(node, Conv):
             choice = choices.get(node.name, Choice())
+            if maxima is not None:
+                native.observe(f"input of {node.name}", **_observed(memory, node, maxima))
             native.conv(node.name, **_conv(memory, node, choice))
         elif isinstance(node, GroupNorm):
             native.group_norm(node.name, **_group_norm(memory, node))
@@ -83,10 +96,9 @@ def check_weights(
     }
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
-        if choice.algorithm not in {*ALGORITHMS, TILES}:
+        if choice.algorithm not in {*ALGORITHMS, TILES, INT8}:
             raise ArtifactError(f"{node.name}: no algorithm {choice.algorithm!r}")
-        shape = plan.shapes[node.weights]
-        expected[packed_name(node, choice)] = packed_size(shape, choice.algorithm, panel)
+        expected |= packed_arrays(node, choice, plan.shapes[node.weights], panel)
     for name, (dtype, size) in expected.items():
         array = packed.get(name)
         if array is None or array.dtype != dtype or array.size != size:
@@ -137,6 +149,10 @@ class _Memory:
         begin, image = self.address(view)
         return begin, [image, *view.strides]
 
+    def quantization(self, node: Conv) -> tuple[int, int, int]:
+        inputs, outputs, zeros = (self.weights[name] for name in scale_names(node))
+        return inputs, outputs, zeros
+
     def weight(self, name: str | None) -> int:
         return 0 if name is None else self.weights[name]
 
@@ -164,6 +180,20 @@ def _conv(memory: _Memory, node: Conv, choice: Choice) -> dict[str, Any]:
         "residual": memory.optional_pixels(node.residual),
         "algorithm": choice.algorithm,
         "blocks": choice.blocks,
+        "quantization": memory.quantization(node) if choice.algorithm == INT8 else None,
+    }
+
+
+def _observed(
+    memory: _Memory, node: Conv, maxima: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    height, width, channels = node.x.shape
+    return {
+        "x": memory.pixels(node.x),
+        "images": memory.batch,
+        "pixels": height * width,
+        "channels": channels,
+        "maxima": maxima[node.name].ctypes.data,
     }
 
 

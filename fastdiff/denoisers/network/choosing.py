@@ -15,17 +15,19 @@ import numpy as np
 
 from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Conv
-from fastdiff.denoisers.network.packing import ALGORITHMS, TILES, Choice, packed_size
+from fastdiff.denoisers.network.packing import ALGORITHMS, INT8, TILES, Choice, packed_size
+from fastdiff.denoisers.network.quantizing import MOST_TERMS
 
 _BLOCKS = {
     "direct": ((96, 2), (48, 1), (48, 4), (192, 2), (24, 8)),
     "winograd2": ((0, 2), (0, 1), (0, 4)),
     "winograd4": ((0, 2), (0, 1), (0, 4)),
     TILES: ((64, 2), (32, 1), (128, 2), (64, 4)),
+    INT8: ((64, 2), (32, 1), (128, 2), (64, 4)),
 }
 _BATCHES = (1, 4)
 _RUNS, _LONG_SECONDS = 5, 0.01
-_TILE_CHANNELS = 16  # half a tile
+_LEAST_CHANNELS = {TILES: 16, INT8: 32}  # half a tile: fewer are not worth rounding
 _SMALL_FLOPS = 2e6  # nothing is to be gained in a convolution of so few
 _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached from the last run
 
@@ -59,10 +61,13 @@ class _Shape:
         return 2 * self.out_size[0] * self.out_size[1] * taps * self.channels * self.out_channels
 
     def algorithms(self, precision: str) -> tuple[str, ...]:
-        """Return those that can compute it; few channels are not worth rounding."""
-        if precision == "bfloat16" and self.channels >= _TILE_CHANNELS:
+        """Return those that may compute it: integers beside the exact ones, which can be faster."""
+        if precision == "bfloat16" and self.channels >= _LEAST_CHANNELS[TILES]:
             return (TILES,)
-        return ALGORITHMS if self.kernel == (3, 3) and self.stride == 1 else ALGORITHMS[:1]
+        exact = ALGORITHMS if self.kernel == (3, 3) and self.stride == 1 else ALGORITHMS[:1]
+        terms = self.kernel[0] * self.kernel[1] * self.channels
+        integers = self.channels >= _LEAST_CHANNELS[INT8] and terms <= MOST_TERMS
+        return (INT8, *exact) if precision == "int8" and integers else exact
 
 
 def choose(
@@ -80,15 +85,21 @@ def choose(
         Of the kernels.
     threads : int
     precision : str
-        ``"float32"``, or ``"bfloat16"`` for `TILES` wherever they pay.
+        ``"float32"``, ``"bfloat16"`` for `TILES` wherever they pay, or ``"int8"`` for `INT8`
+        wherever that is faster than float32, but for the last one: its error is the output's.
     """
     nodes = list(convolutions)
-    shapes = dict.fromkeys(_Shape.of(node) for node in nodes)
     bench = _Bench(level, threads)
-    best: dict[_Shape, Choice] = {}
-    for shape in shapes:
-        best[shape] = Choice() if shape.flops < _SMALL_FLOPS else _fastest(bench, shape, precision)
-    return {node.name: best[_Shape.of(node)] for node in nodes}
+    best: dict[tuple[_Shape, str], Choice] = {}
+    chosen = {}
+    for node in nodes:
+        exact = precision == "int8" and node is nodes[-1]
+        case = _Shape.of(node), "float32" if exact else precision
+        if case not in best:
+            small = case[0].flops < _SMALL_FLOPS
+            best[case] = Choice() if small else _fastest(bench, *case)
+        chosen[node.name] = best[case]
+    return chosen
 
 
 def _fastest(bench: _Bench, shape: _Shape, precision: str) -> Choice:
@@ -162,6 +173,7 @@ class _Bench:
                 upsample=shape.upsample,
                 algorithm=choice.algorithm,
                 blocks=choice.blocks,
+                quantization=(x, x, x) if choice.algorithm == INT8 else None,
             )
             plans.append(plan)
         return plans

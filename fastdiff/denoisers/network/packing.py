@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Conv
 from fastdiff.denoisers.network.plan import Plan
+from fastdiff.denoisers.network.quantizing import quantize
 
+_Element = TypeVar("_Element", bound=np.generic)
 Arrays = dict[str, NDArray[Any]]
-"""Packed weights by name: float32, or the bits of bfloat16 as uint16."""
+"""Packed weights by name: float32, the bits of bfloat16 as uint16, or int8 and what scales it."""
 
 ALGORITHMS = ("direct", "winograd2", "winograd4")
 """What computes in float32."""
@@ -22,7 +24,12 @@ ALGORITHMS = ("direct", "winograd2", "winograd4")
 TILES = "tiles"
 """What rounds operands to bfloat16, and sums in float32."""
 
-_TILE = 32  # channels, and columns
+INT8 = "int8"
+"""What rounds operands to 8-bit integers (`quantizing`), and sums exactly."""
+
+_COLUMNS = 32  # of two tiles
+_CHANNELS = {TILES: 32, INT8: 64}  # of a tile
+_SCALES: dict[str, type] = {"inputs": np.float32, "outputs": np.float32, "zeros": np.int32}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Choice:
     Attributes
     ----------
     algorithm : str
-        One of `ALGORITHMS`, or `TILES`.
+        One of `ALGORITHMS`, or `TILES`, or `INT8`.
     blocks : tuple of int
         Rows and panels of weights that a thread takes at a time; 0 leaves it to the kernel.
     """
@@ -41,7 +48,13 @@ class Choice:
     blocks: tuple[int, int] = (0, 0)
 
 
-def pack(plan: Plan, choices: Mapping[str, Choice], level: str = "", threads: int = 1) -> Arrays:
+def pack(
+    plan: Plan,
+    choices: Mapping[str, Choice],
+    level: str = "",
+    threads: int = 1,
+    maxima: Arrays | None = None,
+) -> Arrays:
     """Return the weights as the kernels read them, by name.
 
     Parameters
@@ -52,6 +65,8 @@ def pack(plan: Plan, choices: Mapping[str, Choice], level: str = "", threads: in
     level : str
         Of the kernels; "" for the best.
     threads : int
+    maxima : dict of str to array, optional
+        (C,) for each convolution that `INT8` is chosen for, by its name: its largest inputs.
     """
     convolved = {node.weights for node in plan.convolutions}
     packed: Arrays = {
@@ -62,14 +77,47 @@ def pack(plan: Plan, choices: Mapping[str, Choice], level: str = "", threads: in
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
-        if name not in packed:
+        if choice.algorithm == INT8 and maxima is not None:
+            quantized = quantize(plan.weights[node.weights], maxima[node.name])
+            packed[name] = _native.pack_int8(_taps(quantized.weights))
+            for scale, scales in zip(_SCALES, scale_names(node), strict=True):
+                packed[scales] = getattr(quantized, scale)
+        elif name not in packed:
             packed[name] = _packed(plan.weights[node.weights], choice.algorithm, level, threads)
     return packed
 
 
 def packed_name(node: Conv, choice: Choice) -> str:
     """Return what the packed weights of a convolution are called."""
-    return f"{node.weights} {choice.algorithm}"
+    owner = node.name if choice.algorithm == INT8 else node.weights  # its inputs have their part
+    return f"{owner} {choice.algorithm}"
+
+
+def scale_names(node: Conv) -> list[str]:
+    """Return what the scales of its inputs, of its outputs and its zeros are called, for `INT8`."""
+    return [f"{node.name} {INT8} {scale}" for scale in _SCALES]
+
+
+def packed_arrays(
+    node: Conv, choice: Choice, shape: Sequence[int], panel: int
+) -> dict[str, tuple[type, int]]:
+    """Return the element type and number of everything that a convolution's kernel reads.
+
+    Parameters
+    ----------
+    node : Conv
+    choice : Choice
+    shape : sequence of int
+        Of its weights, (N, C, kernel height, kernel width).
+    panel : int
+        Columns that the kernels of the level take together.
+    """
+    arrays = {packed_name(node, choice): packed_size(shape, choice.algorithm, panel)}
+    if choice.algorithm == INT8:
+        counts = {"inputs": shape[1], "outputs": shape[0], "zeros": shape[0]}
+        for scale, name in zip(_SCALES, scale_names(node), strict=True):
+            arrays[name] = _SCALES[scale], counts[scale]
+    return arrays
 
 
 def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type, int]:
@@ -84,10 +132,12 @@ def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type,
         Columns that the kernels of the level take together.
     """
     out_channels, channels, down, across = shape
-    if algorithm == TILES:
-        return np.uint16, down * across * _rounded_up(out_channels, _TILE) * _rounded_up(
-            channels, _TILE
+    if algorithm in _CHANNELS:
+        columns, depth = (
+            _rounded_up(out_channels, _COLUMNS),
+            _rounded_up(channels, _CHANNELS[algorithm]),
         )
+        return np.uint16 if algorithm == TILES else np.int8, down * across * columns * depth
     points = down * across if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2
     return np.float32, points * channels * _rounded_up(out_channels, panel)
 
@@ -99,7 +149,12 @@ def _rounded_up(count: int, unit: int) -> int:
 def _packed(weights: NDArray[np.float32], algorithm: str, level: str, threads: int) -> NDArray[Any]:
     if algorithm not in {"direct", TILES}:
         return _native.pack_winograd(weights, int(algorithm[-1]), level, threads)
+    taps = _taps(weights)
+    return _native.pack_tiles(taps) if algorithm == TILES else _native.pack_panels(taps, level)
+
+
+def _taps(weights: NDArray[_Element]) -> NDArray[_Element]:
+    """Return (N, C, kernel height, kernel width) as (taps, C, N)."""
     out_channels, channels, down, across = weights.shape
     taps = weights.transpose(2, 3, 1, 0).reshape(down * across, channels, out_channels)
-    taps = np.ascontiguousarray(taps)
-    return _native.pack_tiles(taps) if algorithm == TILES else _native.pack_panels(taps, level)
+    return np.ascontiguousarray(taps)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastdiff import _native
 from fastdiff.errors import InvalidArgument
+
 from .test_conv import (
     CASES,
     OTHER_SHAPES,
