@@ -66,6 +66,12 @@ struct ConvCase {
   int kernel, stride, upsample;
 };
 
+/// Of packed weights, by the bytes of an element.
+size_t tile_bytes(const ConvCase& c, int64_t taps, int64_t element) {
+  const int64_t steps = divided_up(c.channels, tile_depth(element)) * taps;
+  return size_t(divided_up(c.out_channels, kTilePanel) * steps * 2 * kTileBytes);
+}
+
 void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
   const int64_t taps = c.kernel * c.kernel, pad = c.kernel / 2;
   const int64_t out_height = (c.height - 1) / c.stride + 1,
@@ -82,17 +88,30 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
     const int m = algorithm == Algorithm::kWinograd2 ? 2 : 4;
     static std::vector<Floats> kept;
     static std::vector<std::vector<uint16_t>> kept_tiles;
+    static std::vector<std::vector<int8_t>> kept_integers;
+    static std::vector<Floats> kept_scales;
+    static std::vector<std::vector<int32_t>> kept_zeros;
+    Quantization quantization = {};
     Conv conv = {};
     if (algorithm == Algorithm::kDirect) {
       kept.emplace_back(size_t(taps * c.channels * columns));
       pack_panels(weights.data(), taps, c.channels, c.out_channels, panel, kept.back().data());
       conv.weights = kept.back().data();
     } else if (algorithm == Algorithm::kTiles) {
-      const int64_t steps = divided_up(c.channels, kTileDepth) * taps;
-      const int64_t panels = divided_up(c.out_channels, kTilePanel);
-      kept_tiles.emplace_back(size_t(panels * steps * 2 * kTileElements));
+      kept_tiles.emplace_back(tile_bytes(c, taps, 2) / 2);
       pack_tiles(weights.data(), taps, c.channels, c.out_channels, kept_tiles.back().data());
       conv.weights = reinterpret_cast<const float*>(kept_tiles.back().data());
+    } else if (algorithm == Algorithm::kInt8) {
+      std::vector<int8_t> integers(weights.size());
+      for (size_t i = 0; i < weights.size(); ++i) integers[i] = int8_t(weights[i] * 100);
+      kept_integers.emplace_back(tile_bytes(c, taps, 1));
+      pack_int8(integers.data(), taps, c.channels, c.out_channels, kept_integers.back().data());
+      conv.weights = reinterpret_cast<const float*>(kept_integers.back().data());
+      kept_scales.push_back(Floats(size_t(c.channels), 100.0f));
+      kept_scales.push_back(Floats(size_t(c.out_channels), 1e-4f));
+      kept_zeros.push_back(std::vector<int32_t>(size_t(c.out_channels), 7));
+      quantization = {kept_scales.end()[-2].data(), kept_scales.back().data(),
+                      kept_zeros.back().data()};
     } else {
       kept.emplace_back(size_t((m + 2) * (m + 2) * c.channels * columns));
       pack_winograd(weights.data(), c.channels, c.out_channels, m, panel, 1, kept.back().data());
@@ -109,7 +128,7 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
     conv.epilogue.shift = {shift.data(), c.out_channels};
     conv.epilogue.residual = {const_cast<float*>(residual.data()), out, c.out_channels};
     conv.epilogue.activation = Activation::kSilu;
-    add_conv(plan, name, conv, algorithm);
+    add_conv(plan, name, conv, algorithm, quantization);
   });
 }
 
@@ -210,11 +229,13 @@ int main() {
     check_conv(c, Algorithm::kWinograd2, "winograd2");
     check_conv(c, Algorithm::kWinograd4, "winograd4");
     check_conv(c, Algorithm::kTiles, "tiles");
+    check_conv(c, Algorithm::kInt8, "int8");
   }
   const ConvCase others[] = {{2, 9, 7, 5, 19, 3, 2, 0}, {5, 1, 33, 12, 35, 1, 1, 0}};
   for (const ConvCase& c : others) {
     check_conv(c, Algorithm::kDirect, "direct");
     check_conv(c, Algorithm::kTiles, "tiles");
+    check_conv(c, Algorithm::kInt8, "int8");
   }
   check_norms(2, 1, 33, 3);
   check_norms(3, 63, 20, 5);
