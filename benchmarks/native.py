@@ -32,17 +32,19 @@ from fastdiff.bench import describe_run
 from fastdiff.bench.timing import Spread, ratio
 from fastdiff.cli.inspect import evaluated
 from fastdiff.compiler import describe
-from fastdiff.denoisers import Denoiser, get_engine
+from fastdiff.denoisers import Denoiser, get_engine, reference_denoiser
 from fastdiff.denoisers.native import NativeDenoiser
 from fastdiff.denoisers.network.describing import Total, total_by_kind
 from fastdiff.errors import FastdiffError
 from fastdiff.exporting import Network, export_onnx
+from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.compiled import give_back_memory
 
 MODELS = ("digits", "ddpm-cifar10", "dit-s2")
 CASES = (  # the first is what the others are compared with
     ("native", "float32"),
     ("native", "bfloat16"),
+    ("native", "int8"),
     ("onnxruntime", "float32"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
@@ -77,6 +79,10 @@ class Subject:
     def __init__(self, model: str, engine: str, precision: str, onnx: Path) -> None:
         warnings.simplefilter("ignore")  # of exporters, about what they do
         self.network = _network(model, onnx)
+        if precision == "int8":
+            plain, schedule = reference_denoiser(self.network), describe(model)[1]
+            self.network = with_samples(self.network, plain, schedule)
+            del plain
         get_engine(engine).build(self.network, precision)  # imports what it needs
         give_back_memory()
         self._resident_before = _resident_bytes()

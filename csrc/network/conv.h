@@ -31,10 +31,12 @@ struct Convolve {
   }
 
  private:
-  /// Where the rows of a unit lie: their output pixels, and the corners of their patches.
+  /// Where the rows of a unit lie: their output pixels, the corners of their patches, and, where a
+  /// patch is one pixel, that pixel.
   struct Rows {
     OutputPixel pixels[kMostRows];
     int64_t tops[kMostRows], lefts[kMostRows];
+    const float* inputs[kMostRows];
 
     void find(const Conv& conv, int64_t row, int64_t count) {
       const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
@@ -43,6 +45,7 @@ struct Convolve {
         pixels[i] = {image, y * conv.out_width + x};
         tops[i] = y * conv.stride - conv.pad_top;
         lefts[i] = x * conv.stride - conv.pad_left;
+        inputs[i] = input_pixel(conv, image, tops[i], lefts[i]);
         if (++x < conv.out_width) continue;
         x = 0;
         if (++y < conv.out_height) continue;
@@ -62,9 +65,15 @@ struct Convolve {
     const float* weights = conv.weights + panel * taps * tap_floats;
 
     F sums[kRows][kPanelVectors] = {};
+    const float* a[kRows];
+    if (taps == 1) {
+      FASTDIFF_UNROLL
+      for (int r = 0; r < kRows; ++r) a[r] = rows.inputs[first + r];
+      M::template accumulate<kRows>(a, weights, conv.channels, sums);
+      return finish_panel<kRows>(conv, pixels, panel, sums);
+    }
     for (int y = 0; y < conv.kernel_height; ++y) {
       for (int x = 0; x < conv.kernel_width; ++x, weights += tap_floats) {
-        const float* a[kRows];
         bool any = false;
         FASTDIFF_UNROLL
         for (int r = 0; r < kRows; ++r) {
@@ -74,6 +83,12 @@ struct Convolve {
         if (any) M::template accumulate<kRows>(a, weights, conv.channels, sums);
       }
     }
+    finish_panel<kRows>(conv, pixels, panel, sums);
+  }
+
+  template <int kRows>
+  static FASTDIFF_INLINE void finish_panel(const Conv& conv, const OutputPixel* pixels,
+                                           int64_t panel, const F (&sums)[kRows][kPanelVectors]) {
     const int64_t column = panel * M::kPanel;
     finish<L, kRows>(conv, pixels, column, min(M::kPanel, conv.out_channels - column), sums);
   }

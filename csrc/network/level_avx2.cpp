@@ -14,6 +14,13 @@ struct Avx2 : Vectors<8> {
   static FASTDIFF_INLINE F fma(F a, F b, F c) {
     return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
   }
+  static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
+    const __m256 kept = _mm256_max_ps((__m256)v, _mm256_setzero_ps());  // of NaN the second
+    const __m256i n = _mm256_cvtps_epi32(_mm256_min_ps(kept, _mm256_set1_ps(255.0f)));
+    const __m128i words =
+        _mm_packus_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+    _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(words, words));
+  }
   static FASTDIFF_INLINE F max(F a, F b) { return (F)_mm256_max_ps((__m256)a, (__m256)b); }
   static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
 };
