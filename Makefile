@@ -7,6 +7,7 @@
 # make serving       the tables of docs/serving-performance.md; about an hour
 # make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
+# make emulated      tests of the AVX-512 and AMX kernels on a CPU without them: tests/emulated/README.md
 # make build   a wheel in dist/
 PYTHON ?= python3
 VENV   := .venv
@@ -19,7 +20,7 @@ CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulato
 # The tests start dozens of processes that import torch, each of which would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence build clean
+.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence emulated build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -58,6 +59,9 @@ gpu-check: $(VENV)/.dev
 gpu-evidence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.traffic --write docs/gpu-evidence.md
 	$(BIN)/python -m benchmarks.evidence --write docs/gpu-evidence.md
+
+emulated: $(VENV)/.dev
+	$(BIN)/python tests/emulated/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .

@@ -74,7 +74,8 @@ def compile(
         ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named one that cannot run raises;
         nothing falls back.
     precision : str
-        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"``, which is tried only
+        when it is named.
     max_batch : int
         Rows per denoiser call; measured if left out.
     tune : str or float

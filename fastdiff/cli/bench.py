@@ -41,7 +41,7 @@ def bench(
         str, typer.Option(help="auto, or engines with commas; `fastdiff doctor` lists them.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16, float16, with commas.")
+        str, typer.Option(help="auto, float32, bfloat16, float16, int8, with commas.")
     ] = "auto",
     batch: Annotated[str, typer.Option(help="Images at a time, with commas.")] = "1,4",
     solvers: Annotated[str, typer.Option(help="Solvers, with commas.")] = "ddim",

@@ -25,7 +25,7 @@ def inspect(
         bool, typer.Option("--profile", help="Run it, and add the time and rate of every node.")
     ] = False,
     precision: Annotated[
-        str, typer.Option(help="float32; bfloat16 on CPUs with AMX or AVX-512 BF16.")
+        str, typer.Option(help="float32, int8; bfloat16 on CPUs with AMX or AVX-512 BF16.")
     ] = "float32",
 ) -> None:
     """Show what the native CPU engine makes of a model: kernel calls, algorithms and memory.
