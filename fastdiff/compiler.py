@@ -69,10 +69,10 @@ def compile(
     conditioning : mapping of str to Conditioning
         Other named inputs of the model; for a file or a program what it does not tell of them.
     backend : str
-        ``"auto"``, or an engine: ``"eager"``, ``"onnxruntime"``, ``"openvino"``, ``"inductor"``,
-        ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``, ``"onnxruntime-tensorrt"``,
-        ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named one that cannot run raises;
-        nothing falls back.
+        ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
+        ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,
+        ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named one
+        that cannot run raises; nothing falls back.
     precision : str
         ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"``, which is tried only
         when it is named.

@@ -77,7 +77,8 @@ def pack(
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
-        if choice.algorithm == INT8 and maxima is not None:
+        if choice.algorithm == INT8:
+            assert maxima is not None
             quantized = quantize(plan.weights[node.weights], maxima[node.name])
             packed[name] = _native.pack_int8(_taps(quantized.weights))
             for scale, scales in zip(_SCALES, scale_names(node), strict=True):
@@ -133,11 +134,9 @@ def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type,
     """
     out_channels, channels, down, across = shape
     if algorithm in _CHANNELS:
-        columns, depth = (
-            _rounded_up(out_channels, _COLUMNS),
-            _rounded_up(channels, _CHANNELS[algorithm]),
-        )
-        return np.uint16 if algorithm == TILES else np.int8, down * across * columns * depth
+        depth = down * across * _rounded_up(channels, _CHANNELS[algorithm])
+        dtype = np.uint16 if algorithm == TILES else np.int8
+        return dtype, depth * _rounded_up(out_channels, _COLUMNS)
     points = down * across if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2
     return np.float32, points * channels * _rounded_up(out_channels, panel)
 
