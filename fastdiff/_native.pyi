@@ -78,7 +78,7 @@ class NetworkPlan:
         residual: Pixels | None = None,
         algorithm: str = "direct",
         blocks: tuple[int, int] = (0, 0),
-        quantization: tuple[int, int, int] | None = None,
+        quantization: tuple[int, int, int, int] | None = None,
     ) -> None: ...
     def group_norm(
         self,
@@ -155,7 +155,8 @@ class NetworkPlan:
         images: int,
         pixels: int,
         channels: int,
-        maxima: int,
+        low: int,
+        high: int,
     ) -> None: ...
     def use_scratch(self, address: int) -> None: ...
     def nodes(self) -> list[tuple[str, float]]: ...

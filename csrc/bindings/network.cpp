@@ -30,7 +30,7 @@ using PerImageArg = std::tuple<Address, int64_t>;
 using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;
 using StridedArg = std::tuple<Address, std::vector<int64_t>>;
 using Size = std::pair<int64_t, int64_t>;
-using QuantizationArg = std::tuple<Address, Address, Address>;  // inputs, outputs, zeros
+using QuantizationArg = std::tuple<Address, Address, Address, int32_t>;  // as in specs.h
 
 float* floats(Address address) { return reinterpret_cast<float*>(address); }
 
@@ -135,8 +135,9 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   std::tie(spec.row_block, spec.panel_block) = blocks;
   Quantization scales = {};
   if (quantization) {
-    const auto& [inputs, outputs, zeros] = *quantization;
-    scales = {floats(inputs), floats(outputs), reinterpret_cast<const int32_t*>(zeros)};
+    const auto& [inputs, outputs, zeros, zero] = *quantization;
+    require(zero >= 0 && zero <= 255, "conv: expected 0 to be one of 0 to 255");
+    scales = {floats(inputs), floats(outputs), reinterpret_cast<const int32_t*>(zeros), zero};
   }
   add_conv(plan, name, spec, chosen, scales);
 }
@@ -204,8 +205,8 @@ void gather(Plan& plan, const std::string& name, const PerImageArg& labels, Addr
 }
 
 void observe(Plan& plan, const std::string& name, const PixelsArg& x, int64_t images,
-             int64_t pixel_count, int64_t channels, Address maxima) {
-  add_observe(plan, name, {pixels(x), images, pixel_count, channels, floats(maxima)});
+             int64_t pixel_count, int64_t channels, Address low, Address high) {
+  add_observe(plan, name, {pixels(x), images, pixel_count, channels, floats(low), floats(high)});
 }
 
 py::array_t<float> pack_panels_of(py::handle weights_, const std::string& level) {
@@ -293,7 +294,7 @@ void bind_network(py::module_& module) {
       .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),
            arg("channels"), arg("y"), arg("images"))
       .def("observe", observe, arg("name"), py::kw_only(), arg("x"), arg("images"), arg("pixels"),
-           arg("channels"), arg("maxima"))
+           arg("channels"), arg("low"), arg("high"))
       .def(
           "use_scratch",
           [](Plan& plan, Address address) {

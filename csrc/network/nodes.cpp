@@ -150,8 +150,8 @@ void add_observe(Plan& plan, std::string name, const Observe& observe) {
       for (int64_t p = 0; p < spec.pixels; ++p) {
         const float* x = spec.x.data + image * spec.x.image + p * spec.x.pixel;
         for (int64_t c = 0; c < spec.channels; ++c) {
-          const float size = x[c] < 0 ? -x[c] : x[c];
-          spec.maxima[c] = size > spec.maxima[c] ? size : spec.maxima[c];
+          spec.low[c] = std::min(spec.low[c], x[c]);
+          spec.high[c] = std::max(spec.high[c], x[c]);
         }
       }
     }

@@ -54,10 +54,11 @@ struct Winograd {
 
 /// What makes float32 of the sums of 8-bit numbers, and those of float32:
 ///
-///   q = round(x * inputs) + 128, from 0 to 255;  conv(x) = (sum of q * weight - zeros) * outputs
+///   q = round(x * inputs + zero), from 0 to 255;  conv(x) = (sum of q * weight - zeros) * outputs
 struct Quantization {
   const float *inputs, *outputs;  // (channels,) and (out_channels,)
-  const int32_t* zeros;           // (out_channels,): 128 times the sum of its weights
+  const int32_t* zeros;           // (out_channels,): `zero` times the sum of its weights
+  int32_t zero;                   // what stands for 0
 };
 
 /// The same by tiles of narrow numbers, see tiles.h: bfloat16 with float32 sums, or 8-bit integers.
@@ -157,11 +158,11 @@ struct Gather {
   int64_t rows, channels;
 };
 
-/// maxima[channel] = max(maxima[channel], |x|) over all pixels of all images.
+/// Widens low[channel] and high[channel] to hold x at all pixels of all images.
 struct Observe {
   Pixels x;
   int64_t images, pixels, channels;
-  float* maxima;
+  float *low, *high;
 };
 
 }  // namespace fastdiff::network

@@ -84,7 +84,7 @@ struct ConvolveTiles {
       const F factor = live >= L::kLanes ? L::load(from)
                        : live > 0        ? L::load_part(from, live)
                                          : F{};
-      L::store_u8(pixel + channel, x * factor + 128.0f);
+      L::store_u8(pixel + channel, x * factor + float(spec.quantization.zero));
     } else {
       L::store_bf16(reinterpret_cast<uint16_t*>(pixel) + channel, x);
     }

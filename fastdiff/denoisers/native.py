@@ -156,8 +156,8 @@ class Replay:
     arena, scratch : array
         Memory to work in, shared with other replays. Where one is too small, the attribute of that
         name is a larger one.
-    maxima : dict of str to array, optional
-        (C,) for each convolution, which every run raises to the largest of its inputs.
+    ranges : dict of str to array, optional
+        (2, C) for each convolution, which every run widens to hold its inputs.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Replay:
         shapes: Mapping[str, Sequence[int]],
         arena: NDArray[np.float32],
         scratch: NDArray[np.float32],
-        maxima: Arrays | None = None,
+        ranges: Arrays | None = None,
     ) -> None:
         plan, batch = packed.plan, shapes[OUTPUT][0]
         labels = {name for name, buffer in plan.buffers.items() if buffer.kind == "labels"}
@@ -184,7 +184,7 @@ class Replay:
             self.arena.ctypes.data,
             packed.weights,
             packed.choices,
-            maxima,
+            ranges,
         )
         self.scratch = _at_least(scratch, self._native.scratch_bytes // 4)
         if len(self.scratch):
@@ -226,32 +226,32 @@ def _require_instructions(precision: str) -> None:
 
 def _made(network: Network, precision: str) -> Packed:
     plan, level, threads = plan_network(network), _level(), torch.get_num_threads()
-    maxima = _observed(plan, network, level, threads) if precision == "int8" else None
+    ranges = _observed(plan, network, level, threads) if precision == "int8" else None
     choices = choose(plan.convolutions, level, threads, precision)
-    weights = pack(plan, choices, level, threads, maxima)
+    weights = pack(plan, choices, level, threads, ranges)
     return Packed(level, plan.without_weights(), choices, weights)
 
 
 def _observed(plan: Plan, network: Network, level: str, threads: int) -> Arrays:
-    """Return the largest inputs of each convolution along the network's samples, in float32."""
+    """Return the lowest and highest inputs of each convolution along the network's samples."""
     if not network.samples:
         raise Unavailable(
             "native computes int8 with ranges of activations, and none were observed: "
             "fastdiff.compile(model, precision='int8') does that"
         )
     exact = Packed(level, plan, {}, pack(plan, {}, level, threads))
-    maxima: Arrays = {
-        node.name: np.zeros(node.x.shape[-1], np.float32) for node in plan.convolutions
+    ranges: Arrays = {
+        node.name: np.zeros((2, node.x.shape[-1]), np.float32) for node in plan.convolutions
     }
     x, t, conditioning = network.samples[0]
     out = np.empty((len(x), network.probe(), *x.shape[2:]), np.float32)
     shapes = {name: value.shape for name, value in {"x": x, "t": t, **conditioning}.items()}
-    replay = Replay(exact, {**shapes, OUTPUT: out.shape}, _aligned(0), _aligned(0), maxima)
+    replay = Replay(exact, {**shapes, OUTPUT: out.shape}, _aligned(0), _aligned(0), ranges)
     for x, t, conditioning in network.samples:
         tensors = {"x": x, "t": t, **conditioning}
         arrays = {name: numpy_view(name, tensor) for name, tensor in tensors.items()}
         replay.run({**arrays, OUTPUT: out}, threads)
-    return maxima
+    return ranges
 
 
 def _read(folder: Path) -> Packed | None:

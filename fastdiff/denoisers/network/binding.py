@@ -36,7 +36,7 @@ def bind(
     arena: int,
     packed: Mapping[str, NDArray[Any]],
     choices: Mapping[str, Choice],
-    maxima: Mapping[str, NDArray[np.float32]] | None = None,
+    ranges: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> None:
     """Append the calls of a plan, for one batch size, to a native plan.
 
@@ -55,8 +55,8 @@ def bind(
         What `pack` returned for the same choices. It must outlive the native plan.
     choices : mapping of str to Choice
         By names of convolutions.
-    maxima : mapping of str to array, optional
-        (C,) for each convolution by name, which every run raises to the largest of its inputs.
+    ranges : mapping of str to array, optional
+        (2, C) for each convolution by name, which every run widens to hold its inputs.
 
     Raises
     ------
@@ -65,12 +65,14 @@ def bind(
     """
     check_weights(plan, packed, choices, native.panel)
     weights = {name: array.ctypes.data for name, array in packed.items()}
-    memory = _Memory(plan, batch, addresses, arena, weights)
+    memory = _Memory(plan, batch, addresses, arena, weights, packed)
     for node in plan.nodes:
         if isinstance(node, Conv):
             choice = choices.get(node.name, Choice())
-            if maxima is not None:
-                native.observe(f"input of {node.name}", **_observed(memory, node, maxima))
+            if ranges is not None:
+                native.observe(
+                    f"input of {node.name}", **_observed(memory, node, ranges[node.name])
+                )
             native.conv(node.name, **_conv(memory, node, choice))
         elif isinstance(node, GroupNorm):
             native.group_norm(node.name, **_group_norm(memory, node))
@@ -115,6 +117,7 @@ class _Memory:
     addresses: Mapping[str, int]
     arena: int
     weights: Mapping[str, int]
+    packed: Mapping[str, NDArray[Any]]
 
     def address(self, view: View) -> tuple[int, int]:
         """Return the address of a view, and the elements from one image to the next."""
@@ -149,9 +152,10 @@ class _Memory:
         begin, image = self.address(view)
         return begin, [image, *view.strides]
 
-    def quantization(self, node: Conv) -> tuple[int, int, int]:
-        inputs, outputs, zeros = (self.weights[name] for name in scale_names(node))
-        return inputs, outputs, zeros
+    def quantization(self, node: Conv) -> tuple[int, int, int, int]:
+        *scales, zero = scale_names(node)
+        inputs, outputs, zeros = (self.weights[name] for name in scales)
+        return inputs, outputs, zeros, int(self.packed[zero][0])
 
     def weight(self, name: str | None) -> int:
         return 0 if name is None else self.weights[name]
@@ -184,16 +188,15 @@ def _conv(memory: _Memory, node: Conv, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _observed(
-    memory: _Memory, node: Conv, maxima: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Any]:
+def _observed(memory: _Memory, node: Conv, ranges: NDArray[np.float32]) -> dict[str, Any]:
     height, width, channels = node.x.shape
     return {
         "x": memory.pixels(node.x),
         "images": memory.batch,
         "pixels": height * width,
         "channels": channels,
-        "maxima": maxima[node.name].ctypes.data,
+        "low": ranges[0].ctypes.data,
+        "high": ranges[1].ctypes.data,
     }
 
 

@@ -173,7 +173,7 @@ class _Bench:
                 upsample=shape.upsample,
                 algorithm=choice.algorithm,
                 blocks=choice.blocks,
-                quantization=(x, x, x) if choice.algorithm == INT8 else None,
+                quantization=(x, x, x, 128) if choice.algorithm == INT8 else None,
             )
             plans.append(plan)
         return plans

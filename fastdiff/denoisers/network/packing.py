@@ -29,7 +29,12 @@ INT8 = "int8"
 
 _COLUMNS = 32  # of two tiles
 _CHANNELS = {TILES: 32, INT8: 64}  # of a tile
-_SCALES: dict[str, type] = {"inputs": np.float32, "outputs": np.float32, "zeros": np.int32}
+_SCALES: dict[str, type] = {
+    "inputs": np.float32,
+    "outputs": np.float32,
+    "zeros": np.int32,
+    "zero": np.int32,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def pack(
     choices: Mapping[str, Choice],
     level: str = "",
     threads: int = 1,
-    maxima: Arrays | None = None,
+    ranges: Arrays | None = None,
 ) -> Arrays:
     """Return the weights as the kernels read them, by name.
 
@@ -65,8 +70,9 @@ def pack(
     level : str
         Of the kernels; "" for the best.
     threads : int
-    maxima : dict of str to array, optional
-        (C,) for each convolution that `INT8` is chosen for, by its name: its largest inputs.
+    ranges : dict of str to array, optional
+        (2, C) for each convolution that `INT8` is chosen for, by its name: its lowest and highest
+        inputs.
     """
     convolved = {node.weights for node in plan.convolutions}
     packed: Arrays = {
@@ -78,8 +84,8 @@ def pack(
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
         if choice.algorithm == INT8:
-            assert maxima is not None
-            quantized = quantize(plan.weights[node.weights], maxima[node.name])
+            assert ranges is not None
+            quantized = quantize(plan.weights[node.weights], ranges[node.name])
             packed[name] = _native.pack_int8(_taps(quantized.weights))
             for scale, scales in zip(_SCALES, scale_names(node), strict=True):
                 packed[scales] = getattr(quantized, scale)
@@ -95,7 +101,7 @@ def packed_name(node: Conv, choice: Choice) -> str:
 
 
 def scale_names(node: Conv) -> list[str]:
-    """Return what the scales of its inputs, of its outputs and its zeros are called, for `INT8`."""
+    """Return what the parts of its `Quantized` but the weights are called, for `INT8`."""
     return [f"{node.name} {INT8} {scale}" for scale in _SCALES]
 
 
@@ -115,7 +121,7 @@ def packed_arrays(
     """
     arrays = {packed_name(node, choice): packed_size(shape, choice.algorithm, panel)}
     if choice.algorithm == INT8:
-        counts = {"inputs": shape[1], "outputs": shape[0], "zeros": shape[0]}
+        counts = {"inputs": shape[1], "outputs": shape[0], "zeros": shape[0], "zero": 1}
         for scale, name in zip(_SCALES, scale_names(node), strict=True):
             arrays[name] = _SCALES[scale], counts[scale]
     return arrays

@@ -111,7 +111,7 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
       kept_scales.push_back(Floats(size_t(c.out_channels), 1e-4f));
       kept_zeros.push_back(std::vector<int32_t>(size_t(c.out_channels), 7));
       quantization = {kept_scales.end()[-2].data(), kept_scales.back().data(),
-                      kept_zeros.back().data()};
+                      kept_zeros.back().data(), 100};
     } else {
       kept.emplace_back(size_t((m + 2) * (m + 2) * c.channels * columns));
       pack_winograd(weights.data(), c.channels, c.out_channels, m, panel, 1, kept.back().data());

@@ -33,11 +33,13 @@ class Quantized:
         self.weights = rng.integers(-127, 128, case.weights.shape).astype(np.int8)
         self.inputs = np.exp2(rng.integers(4, 7, case.channels)).astype(np.float32)
         self.outputs = rng.uniform(1e-5, 1e-4, case.out_channels).astype(np.float32)
-        self.zeros = 128 * self.weights.sum((1, 2, 3), dtype=np.int32)
+        self.zero = 100
+        self.zeros = self.zero * self.weights.sum((1, 2, 3), dtype=np.int32)
 
     def want(self) -> Array:
         case = self.case
-        x = np.clip(np.rint(case.x * self.inputs + np.float32(128)), 0, 255).astype(np.int64) - 128
+        q = np.rint(case.x * self.inputs + np.float32(self.zero))
+        x = np.clip(q, 0, 255).astype(np.int64) - self.zero
         if case.upsample:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
         top, left, bottom, right = case.padding
@@ -51,6 +53,9 @@ class Quantized:
         )  # fmt: skip
         return sums.astype(np.float32) * self.outputs
 
+    def addresses(self) -> tuple[int, int, int]:
+        return self.inputs.ctypes.data, self.outputs.ctypes.data, self.zeros.ctypes.data
+
     def run(self, level: str, threads: int = 1, **options: Any) -> Array:
         case, plan = self.case, _native.NetworkPlan(level)
         taps = self.weights.reshape(*self.weights.shape[:2], -1).transpose(2, 1, 0)
@@ -61,8 +66,7 @@ class Quantized:
             channels=case.channels, out_size=case.out_size, out_channels=case.out_channels,
             weights=packed.ctypes.data, kernel=case.kernel, stride=case.stride,
             padding=case.padding[:2], upsample=case.upsample, algorithm="int8",
-            quantization=tuple(a.ctypes.data for a in (self.inputs, self.outputs, self.zeros)),
-            **options,
+            quantization=(*self.addresses(), self.zero), **options,
         )  # fmt: skip
         plan.run(threads)
         return y
@@ -95,10 +99,10 @@ def test_inputs_beyond_the_range_are_clipped_and_nan_is_its_lowest(level: str) -
     quantized = Quantized(case)
     quantized.inputs[:], quantized.outputs[:] = 1, 1
     quantized.weights[:] = 1
-    quantized.zeros[:] = 128
+    quantized.zeros[:] = quantized.zero
     case.x[0, 0, :, 0] = [1e30, -np.inf, np.nan, -3.5]
 
-    assert quantized.run(level)[0, 0, :, 0].tolist() == [127, -128, -128, -4]
+    assert quantized.run(level)[0, 0, :, 0].tolist() == [155, -100, -100, -4]
 
 
 def test_the_largest_sum_fits(level: str) -> None:
@@ -117,8 +121,12 @@ def test_what_integers_cannot_do_is_refused() -> None:
     case = Case(1, (1, 1), 66312, 1, kernel=(1, 1), padding=(0, 0, 0, 0))
     with pytest.raises(InvalidArgument, match="too many terms"):
         Quantized(case).run("")
+    quantized = Quantized(Case(1, (2, 2), 4, 4))
+    quantized.zero = 256
+    with pytest.raises(InvalidArgument, match="expected 0 to be one of 0 to 255"):
+        quantized.run("")
     with pytest.raises(InvalidArgument, match="no other algorithm takes a quantization"):
-        Case(1, (2, 2), 4, 4).run("", "direct", quantization=(0, 0, 0))
+        Case(1, (2, 2), 4, 4).run("", "direct", quantization=(0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (9, 33, 20), (4, 64, 32), (1, 130, 65)])
