@@ -71,8 +71,8 @@ def compile(
     backend : str
         ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
         ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,
-        ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named one
-        that cannot run raises; nothing falls back.
+        ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named
+        one that cannot run raises; nothing falls back.
     precision : str
         ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"``, which is tried only
         when it is named.

@@ -74,6 +74,7 @@ def pack(
         (2, C) for each convolution that `INT8` is chosen for, by its name: its lowest and highest
         inputs.
     """
+    observed = ranges or {}
     convolved = {node.weights for node in plan.convolutions}
     packed: Arrays = {
         name: np.ascontiguousarray(array)
@@ -84,8 +85,7 @@ def pack(
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
         if choice.algorithm == INT8:
-            assert ranges is not None
-            quantized = quantize(plan.weights[node.weights], ranges[node.name])
+            quantized = quantize(plan.weights[node.weights], observed[node.name])
             packed[name] = _native.pack_int8(_taps(quantized.weights))
             for scale, scales in zip(_SCALES, scale_names(node), strict=True):
                 packed[scales] = getattr(quantized, scale)
