@@ -61,7 +61,7 @@ gpu-evidence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.evidence --write docs/gpu-evidence.md
 
 emulated: $(VENV)/.dev
-	$(BIN)/python tests/emulated/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py
+	$(BIN)/python tests/emulated/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py tests/denoisers/test_native_levels.py
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .
