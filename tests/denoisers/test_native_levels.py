@@ -13,7 +13,7 @@ from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import certify, reference_trajectory
 
 LARGEST = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 1e-1}
-"""Errors of an output; a sample's are half of that. So many integers are more than a tuner takes."""
+"""Errors of an output; a sample's are half of that."""
 
 
 @pytest.fixture(scope="module")
