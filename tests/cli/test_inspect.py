@@ -93,7 +93,7 @@ def test_inspect_names_the_operator_that_has_no_kernel(monkeypatch):
     ("option", "value", "match"),
     [
         ("--batch", "0", "--batch: expected at least 1, got 0"),
-        ("--precision", "float16", "expected one of float32, bfloat16, got 'float16'"),
+        ("--precision", "float16", "expected one of float32, bfloat16, int8, got 'float16'"),
     ],
 )
 def test_inspect_refuses_options_that_it_cannot_serve(option, value, match):

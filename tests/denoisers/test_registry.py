@@ -7,7 +7,7 @@ import torch
 
 from fastdiff import errors
 from fastdiff.denoisers import ENGINES, engine_status, get_engine
-from fastdiff.denoisers.base import DTYPES
+from fastdiff.denoisers.base import PRECISIONS
 
 PACKAGES = {
     "onnxruntime": "onnxruntime",
@@ -25,7 +25,7 @@ def test_engines_are_registered_under_their_own_names():
     assert {"native", *TORCH, *PACKAGES} == set(ENGINES)
     for engine in ENGINES.values():
         assert engine.precisions[0] == "float32"
-        assert set(engine.precisions) <= set(DTYPES)
+        assert set(engine.precisions) <= set(PRECISIONS)
 
 
 def test_unknown_engines_are_answered_with_the_known_ones():
