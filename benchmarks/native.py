@@ -39,6 +39,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.exporting import Network, export_onnx
 from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.compiled import give_back_memory
+from fastdiff.sampling import Schedule
 
 MODELS = ("digits", "ddpm-cifar10", "dit-s2")
 CASES = (  # the first is what the others are compared with
@@ -78,9 +79,9 @@ class Subject:
 
     def __init__(self, model: str, engine: str, precision: str, onnx: Path) -> None:
         warnings.simplefilter("ignore")  # of exporters, about what they do
-        self.network = _network(model, onnx)
+        self.network, schedule = _described(model, onnx)
         if precision == "int8":
-            plain, schedule = reference_denoiser(self.network), describe(model)[1]
+            plain = reference_denoiser(self.network)
             self.network = with_samples(self.network, plain, schedule)
             del plain
         get_engine(engine).build(self.network, precision)  # imports what it needs
@@ -124,10 +125,11 @@ class Subject:
         return total_by_kind(packed.plan.nodes, seconds, algorithms, batch)
 
 
-def _network(model: str, onnx: Path) -> Network:
+def _described(model: str, onnx: Path) -> tuple[Network, Schedule]:
     """Return the network whose export is, or will be, at `onnx`: the same weights each time."""
     torch.manual_seed(0)
-    return replace(describe(model)[0], onnx=onnx if onnx.exists() else None)
+    network, schedule = describe(model)
+    return replace(network, onnx=onnx if onnx.exists() else None), schedule
 
 
 def _resident_bytes() -> int:
@@ -167,7 +169,7 @@ def open_cases(model: str, folder: Path, stack: ExitStack, say: Console) -> Iter
     """Start a process for each engine and yield it, or why it does not take part."""
     onnx = folder / "denoiser.onnx"
     say.print(f"{model}: exporting")
-    export_onnx(_network(model, onnx), onnx)
+    export_onnx(_described(model, onnx)[0], onnx)
     for engine, precision in CASES:
         name = f"{engine} {precision}"
         say.print(f"{model}: building {name}")

@@ -39,13 +39,14 @@ struct Convolve {
     const float* inputs[kMostRows];
 
     void find(const Conv& conv, int64_t row, int64_t count) {
+      const bool one_pixel = conv.kernel_height * conv.kernel_width == 1;
       const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
       int64_t image = row / size, y = pixel / conv.out_width, x = pixel % conv.out_width;
       for (int64_t i = 0; i < count; ++i) {
         pixels[i] = {image, y * conv.out_width + x};
         tops[i] = y * conv.stride - conv.pad_top;
         lefts[i] = x * conv.stride - conv.pad_left;
-        inputs[i] = input_pixel(conv, image, tops[i], lefts[i]);
+        if (one_pixel) inputs[i] = input_pixel(conv, image, tops[i], lefts[i]);
         if (++x < conv.out_width) continue;
         x = 0;
         if (++y < conv.out_height) continue;

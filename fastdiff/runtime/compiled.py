@@ -35,7 +35,8 @@ def give_back_memory() -> None:
 
 
 def without_weights(network: Network) -> Network:
-    """Return `network` without the weights of a module whose file holds them."""
+    """Return `network` without its samples, and the weights of a module whose file holds them."""
+    network = replace(network, samples=())
     if network.onnx is None or network.module is None:
         return network
     return replace(network, module=skeleton(network.module))

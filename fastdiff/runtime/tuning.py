@@ -101,7 +101,7 @@ def tune(
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
     del passed, trials
     trim(denoiser, seconds)
-    network = replace(without_weights(preparation.network), samples=())
+    network = without_weights(preparation.network)
     give_back_memory()
     return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 

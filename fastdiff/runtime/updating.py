@@ -54,7 +54,7 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
         for old in dict.fromkeys(parts.values())
     }
     return Compiled(
-        replace(without_weights(network), samples=()),
+        without_weights(network),
         compiled.schedule,
         reference,
         by_size({size: renewed[old][0] for size, old in parts.items()}),
