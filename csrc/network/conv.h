@@ -43,7 +43,7 @@ struct Convolve {
       const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
       int64_t image = row / size, y = pixel / conv.out_width, x = pixel % conv.out_width;
       for (int64_t i = 0; i < count; ++i) {
-        pixels[i] = {image, y * conv.out_width + x};
+        pixels[i] = OutputPixel(conv, image, y * conv.out_width + x);
         tops[i] = y * conv.stride - conv.pad_top;
         lefts[i] = x * conv.stride - conv.pad_left;
         if (one_pixel) inputs[i] = input_pixel(conv, image, tops[i], lefts[i]);
@@ -65,6 +65,10 @@ struct Convolve {
     const int64_t tap_floats = conv.channels * M::kPanel;
     const float* weights = conv.weights + panel * taps * tap_floats;
 
+    if (conv.epilogue.residual.data) {  // on its way meanwhile
+      FASTDIFF_UNROLL
+      for (int r = 0; r < kRows; ++r) __builtin_prefetch(pixels[r].residual + panel * M::kPanel);
+    }
     F sums[kRows][kPanelVectors] = {};
     const float* a[kRows];
     if (taps == 1) {

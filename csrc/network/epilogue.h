@@ -20,9 +20,18 @@ FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F x) {
   }
 }
 
-/// An output pixel of one of the images.
+/// Where an output pixel of one of the images lies; `residual` means nothing if there is none.
 struct OutputPixel {
-  int64_t image, pixel;
+  float* y;
+  const float* residual;
+  int64_t image;
+
+  OutputPixel() = default;
+  FASTDIFF_INLINE OutputPixel(const Conv& conv, int64_t in_image, int64_t pixel)
+      : y(conv.y.data + in_image * conv.y.image + pixel * conv.y.pixel), image(in_image) {
+    const Pixels& from = conv.epilogue.residual;
+    residual = from.data ? from.data + in_image * from.image + pixel * from.pixel : nullptr;
+  }
 };
 
 /// One vector of channels, from `column` on, of each of kRows pixels; `live` lanes if not whole.
@@ -30,9 +39,6 @@ template <class L, int kRows, bool kWhole>
 FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, int64_t column,
                                    int64_t live, typename L::F (&y)[kRows]) {
   const Epilogue& e = conv.epilogue;
-  const auto at = [&](const Pixels& p, int r) {
-    return p.data + pixels[r].image * p.image + pixels[r].pixel * p.pixel + column;
-  };
   const auto load = [&](const float* from) {
     return kWhole ? L::load(from) : L::load_part(from, live);
   };
@@ -49,6 +55,7 @@ FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, 
     for (int r = 0; r < kRows; ++r) y[r] += per_image(e.shift, r);
   }
   if (e.activation != Activation::kNone) {
+    FASTDIFF_UNROLL
     for (int r = 0; r < kRows; ++r) y[r] = activate<L>(e.activation, y[r]);
   }
   if (e.scale.data) {
@@ -57,14 +64,14 @@ FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, 
   }
   if (e.residual.data) {
     FASTDIFF_UNROLL
-    for (int r = 0; r < kRows; ++r) y[r] += load(at(e.residual, r));
+    for (int r = 0; r < kRows; ++r) y[r] += load(pixels[r].residual + column);
   }
   FASTDIFF_UNROLL
   for (int r = 0; r < kRows; ++r) {
     if constexpr (kWhole) {
-      L::store(at(conv.y, r), y[r]);
+      L::store(pixels[r].y + column, y[r]);
     } else {
-      L::store_part(at(conv.y, r), y[r], live);
+      L::store_part(pixels[r].y + column, y[r], live);
     }
   }
 }

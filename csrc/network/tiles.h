@@ -168,7 +168,7 @@ struct ConvolveTiles {
     const int64_t rows =
         spec.gathers ? row_count(spec) - row : conv.out_width - row % conv.out_width;
     for (int64_t r = 0; r < min(rows, kTileRows); ++r) {
-      const OutputPixel pixel = {(row + r) / pixels, (row + r) % pixels};
+      const OutputPixel pixel(conv, (row + r) / pixels, (row + r) % pixels);
       for (int64_t c = 0; c < kTilePanel; c += kPanelVectors * L::kLanes) {
         const int64_t column = panel * kTilePanel + c;
         F values[1][kPanelVectors];
