@@ -126,6 +126,7 @@ class NetworkPlan:
         depth: int,
         value_depth: int,
         scale: float,
+        algorithm: str = "direct",
     ) -> None: ...
     def map(
         self,

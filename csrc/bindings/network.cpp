@@ -162,10 +162,15 @@ void layer_norm(Plan& plan, const std::string& name, const PixelsArg& x, const P
 
 void attention(Plan& plan, const std::string& name, const HeadsArg& q, const HeadsArg& k,
                const HeadsArg& v, const HeadsArg& y, int64_t images, int64_t heads, int64_t queries,
-               int64_t keys, int64_t depth, int64_t value_depth, float scale) {
+               int64_t keys, int64_t depth, int64_t value_depth, float scale,
+               const std::string& algorithm) {
+  const auto chosen = Algorithm(index_of(kAlgorithms, algorithm, "algorithm"));
+  require(chosen == Algorithm::kDirect || chosen == Algorithm::kTiles,
+          "attention: expected direct or tiles, got " + algorithm);
   add_attention(plan, name,
                 {heads_of(q), heads_of(k), heads_of(v), heads_of(y), images, heads, queries, keys,
-                 depth, value_depth, scale});
+                 depth, value_depth, scale},
+                chosen);
 }
 
 void map(Plan& plan, const std::string& name, const std::vector<int64_t>& shape,
@@ -288,7 +293,7 @@ void bind_network(py::module_& module) {
            arg("scale") = none, arg("shift") = none, arg("centred") = true)
       .def("attention", attention, arg("name"), py::kw_only(), arg("q"), arg("k"), arg("v"),
            arg("y"), arg("images"), arg("heads"), arg("queries"), arg("keys"), arg("depth"),
-           arg("value_depth"), arg("scale"))
+           arg("value_depth"), arg("scale"), arg("algorithm") = "direct")
       .def("map", map, arg("name"), py::kw_only(), arg("shape"), arg("inputs"), arg("output"),
            arg("program"))
       .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),

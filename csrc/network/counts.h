@@ -45,15 +45,18 @@ constexpr int64_t kStackFloats = 32768;
 constexpr int64_t kManyQueries = 128, kFewQueries = 32;
 
 FASTDIFF_INLINE int64_t unit_queries(const Attention& attention) {
-  const bool on_stack = kManyQueries * (attention.depth + attention.value_depth) <= kStackFloats;
+  const bool on_stack = kManyQueries * attention.query_floats <= kStackFloats;
   return attention.queries >= 1024 && on_stack ? kManyQueries : kFewQueries;
 }
+/// Units of a head.
+FASTDIFF_INLINE int64_t query_blocks(const Attention& attention) {
+  return divided_up(attention.queries, unit_queries(attention));
+}
 FASTDIFF_INLINE int64_t attention_units(const Attention& attention) {
-  const int64_t blocks = divided_up(attention.queries, unit_queries(attention));
-  return attention.images * attention.heads * blocks;
+  return attention.images * attention.heads * query_blocks(attention);
 }
 FASTDIFF_INLINE int64_t unit_floats(const Attention& attention) {
-  return unit_queries(attention) * (attention.depth + attention.value_depth);
+  return unit_queries(attention) * attention.query_floats;
 }
 FASTDIFF_INLINE int64_t attention_scratch(const Attention& attention) {
   const int64_t floats = unit_floats(attention);

@@ -9,6 +9,7 @@
 #include "level.h"
 #include "map.h"
 #include "norm.h"
+#include "tile_attention.h"
 #include "tiles.h"
 #include "winograd.h"
 
@@ -37,6 +38,7 @@ constexpr Level level_of(const char* name, const char* needs, bool (*supported)(
       {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
       Norms<L>::layer_norm,
       Attend<L>::run,
+      {AttendTiles<L, T>::round_keys, AttendTiles<L, T>::run},
       Maps<L>::run,
   };
 }

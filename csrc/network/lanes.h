@@ -33,12 +33,15 @@ struct Vectors {
     memcpy(to, &v, size_t(count) * sizeof(float));
   }
   /// Rounds to bfloat16, to nearest even; NaN stays NaN.
-  static FASTDIFF_INLINE void store_bf16(uint16_t* to, F v) {
+  static FASTDIFF_INLINE F round_bf16(F v) {
     const U bits = (U)v;
-    const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const U kept = v == v ? rounded : (bits >> 16) | 0x40u;
+    const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    return (F)((v == v ? rounded : bits | 0x400000u) & 0xffff0000u);
+  }
+  static FASTDIFF_INLINE void store_bf16(uint16_t* to, F v) {
+    const U halves = (U)round_bf16(v) >> 16;
     uint32_t lanes[kWidth];
-    memcpy(lanes, &kept, sizeof lanes);
+    memcpy(lanes, &halves, sizeof lanes);
     for (int i = 0; i < kWidth; ++i) to[i] = uint16_t(lanes[i]);
   }
   /// Rounds to the nearest of 0 to 255, halves to even; NaN gives 0.

@@ -58,6 +58,28 @@ FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
   return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileBytes / 4 : 0;
 }
 
+/// A step of bfloat16 multiplies as many rows as columns as terms; bytes of its A, and of its B.
+constexpr int64_t kTileSide = 32, kStepBytes = 2 * kTileBytes;
+
+/// Steps that cover the keys of an attention, its depth and the channels of its values.
+FASTDIFF_INLINE int64_t key_groups(const Attention& attention) {
+  return divided_up(attention.keys, kTileSide);
+}
+FASTDIFF_INLINE int64_t depth_steps(const Attention& attention) {
+  return divided_up(attention.depth, kTileSide);
+}
+FASTDIFF_INLINE int64_t value_steps(const Attention& attention) {
+  return divided_up(attention.value_depth, kTileSide);
+}
+/// Bytes of 32 keys and their values, rounded.
+FASTDIFF_INLINE int64_t group_bytes(const Attention& attention) {
+  return (depth_steps(attention) + value_steps(attention)) * kStepBytes;
+}
+/// What a unit keeps of a query in tiles: it, in bfloat16, and its sums.
+FASTDIFF_INLINE int64_t tile_query_floats(const Attention& attention) {
+  return (depth_steps(attention) + 2 * value_steps(attention)) * kTileSide / 2;
+}
+
 /// The channels of a pixel of a convolution's input; zeros outside the image.
 FASTDIFF_INLINE const float* input_pixel(const Conv& conv, int64_t image, int64_t y, int64_t x) {
   if (y < 0 || y >= conv.height || x < 0 || x >= conv.width) return conv.zeros;

@@ -116,13 +116,22 @@ void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm) {
   plan.add({std::move(name), 0, {stage(norm, plan.level().layer_norm, layer_norm_units(norm))}}, 0);
 }
 
-void add_attention(Plan& plan, std::string name, const Attention& attention) {
-  const double pairs = double(attention.images * attention.heads) * double(attention.queries) *
-                       double(attention.keys);
-  const double flops = 2.0 * pairs * double(attention.depth + attention.value_depth);
-  const int64_t units = attention_units(attention);
-  plan.add({std::move(name), flops, {stage(attention, plan.level().attention, units)}},
-           attention_scratch(attention));
+void add_attention(Plan& plan, std::string name, Attention attention, Algorithm algorithm) {
+  const int64_t heads = attention.images * attention.heads;
+  const double pairs = double(heads) * double(attention.queries) * double(attention.keys);
+  Node node{std::move(name), 2.0 * pairs * double(attention.depth + attention.value_depth), {}};
+  Unit<Attention> unit = plan.level().attention;
+  int64_t rounded_floats = 0;
+  attention.query_floats = attention.depth + attention.value_depth;
+  if (algorithm == Algorithm::kTiles) {
+    const int64_t groups = heads * key_groups(attention);
+    attention.query_floats = tile_query_floats(attention);
+    rounded_floats = groups * group_bytes(attention) / 4;
+    node.stages.push_back(stage(attention, plan.level().tile_attention[0], groups));
+    unit = plan.level().tile_attention[1];
+  }
+  node.stages.push_back(stage(attention, unit, attention_units(attention)));
+  plan.add(std::move(node), attention_scratch(attention) + rounded_floats);
 }
 
 void add_map(Plan& plan, std::string name, const Map& given) {

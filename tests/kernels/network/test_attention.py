@@ -37,7 +37,7 @@ class Case:
             (*array.strides[:2], depth * array.itemsize, array.itemsize),
         )
 
-    def run(self, level: str, threads: int = 1) -> Array:
+    def run(self, level: str, threads: int = 1, algorithm: str = "direct") -> Array:
         """Return (images, queries, heads * value_depth)."""
         y = beside(None, (self.images, self.queries, self.heads * self.value_depth))
         image, token = (n // y.itemsize for n in y.strides[:2])
@@ -46,7 +46,7 @@ class Case:
             "attention", q=heads(self.q), k=heads(self.k), v=heads(self.v),
             y=(y.ctypes.data, image, self.value_depth, token), images=self.images,
             heads=self.heads, queries=self.queries, keys=self.keys, depth=self.depth,
-            value_depth=self.value_depth, scale=self.scale,
+            value_depth=self.value_depth, scale=self.scale, algorithm=algorithm,
         )  # fmt: skip
         plan.run(threads)
         assert only_its_own(y)

@@ -1,0 +1,158 @@
+// What attention in float32 and in tiles have in common: an online softmax over blocks of keys
+// (Milakov and Gimelshein 2018; Rabe and Staats 2021; Dao et al. 2022).
+//
+// Queries are lanes. A panel of them is transposed once and goes through two matrix products of one
+// form for each block, so there is no matrix of all scores:
+//
+//   scores (keys, queries)      =  K (keys, depth) . Q^T (depth, queries)
+//   sums   (channels, queries) +=  V^T (channels, keys) . P (keys, queries)
+//
+// So the maximum, exponentials and sum of a softmax run down columns, each lane for itself.
+#pragma once
+
+#include "counts.h"
+#include "math.h"
+#include "transpose.h"
+
+namespace fastdiff::network {
+
+/// One head of one image.
+template <class L>
+struct Head {
+  const Attention& spec;
+  const float *q, *k, *v;
+  float* y;
+
+  FASTDIFF_INLINE Head(const Attention& attention, int64_t index)
+      : spec(attention),
+        q(of(spec.q, index)),
+        k(of(spec.k, index)),
+        v(of(spec.v, index)),
+        y(of(spec.y, index)) {}
+
+ private:
+  FASTDIFF_INLINE float* of(const Heads& heads, int64_t index) const {
+    return heads.data + index / spec.heads * heads.image + index % spec.heads * heads.head;
+  }
+};
+
+template <class L>
+FASTDIFF_INLINE int64_t at_most_lanes(int64_t count) {
+  return count < L::kLanes ? count : L::kLanes;
+}
+
+/// The `live` floats that there are, then zeros.
+template <class L>
+FASTDIFF_INLINE typename L::F load_live(const float* from, int64_t live) {
+  if (live >= L::kLanes) return L::load(from);
+  return live > 0 ? L::load_part(from, live) : typename L::F{};
+}
+
+/// Tokens become lanes: lane r of columns[c] is from[r * token + c], or zero behind the last one.
+template <class L>
+FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t tokens,
+                                  int64_t channels, typename L::F (&columns)[L::kLanes]) {
+  for (int r = 0; r < L::kLanes; ++r) {
+    columns[r] = r < tokens ? load_live<L>(from + r * token, channels) : typename L::F{};
+  }
+  Transpose<L>::square(columns);
+}
+
+/// A panel of queries from `first` on: kVectors of them, of which `live` exist.
+template <class L, int kVectors>
+class Softmax {
+ public:
+  using F = typename L::F;
+  static constexpr int kPanel = kVectors * L::kLanes;
+  static_assert(kFewQueries % kPanel == 0, "a unit is whole panels");
+
+  /// Stores sums / total.
+  FASTDIFF_INLINE void end(const Head<L>& head) const {
+    const Attention& spec = head.spec;
+    for (int v = 0; v < kVectors; ++v) {
+      const F inverse = 1.0f / total_[v];
+      for (int64_t d = 0; d < spec.value_depth; d += L::kLanes) {
+        const int64_t count = at_most_lanes<L>(spec.value_depth - d);
+        F square[L::kLanes] = {};
+        for (int64_t c = 0; c < count; ++c) {
+          square[c] = L::load(column(sums_, d + c, v)) * inverse;
+        }
+        Transpose<L>::square(square);
+        const int64_t rows = at_most_lanes<L>(spec.queries - first_ - v * L::kLanes);
+        for (int64_t r = 0; r < rows; ++r) {
+          float* y = head.y + (first_ + v * L::kLanes + r) * spec.y.token + d;
+          if (count == L::kLanes) {
+            L::store(y, square[r]);
+          } else {
+            L::store_part(y, square[r], count);
+          }
+        }
+      }
+    }
+  }
+
+ protected:
+  FASTDIFF_INLINE void begin(int64_t first, float* sums) {
+    first_ = first;
+    sums_ = sums;
+    for (int v = 0; v < kVectors; ++v) {
+      top_[v] = L::splat(-__builtin_inff());
+      total_[v] = F{};
+    }
+  }
+
+  /// Channels [d, d + kLanes) of vector v of the scaled queries; zeros behind the last ones.
+  FASTDIFF_INLINE void load_queries(const Head<L>& head, int v, int64_t d,
+                                    F (&columns)[L::kLanes]) const {
+    const Attention& spec = head.spec;
+    const float scale = spec.scale * 0x1.715476p+0f;  // log2(e): the softmax is one of powers of 2
+    const int64_t first = first_ + v * L::kLanes;
+    load_columns<L>(head.q + first * spec.q.token + d, spec.q.token, spec.queries - first,
+                    spec.depth - d, columns);
+    for (F& lanes : columns) lanes *= scale;
+  }
+
+  /// Raises the maximum to `top`, and says by which factor older sums shrink.
+  FASTDIFF_INLINE void raise(const F (&top)[kVectors], F (&factor)[kVectors]) {
+    for (int v = 0; v < kVectors; ++v) {
+      factor[v] = exp2_negative<L>(top_[v] - top[v]);
+      top_[v] = top[v];
+    }
+  }
+
+  FASTDIFF_INLINE void add_to_total(const F (&sums)[kVectors], const F (&factor)[kVectors]) {
+    for (int v = 0; v < kVectors; ++v) total_[v] = L::fma(total_[v], factor[v], sums[v]);
+  }
+
+  static FASTDIFF_INLINE float* column(float* panel, int64_t row, int vector) {
+    return panel + row * kPanel + vector * L::kLanes;
+  }
+
+  F top_[kVectors], total_[kVectors];
+  float* sums_;  // (value_depth, kPanel)
+  int64_t first_;
+};
+
+/// Does a unit, some panels of queries: all keys, block by block, so that panels find a block in
+/// cache.
+template <class Panel, class H>
+FASTDIFF_INLINE void attend(H& head, float* scratch, int64_t unit) {
+  const Attention& spec = head.spec;
+  const int64_t size = unit_queries(spec), first = unit % query_blocks(spec) * size;
+  alignas(64) float stack[kStackFloats];
+  float* memory = attention_scratch(spec) == 0 ? stack : scratch + unit * unit_floats(spec);
+
+  Panel panels[kManyQueries / Panel::kPanel];
+  int count = 0;
+  for (int64_t q = first; q < first + size && q < spec.queries; q += Panel::kPanel) {
+    panels[count++].begin(head, q, memory);
+    memory += Panel::kPanel * spec.query_floats;
+  }
+  for (int64_t key = 0; key < spec.keys; key += Panel::kKeys) {
+    const int64_t keys = spec.keys - key < Panel::kKeys ? spec.keys - key : Panel::kKeys;
+    for (int i = 0; i < count; ++i) panels[i].attend(head, key, keys);
+  }
+  for (int i = 0; i < count; ++i) panels[i].end(head);
+}
+
+}  // namespace fastdiff::network
