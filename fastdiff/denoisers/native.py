@@ -72,7 +72,7 @@ class Packed:
     plan : Plan
         Without weights.
     choices : dict of str to Choice
-        How each convolution runs.
+        How each convolution runs, and in bfloat16 each attention.
     weights : dict of str to array
     """
 
@@ -227,7 +227,7 @@ def _require_instructions(precision: str) -> None:
 def _made(network: Network, precision: str) -> Packed:
     plan, level, threads = plan_network(network), _level(), torch.get_num_threads()
     ranges = _observed(plan, network, level, threads) if precision == "int8" else None
-    choices = choose(plan.convolutions, level, threads, precision)
+    choices = choose(plan, level, threads, precision)
     weights = pack(plan, choices, level, threads, ranges)
     return Packed(level, plan.without_weights(), choices, weights)
 

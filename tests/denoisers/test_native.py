@@ -17,6 +17,7 @@ import fastdiff
 from fastdiff import kernels
 from fastdiff.denoisers import ENGINES, native, reference_denoiser
 from fastdiff.denoisers.network import Choice
+from fastdiff.denoisers.network.nodes import Attention
 from fastdiff.errors import AccuracyWarning, ArtifactError, Unavailable
 from fastdiff.integrations.describing import describe
 from fastdiff.runtime import loading, tuning
@@ -202,6 +203,28 @@ def test_weights_that_are_cut_or_gone_are_refused(digits, kept):
         ENGINE.build(network, "float32", kept)
 
 
+def tiles_everywhere(plan, *args):
+    """Choose tiles for all convolutions of 16 or more channels, and for attention."""
+    inner = [node for node in plan.convolutions if node.x.shape[-1] >= 16]
+    attentions = [node for node in plan.nodes if isinstance(node, Attention)]
+    return {node.name: Choice("tiles") for node in (*inner, *attentions)}
+
+
+def test_attention_in_tiles_is_kept_and_shown(digits, tmp_path, run, monkeypatch):
+    network, _, inputs, expected = digits
+    monkeypatch.setattr(native, "_require_instructions", lambda precision: None)
+    monkeypatch.setattr(native, "choose", tiles_everywhere)
+    denoiser = ENGINE.build(network, "bfloat16")
+    denoiser.save(tmp_path, [1])
+    again = ENGINE.build(network, "bfloat16", tmp_path)
+    assert again.packed.choices == denoiser.packed.choices
+    got = run(again, *inputs)
+    assert torch.equal(got, run(denoiser, *inputs))
+    assert 1e-4 < error(got, expected) < 2e-2
+    algorithms = {name: choice.algorithm for name, choice in again.packed.choices.items()}
+    assert "\nAttention tiles " in again.packed.plan.describe(algorithms=algorithms)
+
+
 def test_bfloat16_is_refused_where_no_instruction_multiplies_it(digits):
     reason = r"only on CPUs with AMX or AVX-512 BF16, and this one has portable; use precision='fl"
     with kernels.use_level("portable"), pytest.raises(Unavailable, match=reason):
@@ -266,10 +289,9 @@ def test_rows_need_no_fixed_calls_to_have_the_same_bits_in_company(sampler, save
         assert torch.equal(loaded.sample(**{**OPTIONS, **own}), together[row : row + 1])
 
 
-def integers_everywhere(convolutions, *args):
+def integers_everywhere(plan, *args):
     """Choose integers for all convolutions of an image but the last."""
-    nodes = list(convolutions)
-    inner = [n for n in nodes[:-1] if n.x.shape[-1] >= 32 and n.x.shape[0] > 1]
+    inner = [n for n in plan.convolutions[:-1] if n.x.shape[-1] >= 32 and n.x.shape[0] > 1]
     return {node.name: Choice("int8") for node in inner}
 
 

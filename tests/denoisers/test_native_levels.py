@@ -8,6 +8,7 @@ import pytest
 from fastdiff import _native
 from fastdiff.denoisers import native, reference_denoiser
 from fastdiff.denoisers.network import Choice, pack, plan_network
+from fastdiff.denoisers.network.nodes import Attention
 from fastdiff.integrations.describing import describe
 from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import certify, reference_trajectory
@@ -49,6 +50,9 @@ def test_digits_are_as_near_as_their_precision(digits, level, precision):
     network, plan, reference = digits
     nodes = plan.convolutions
     choices = {node.name: choice(node, precision, node is nodes[-1]) for node in nodes}
+    if precision == "bfloat16":
+        attentions = (node for node in plan.nodes if isinstance(node, Attention))
+        choices |= {node.name: Choice("tiles") for node in attentions}
     ranges = native._observed(plan, network, level, 1) if precision == "int8" else None
     weights = pack(plan, choices, level, 1, ranges)
     packed = native.Packed(level, plan.without_weights(), choices, weights)

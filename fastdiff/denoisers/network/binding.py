@@ -14,6 +14,7 @@ from fastdiff import _native
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
 from fastdiff.denoisers.network.packing import (
     ALGORITHMS,
+    ATTENTION_ALGORITHMS,
     INT8,
     TILES,
     Choice,
@@ -54,7 +55,7 @@ def bind(
     packed : mapping of str to array
         What `pack` returned for the same choices. It must outlive the native plan.
     choices : mapping of str to Choice
-        By names of convolutions.
+        By names of nodes; the others run directly.
     ranges : mapping of str to array, optional
         (2, C) for each convolution by name, which every run widens to hold its inputs.
 
@@ -67,8 +68,8 @@ def bind(
     weights = {name: array.ctypes.data for name, array in packed.items()}
     memory = _Memory(plan, batch, addresses, arena, weights, packed)
     for node in plan.nodes:
+        choice = choices.get(node.name, Choice())
         if isinstance(node, Conv):
-            choice = choices.get(node.name, Choice())
             if ranges is not None:
                 native.observe(
                     f"input of {node.name}", **_observed(memory, node, ranges[node.name])
@@ -79,7 +80,7 @@ def bind(
         elif isinstance(node, LayerNorm):
             native.layer_norm(node.name, **_layer_norm(memory, node))
         elif isinstance(node, Attention):
-            native.attention(node.name, **_attention(memory, node))
+            native.attention(node.name, **_attention(memory, node, choice))
         elif isinstance(node, Map):
             native.map(node.name, **_map(memory, node))
         else:
@@ -89,7 +90,8 @@ def bind(
 def check_weights(
     plan: Plan, packed: Mapping[str, NDArray[Any]], choices: Mapping[str, Choice], panel: int
 ) -> None:
-    """Raise `ArtifactError` if kernels would read an array beyond its end."""
+    """Raise `ArtifactError` if kernels are not there, or would read an array beyond its end."""
+    _check_algorithms(plan, choices)
     convolved = {node.weights for node in plan.convolutions}
     expected: dict[str, tuple[type, int]] = {
         name: (np.float32, math.prod(shape))
@@ -98,14 +100,21 @@ def check_weights(
     }
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
-        if choice.algorithm not in {*ALGORITHMS, TILES, INT8}:
-            raise ArtifactError(f"{node.name}: no algorithm {choice.algorithm!r}")
         expected |= packed_arrays(node, choice, plan.shapes[node.weights], panel)
     for name, (dtype, size) in expected.items():
         array = packed.get(name)
         if array is None or array.dtype != dtype or array.size != size:
             got = "nothing" if array is None else f"{array.size} of {array.dtype}"
             raise ArtifactError(f"{name}: expected {size} of {np.dtype(dtype)}, got {got}")
+
+
+def _check_algorithms(plan: Plan, choices: Mapping[str, Choice]) -> None:
+    known = {Conv: (*ALGORITHMS, TILES, INT8), Attention: ATTENTION_ALGORITHMS}
+    for node in plan.nodes:
+        if node.name in choices:
+            algorithm = choices[node.name].algorithm
+            if algorithm not in known.get(type(node), ()):
+                raise ArtifactError(f"{node.name}: no algorithm {algorithm!r}")
 
 
 @dataclass(frozen=True)
@@ -227,7 +236,7 @@ def _layer_norm(memory: _Memory, node: LayerNorm) -> dict[str, Any]:
     }
 
 
-def _attention(memory: _Memory, node: Attention) -> dict[str, Any]:
+def _attention(memory: _Memory, node: Attention, choice: Choice) -> dict[str, Any]:
     heads, queries, depth = node.q.shape
     return {
         "q": memory.heads(node.q),
@@ -241,6 +250,7 @@ def _attention(memory: _Memory, node: Attention) -> dict[str, Any]:
         "depth": depth,
         "value_depth": node.v.shape[2],
         "scale": node.scale,
+        "algorithm": choice.algorithm,
     }
 
 

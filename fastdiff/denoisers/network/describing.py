@@ -55,7 +55,7 @@ def describe_nodes(
     seconds : mapping of str to float, optional
         Measured times by names of nodes, for all images.
     algorithms : mapping of str to str
-        How convolutions run, by name.
+        How convolutions and attentions run, by name.
     images : int
         Of the batch; shapes are those of one image.
     """

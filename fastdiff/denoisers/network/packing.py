@@ -1,4 +1,4 @@
-"""How a convolution runs, and its weights in the order in which it reads them then."""
+"""How a node runs, and weights in the order in which its kernel reads them then."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ TILES = "tiles"
 INT8 = "int8"
 """What rounds operands to 8-bit integers (`quantizing`), and sums exactly."""
 
+ATTENTION_ALGORITHMS = ("direct", TILES)
+"""What computes attention: in float32, or with operands and probabilities in bfloat16."""
+
 _COLUMNS = 32  # of two tiles
 _CHANNELS = {TILES: 32, INT8: 64}  # of a tile
 _SCALES: dict[str, type] = {
@@ -39,12 +42,12 @@ _SCALES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """How a convolution runs.
+    """How a convolution or an attention runs.
 
     Attributes
     ----------
     algorithm : str
-        One of `ALGORITHMS`, or `TILES`, or `INT8`.
+        One of `ALGORITHMS`, or `TILES`, or `INT8`; of attention, one of `ATTENTION_ALGORITHMS`.
     blocks : tuple of int
         Rows and panels of weights that a thread takes at a time; 0 leaves it to the kernel.
     """
@@ -66,7 +69,7 @@ def pack(
     ----------
     plan : Plan
     choices : mapping of str to Choice
-        By names of convolutions; the others run directly.
+        By names of nodes; the others run directly.
     level : str
         Of the kernels; "" for the best.
     threads : int

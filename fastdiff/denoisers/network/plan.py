@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def convolutions(self) -> list[Conv]:
-        """The nodes whose kernels there is a choice of."""
+        """The nodes whose weights are packed."""
         return [node for node in self.nodes if isinstance(node, Conv)]
 
     def without_weights(self) -> Plan:
@@ -100,7 +100,7 @@ class Plan:
         seconds : mapping of str to float, optional
             Measured times by names of nodes, for all images.
         algorithms : mapping of str to str, optional
-            How convolutions run, by name.
+            How convolutions and attentions run, by name.
         images : int
             Of the batch.
         """

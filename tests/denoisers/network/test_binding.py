@@ -6,6 +6,7 @@ from planned_networks import MODELS, error
 
 from fastdiff import _native
 from fastdiff.denoisers.network import Choice, Conv, bind, make_plan, pack
+from fastdiff.denoisers.network.nodes import Attention, GroupNorm
 from fastdiff.errors import ArtifactError
 
 LEVELS = [name for name, reason in _native.network_levels().items() if reason is None]
@@ -54,6 +55,29 @@ def test_every_algorithm_has_its_own_packed_weights(model, algorithm):
     (first, *_) = (node for node in plan.nodes if node.name in choices)
     assert f"{first.weights} {algorithm}" in pack(plan, choices)
     assert f"{first.weights} direct" not in pack(plan, choices)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["digits", "dit", "text"])
+def test_attention_in_tiles_is_near_and_has_the_same_bits_in_any_batch(model, name, level):
+    case = model(name)
+    plan = make_plan(case.program, case.network)
+    names = [node.name for node in plan.nodes if isinstance(node, Attention)]
+    choices = dict.fromkeys(names, Choice("tiles"))
+    whole = evaluate(plan, case.inputs, len(case.expected), choices, level)
+    assert 1e-5 < error(whole, case.expected) < 1e-2
+    alone = evaluate(plan, case.inputs, 1, choices, level)
+    np.testing.assert_array_equal(alone[0], whole[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm"), [(Attention, "winograd2"), (Conv, "exact"), (GroupNorm, "tiles")]
+)
+def test_an_algorithm_that_a_node_has_no_kernel_for_is_refused(model, kind, algorithm):
+    plan = make_plan(model("digits").program, model("digits").network)
+    (name, *_) = (node.name for node in plan.nodes if isinstance(node, kind))
+    with pytest.raises(ArtifactError, match=f"{name}: no algorithm '{algorithm}'"):
+        bind(plan, _native.NetworkPlan(), 1, {}, 0, {}, {name: Choice(algorithm)})
 
 
 def test_weights_that_a_kernel_would_read_past_are_refused(model):
