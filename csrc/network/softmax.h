@@ -58,7 +58,7 @@ FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t toke
   Transpose<L>::square(columns);
 }
 
-/// A panel of queries from `first` on: kVectors of them, of which `live` exist.
+/// The state of a panel of queries.
 template <class L, int kVectors>
 class Softmax {
  public:
@@ -133,8 +133,8 @@ class Softmax {
   int64_t first_;
 };
 
-/// Does a unit, some panels of queries: all keys, block by block, so that panels find a block in
-/// cache.
+/// Does a unit, some panels of queries: all keys, block by block, so that each panel finds a block
+/// in cache.
 template <class Panel, class H>
 FASTDIFF_INLINE void attend(H& head, float* scratch, int64_t unit) {
   const Attention& spec = head.spec;

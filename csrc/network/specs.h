@@ -103,7 +103,7 @@ struct Attention {
   Heads q, k, v, y;
   int64_t images, heads, queries, keys, depth, value_depth;
   float scale;
-  int64_t query_floats = 0;  // that a unit keeps of a query: it and its sums
+  int64_t query_floats = 0;  // that a unit keeps of a query: it and its sums; see nodes.cpp
 };
 
 constexpr int kMapRank = 5;  // the image and up to four axes

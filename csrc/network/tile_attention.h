@@ -1,4 +1,4 @@
-// Attention by products of tiles of bfloat16 (softmax.h), by the policies of tiles.h.
+// Attention (softmax.h) by products of tiles of bfloat16, with the policies of tile_math.h.
 //
 // K and V^T are rounded once for each head and are A of the two products. A panel of queries is B
 // of the first, and its exponentials are that of the second; the softmax itself is in float32.

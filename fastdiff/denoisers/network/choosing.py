@@ -18,7 +18,7 @@ from fastdiff.denoisers.network.describing import flops
 from fastdiff.denoisers.network.nodes import Attention, Conv
 from fastdiff.denoisers.network.packing import Choice
 from fastdiff.denoisers.network.plan import Plan
-from fastdiff.denoisers.network.shapes import AttentionShape, ConvShape, Shape
+from fastdiff.denoisers.network.shapes import AnyShape, AttentionShape, ConvShape
 
 _BATCHES = (1, 4)
 _RUNS, _LONG_SECONDS = 5, 0.01
@@ -40,10 +40,10 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
         wherever that is faster than float32, but for the last one: its error is the output's.
     """
     bench, convolutions = _Bench(level, threads), plan.convolutions
-    best: dict[tuple[Shape, str], Choice] = {}
+    best: dict[tuple[AnyShape, str], Choice] = {}
     chosen = {}
     for node in plan.nodes:
-        case: tuple[Shape, str]
+        case: tuple[AnyShape, str]
         if isinstance(node, Conv):
             exact = precision == "int8" and node is convolutions[-1]
             case = ConvShape.of(node), "float32" if exact else precision
@@ -57,7 +57,7 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
     return chosen
 
 
-def _fastest(bench: _Bench, shape: Shape, precision: str) -> Choice:
+def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Choice:
     """Compare the algorithms over the batch sizes, then the blocks of the best at a batch of 1."""
     first = [Choice(name, shape.blocks(name)[0]) for name in shape.algorithms(precision)]
     scores = [0.0] * len(first)
@@ -81,7 +81,7 @@ class _Bench:
         self._weights = np.full(_COLD_FLOATS, 1e-3, np.float32)
         self._images = np.full(1 << 20, 1e-3, np.float32)
 
-    def seconds(self, shape: Shape, choice: Choice, batch: int) -> float:
+    def seconds(self, shape: AnyShape, choice: Choice, batch: int) -> float:
         """Return the shortest time of a few runs."""
         plans = self._plans(shape, choice, batch)
         plans[0].run(self._threads)
@@ -95,7 +95,7 @@ class _Bench:
                 break
         return shortest
 
-    def _plans(self, shape: Shape, choice: Choice, batch: int) -> list[_native.NetworkPlan]:
+    def _plans(self, shape: AnyShape, choice: Choice, batch: int) -> list[_native.NetworkPlan]:
         """Return plans of one node, each with other weights."""
         floats, packed = batch * shape.floats, shape.packed_floats(choice.algorithm, self._panel)
         if floats > len(self._images):

@@ -156,4 +156,4 @@ class AttentionShape:
         )
 
 
-Shape: TypeAlias = ConvShape | AttentionShape
+AnyShape: TypeAlias = ConvShape | AttentionShape
