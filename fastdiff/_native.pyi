@@ -79,6 +79,7 @@ class NetworkPlan:
         algorithm: str = "direct",
         blocks: tuple[int, int] = (0, 0),
         quantization: tuple[int, int, int, int] | None = None,
+        ahead: bool = False,
     ) -> None: ...
     def group_norm(
         self,

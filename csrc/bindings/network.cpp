@@ -105,7 +105,7 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
           bool upsample, Address bias, const std::optional<PerImageArg>& shift,
           const std::string& activation, const std::optional<PerImageArg>& scale,
           const std::optional<PixelsArg>& residual, const std::string& algorithm, Size blocks,
-          const std::optional<QuantizationArg>& quantization) {
+          const std::optional<QuantizationArg>& quantization, bool ahead) {
   require(images > 0 && channels > 0 && out_channels > 0, "conv: expected something to do");
   require(stride > 0 && kernel.first > 0 && kernel.second > 0,
           "conv: expected a stride and kernel");
@@ -117,6 +117,16 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   require(quantization.has_value() == (chosen == Algorithm::kInt8),
           "conv: int8 and no other algorithm takes a quantization");
   require(!quantization || terms <= kMostInt8Terms, "conv: too many terms for 32-bit sums");
+  if (ahead) {
+    const bool whole = quantization ? channels % tile_depth(1) == 0 : channels % tile_depth(2) == 0;
+    const bool inside = out_size.first + kernel.first > size.first + padding.first &&
+                        out_size.second + kernel.second > size.second + padding.second;
+    require(chosen == Algorithm::kTiles || chosen == Algorithm::kInt8,
+            "conv: no input of " + algorithm + " is rounded ahead");
+    require(whole && inside && stride == 1 && !upsample,
+            "conv: its input cannot be rounded ahead, pixel by pixel and in whole tiles");
+    require(plan.rounds(), "conv: the node before it rounds nothing");
+  }
   Conv spec = {};
   spec.x = pixels(x);
   spec.y = pixels(y);
@@ -139,7 +149,7 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
     require(zero >= 0 && zero <= 255, "conv: expected 0 to be one of 0 to 255");
     scales = {floats(inputs), floats(outputs), reinterpret_cast<const int32_t*>(zeros), zero};
   }
-  add_conv(plan, name, spec, chosen, scales);
+  add_conv(plan, name, spec, chosen, scales, ahead);
 }
 
 void group_norm(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsArg& y,
@@ -284,7 +294,7 @@ void bind_network(py::module_& module) {
            arg("padding") = std::pair<int, int>(0, 0), arg("upsample") = false, arg("bias") = 0,
            arg("shift") = none, arg("activation") = "none", arg("scale") = none,
            arg("residual") = none, arg("algorithm") = "direct", arg("blocks") = Size(0, 0),
-           arg("quantization") = none)
+           arg("quantization") = none, arg("ahead") = false)
       .def("group_norm", group_norm, arg("name"), py::kw_only(), arg("x"), arg("y"), arg("images"),
            arg("pixels"), arg("channels"), arg("groups"), arg("gamma"), arg("beta"), arg("epsilon"),
            arg("activation") = "none")

@@ -40,17 +40,12 @@ struct Convolve {
 
     void find(const Conv& conv, int64_t row, int64_t count) {
       const bool one_pixel = conv.kernel_height * conv.kernel_width == 1;
-      const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
-      int64_t image = row / size, y = pixel / conv.out_width, x = pixel % conv.out_width;
-      for (int64_t i = 0; i < count; ++i) {
-        pixels[i] = OutputPixel(conv, image, y * conv.out_width + x);
-        tops[i] = y * conv.stride - conv.pad_top;
-        lefts[i] = x * conv.stride - conv.pad_left;
-        if (one_pixel) inputs[i] = input_pixel(conv, image, tops[i], lefts[i]);
-        if (++x < conv.out_width) continue;
-        x = 0;
-        if (++y < conv.out_height) continue;
-        y = 0, ++image;
+      Position at = Position::of_row(conv, row);
+      for (int64_t i = 0; i < count; ++i, at.next(conv)) {
+        pixels[i] = OutputPixel(conv, at);
+        tops[i] = at.y * conv.stride - conv.pad_top;
+        lefts[i] = at.x * conv.stride - conv.pad_left;
+        if (one_pixel) inputs[i] = input_pixel(conv, at.image, tops[i], lefts[i]);
       }
     }
   };

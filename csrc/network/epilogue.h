@@ -3,6 +3,7 @@
 
 #include "math.h"
 #include "multiply.h"
+#include "rounding.h"
 
 namespace fastdiff::network {
 
@@ -20,17 +21,39 @@ FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F x) {
   }
 }
 
+/// An output pixel, found without a division from the one before it.
+struct Position {
+  int64_t image, y, x;
+
+  /// Rows are the pixels of all images, one after the other.
+  static FASTDIFF_INLINE Position of_row(const Conv& conv, int64_t row) {
+    const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
+    return {row / size, pixel / conv.out_width, pixel % conv.out_width};
+  }
+  FASTDIFF_INLINE void next(const Conv& conv) {
+    if (++x < conv.out_width) return;
+    x = 0;
+    if (++y < conv.out_height) return;
+    y = 0, ++image;
+  }
+};
+
 /// Where an output pixel of one of the images lies; `residual` means nothing if there is none.
 struct OutputPixel {
-  float* y;
+  Output y;
   const float* residual;
   int64_t image;
 
   OutputPixel() = default;
-  FASTDIFF_INLINE OutputPixel(const Conv& conv, int64_t in_image, int64_t pixel)
-      : y(conv.y.data + in_image * conv.y.image + pixel * conv.y.pixel), image(in_image) {
+  FASTDIFF_INLINE OutputPixel(const Conv& conv, const Position& at) : image(at.image) {
+    const int64_t pixel = at.y * conv.out_width + at.x;
     const Pixels& from = conv.epilogue.residual;
-    residual = from.data ? from.data + in_image * from.image + pixel * from.pixel : nullptr;
+    residual = from.data ? from.data + image * from.image + pixel * from.pixel : nullptr;
+    if (conv.rounded) {
+      y = Output(rounded_pixel(*conv.rounded, image, at.y, at.x));
+    } else {
+      y = Output(conv.y.data + image * conv.y.image + pixel * conv.y.pixel);
+    }
   }
 };
 
@@ -68,11 +91,7 @@ FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, 
   }
   FASTDIFF_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    if constexpr (kWhole) {
-      L::store(pixels[r].y + column, y[r]);
-    } else {
-      L::store_part(pixels[r].y + column, y[r], live);
-    }
+    pixels[r].y.template store<L>(conv.rounded, column, y[r], kWhole ? L::kLanes : live);
   }
 }
 

@@ -43,16 +43,16 @@ FASTDIFF_INLINE int64_t row_tiles(const TileConv& spec) {
   if (spec.gathers) return divided_up(row_count(spec), kTileRows);
   return spec.conv.images * spec.conv.out_height * divided_up(spec.conv.out_width, kTileRows);
 }
-/// Bytes of a pixel in the rounded copy.
-FASTDIFF_INLINE int64_t pixel_bytes(const TileConv& spec) { return spec.depth * spec.element; }
+FASTDIFF_INLINE int64_t pixel_bytes(const Rounded& images) { return images.depth * images.element; }
+/// Bytes of all images, with room behind them for a last tile that is not whole.
+FASTDIFF_INLINE int64_t rounded_bytes(const Rounded& images, int64_t stride) {
+  const int64_t pixels = images.images * images.height * images.width + kTileRows * stride;
+  return divided_up(pixels * pixel_bytes(images), 64) * 64;
+}
 /// Tile products of a sum, 64 bytes of a tap each: taps are the inner loop.
 FASTDIFF_INLINE int64_t tile_steps(const TileConv& spec) {
-  return pixel_bytes(spec) / kTileRowBytes * spec.conv.kernel_height * spec.conv.kernel_width;
-}
-/// Floats that the rounded copy takes, with room behind it for a last tile that is not whole.
-FASTDIFF_INLINE int64_t rounded_floats(const TileConv& spec) {
-  const int64_t pixels = spec.conv.images * spec.padded_height * spec.padded_width;
-  return odd_lines((pixels + kTileRows * spec.conv.stride) * pixel_bytes(spec) / 4);
+  const Conv& conv = spec.conv;
+  return pixel_bytes(*spec.input) / kTileRowBytes * conv.kernel_height * conv.kernel_width;
 }
 FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
   return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileBytes / 4 : 0;

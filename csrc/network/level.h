@@ -18,9 +18,9 @@ struct Level {
 
   Unit<Conv> conv;
   Unit<Winograd> winograd2[3], winograd4[3];  // into the transform domain, products, back
-  Unit<TileConv> tiles[3], int8[3];           // rounding of the input, gathering, products
-  const char *tile_math, *int8_math;          // what multiplies tiles
-  Unit<GroupNorm> group_norm[3];              // moments of chunks, scale and shift, application
+  Unit<TileConv> tiles[4], int8[4];   // the input: rounding, or padding; gathering; products
+  const char *tile_math, *int8_math;  // what multiplies tiles
+  Unit<GroupNorm> group_norm[3];      // moments of chunks, scale and shift, application
   Unit<LayerNorm> layer_norm;
   Unit<Attention> attention, tile_attention[2];  // of tiles: rounding of keys and values, queries
   Unit<Map> map;

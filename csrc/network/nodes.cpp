@@ -15,6 +15,19 @@ constexpr int64_t kRowBlock = 96, kPanelBlock = 2, kTileBlock = 4;
 // Tiles whose domain and products stay in the last level of cache.
 constexpr int64_t kDomainFloats = 2 << 20;
 
+template <class Spec>
+auto rounded_of(Spec& spec, int) -> decltype(&spec.rounded) {
+  return &spec.rounded;
+}
+template <class Spec>
+auto rounded_of(Spec& spec, int) -> decltype(&spec.conv.rounded) {
+  return &spec.conv.rounded;
+}
+template <class Spec>
+const Rounded** rounded_of(Spec&, long) {  // it cannot
+  return nullptr;
+}
+
 /// A stage of `units` calls of `unit`, with a copy of `spec`.
 template <class Spec>
 Stage stage(const Spec& spec, Unit<Spec> unit, int64_t units) {
@@ -26,7 +39,8 @@ Stage stage(const Spec& spec, Unit<Spec> unit, int64_t units) {
     const auto& self = *static_cast<const Bound*>(bound);
     self.unit(self.spec, scratch, i);
   };
-  return {std::make_shared<const Bound>(Bound{spec, unit}), call, units};
+  const auto bound = std::make_shared<Bound>(Bound{spec, unit});
+  return {bound, call, units, rounded_of(bound->spec, 0)};
 }
 
 void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, int m) {
@@ -54,32 +68,43 @@ void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, 
 }
 
 void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv,
-               const Quantization* quantization) {
+               const Quantization* quantization, bool ahead) {
+  Rounded input = {};
+  input.images = conv.images;
+  input.height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
+  input.width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
+  input.pad_top = conv.pad_top, input.pad_left = conv.pad_left;
+  input.image_width = conv.width;
+  input.element = quantization ? 1 : 2;
+  input.depth = divided_up(conv.channels, tile_depth(input.element)) * tile_depth(input.element);
+  if (quantization) input.factors = quantization->inputs, input.zero = quantization->zero;
+  const bool padded = input.height > conv.height || input.width > conv.width;
+
   TileConv spec = {};
   spec.conv = conv;
   spec.weights = reinterpret_cast<const uint8_t*>(conv.weights);
   if (quantization) spec.quantization = *quantization;
-  spec.element = quantization ? 1 : 2;
-  spec.depth = divided_up(conv.channels, tile_depth(spec.element)) * tile_depth(spec.element);
-  spec.padded_height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
-  spec.padded_width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
+  spec.input = plan.round(input, rounded_bytes(input, conv.stride), ahead);
   spec.gathers = conv.out_height > 1 && conv.out_width % kTileRows != 0;
   spec.tile_block = conv.row_block > 0 ? divided_up(conv.row_block, kTileRows) : kTileBlock;
+  spec.tile_block = std::min(spec.tile_block, kMostRows / kTileRows);
   const auto& units = quantization ? plan.level().int8 : plan.level().tiles;
   const int64_t blocks = divided_up(row_tiles(spec), spec.tile_block);
   const int64_t panels = divided_up(conv.out_channels, kTilePanel);
 
   Node node{std::move(name), flops, {}};
-  node.stages.push_back(stage(spec, units[0], conv.images * spec.padded_height));
-  if (spec.gathers) node.stages.push_back(stage(spec, units[1], row_tiles(spec)));
-  node.stages.push_back(stage(spec, units[2], blocks * divided_up(panels, conv.panel_block)));
-  plan.add(std::move(node), rounded_floats(spec) + gathered_floats(spec));
+  if (!ahead || padded) {
+    node.stages.push_back(stage(spec, units[ahead ? 1 : 0], input.images * input.height));
+  }
+  if (spec.gathers) node.stages.push_back(stage(spec, units[2], row_tiles(spec)));
+  node.stages.push_back(stage(spec, units[3], blocks * divided_up(panels, conv.panel_block)));
+  plan.add(std::move(node), gathered_floats(spec));
 }
 
 }  // namespace
 
 void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm,
-              const Quantization& quantization) {
+              const Quantization& quantization, bool ahead) {
   const int64_t taps = conv.kernel_height * conv.kernel_width;
   const int64_t rows = conv.images * conv.out_height * conv.out_width;
   const double flops =
@@ -92,9 +117,9 @@ void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm,
     case Algorithm::kWinograd4:
       return add_winograd(plan, std::move(name), flops, conv, 4);
     case Algorithm::kTiles:
-      return add_tiles(plan, std::move(name), flops, conv, nullptr);
+      return add_tiles(plan, std::move(name), flops, conv, nullptr, ahead);
     case Algorithm::kInt8:
-      return add_tiles(plan, std::move(name), flops, conv, &quantization);
+      return add_tiles(plan, std::move(name), flops, conv, &quantization, ahead);
     case Algorithm::kDirect:
       break;
   }

@@ -183,19 +183,19 @@ struct Norms {
     const float* shift = scale + spec.channels;
     for (int64_t p = chunk.first; p < chunk.first + chunk.pixels; ++p) {
       const float* x = pixel(spec.x, chunk.image, p);
-      float* y = pixel(spec.y, chunk.image, p);
+      const Output y(spec.y, spec.rounded, chunk.image, p);
       int64_t c = 0;
       for (; c + kBlock <= spec.channels; c += kBlock) {
         FASTDIFF_UNROLL
         for (int64_t i = c; i < c + kBlock; i += L::kLanes) {
           const F v = L::fma(L::load(x + i), L::load(scale + i), L::load(shift + i));
-          L::store(y + i, activate<L>(kActivation, v));
+          y.template store<L>(spec.rounded, i, activate<L>(kActivation, v));
         }
       }
       for (; c < spec.channels; c += L::kLanes) {
         const int64_t live = spec.channels - c;
         const F v = L::fma(load(x + c, live), load(scale + c, live), load(shift + c, live));
-        store(y + c, activate<L>(kActivation, v), live);
+        y.template store<L>(spec.rounded, c, activate<L>(kActivation, v), live);
       }
     }
   }
@@ -225,7 +225,7 @@ struct Norms {
   static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, int64_t p, float mean,
                                        float inverse) {
     const float* x = pixel(spec.x, image, p);
-    float* y = pixel(spec.y, image, p);
+    const Output y(spec.y, spec.rounded, image, p);
     const auto of_image = [&](const PerImage& vector) {
       return vector.data ? vector.data + image * vector.image : nullptr;
     };
@@ -237,7 +237,7 @@ struct Norms {
       if (spec.beta) v += load(spec.beta + c, live);
       if (scale) v *= 1.0f + load(scale + c, live);
       if (shift) v += load(shift + c, live);
-      store(y + c, v, live);
+      y.template store<L>(spec.rounded, c, v, live);
     }
   }
 };

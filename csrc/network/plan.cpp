@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "../cpu/thread_pool.h"
+#include "counts.h"
 
 namespace fastdiff::network {
 namespace {
@@ -58,8 +59,31 @@ Plan::~Plan() = default;
 void Plan::add(Node node, int64_t scratch_floats) {
   for (Stage& stage : node.stages) stages_.push_back(stage);
   nodes_.push_back({std::move(node.name), node.flops, stages_.size()});
-  scratch_floats_ = std::max(scratch_floats_, scratch_floats);
+  scratch_floats_ = std::max(scratch_floats_, divided_up(scratch_floats, 16) * 16);
   if (own_scratch_) own_scratch_.reset(), scratch_ = nullptr;
+}
+
+int64_t Plan::scratch_bytes() const {
+  return scratch_floats_ * int64_t(sizeof(float)) + rounded_bytes_[0] + rounded_bytes_[1];
+}
+
+bool Plan::rounds() const { return !stages_.empty() && stages_.back().rounded; }
+
+const Rounded* Plan::round(const Rounded& images, int64_t bytes, bool ahead) {
+  const int64_t index = int64_t(rounded_.size() % 2);
+  rounded_.push_back({images, index});
+  rounded_bytes_[index] = std::max(rounded_bytes_[index], bytes);
+  const Rounded* place = &rounded_.back().images;
+  const size_t first = nodes_.size() > 1 ? nodes_.end()[-2].stages_end : 0;
+  for (size_t i = first; ahead && i < stages_.size(); ++i) *stages_[i].rounded = place;
+  return place;
+}
+
+void Plan::use_scratch(float* memory) {
+  scratch_ = memory;
+  uint8_t* places[2] = {reinterpret_cast<uint8_t*>(memory + scratch_floats_)};
+  places[1] = places[0] + rounded_bytes_[0];
+  for (Place& place : rounded_) place.images.pixels = places[place.index];
 }
 
 const float* Plan::zeros(int64_t count) {
@@ -81,9 +105,9 @@ std::vector<double> Plan::profile(int threads) {
 
 void Plan::run(int threads, double* ends) {
   const std::lock_guard<std::mutex> one_caller(running_);
-  if (!scratch_ && scratch_floats_) {
-    own_scratch_.reset(new float[size_t(scratch_floats_)]);
-    scratch_ = own_scratch_.get();
+  if (!scratch_ && scratch_bytes()) {
+    own_scratch_.reset(new float[size_t(scratch_bytes()) / sizeof(float)]);
+    use_scratch(own_scratch_.get());
   }
   progress_ = std::vector<Progress>(stages_.size());
   if (threads > 1) cpu::use_own_threads();

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,7 @@ struct Stage {
   std::shared_ptr<const void> spec;
   void (*unit)(const void* spec, float* scratch, int64_t unit);  // a function of level.h
   int64_t units;
+  const Rounded** rounded;  // of `spec`: what the kernel rounds to, which can be set; or null
 };
 
 /// A kernel call; floating-point operations are counted as its definition has them.
@@ -43,13 +45,18 @@ class Plan {
 
   const Level& level() const { return level_; }
   const std::vector<Entry>& nodes() const { return nodes_; }
-  int64_t scratch_bytes() const { return scratch_floats_ * int64_t(sizeof(float)); }
+  int64_t scratch_bytes() const;
 
   /// Appends a node, whose stages share `scratch_floats` of memory.
   void add(Node node, int64_t scratch_floats);
+  /// Whether the last node can round its output.
+  bool rounds() const;
+  /// Memory for rounded images, which the next node that is added reads. With `ahead`, the node
+  /// before has all of its output rounded to there, and not stored.
+  const Rounded* round(const Rounded& images, int64_t bytes, bool ahead);
   /// Lets the nodes work in `scratch_bytes` of the caller's memory, which plans may share that
   /// never run at the same time. Without it, the first run takes memory of its own.
-  void use_scratch(float* memory) { scratch_ = memory; }
+  void use_scratch(float* memory);
   /// That many zeros, for as long as the plan lives.
   const float* zeros(int64_t count);
 
@@ -64,11 +71,19 @@ class Plan {
   void run(int threads, double* ends);
   void work(size_t stage);
 
+  /// A node may read rounded images while it writes those of the next: they lie in two places.
+  struct Place {
+    Rounded images;
+    int64_t index;
+  };
+
   const Level& level_;
   std::vector<Entry> nodes_;
   std::vector<Stage> stages_;  // of all nodes
   std::vector<Progress> progress_;
   std::vector<std::vector<float>> zeros_;
+  std::deque<Place> rounded_;
+  int64_t rounded_bytes_[2] = {};
   int64_t scratch_floats_ = 0;
   std::unique_ptr<float[]> own_scratch_;
   float* scratch_ = nullptr;
@@ -85,9 +100,10 @@ const std::vector<const Level*>& levels();
 /// How a convolution is computed, its weights are packed for that; attention is kDirect or kTiles.
 enum class Algorithm { kDirect, kWinograd2, kWinograd4, kTiles, kInt8 };
 
-/// Blocks of 0 are chosen here; `quantization` is for kInt8.
+/// Blocks of 0 are chosen here; `quantization` is for kInt8. With `ahead`, the node before computes
+/// all of x and nothing else, and rounds it: for tiles.
 void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm,
-              const Quantization& quantization = {});
+              const Quantization& quantization = {}, bool ahead = false);
 void add_group_norm(Plan& plan, std::string name, const GroupNorm& norm);
 void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm);
 void add_attention(Plan& plan, std::string name, Attention attention, Algorithm algorithm);

@@ -12,6 +12,7 @@
 
 #include "counts.h"
 #include "math.h"
+#include "rounding.h"
 #include "transpose.h"
 
 namespace fastdiff::network {
@@ -21,14 +22,15 @@ template <class L>
 struct Head {
   const Attention& spec;
   const float *q, *k, *v;
-  float* y;
+  int64_t image, channel;  // of the first one in a token of y
 
   FASTDIFF_INLINE Head(const Attention& attention, int64_t index)
       : spec(attention),
         q(of(spec.q, index)),
         k(of(spec.k, index)),
         v(of(spec.v, index)),
-        y(of(spec.y, index)) {}
+        image(index / spec.heads),
+        channel(index % spec.heads * spec.y.head) {}
 
  private:
   FASTDIFF_INLINE float* of(const Heads& heads, int64_t index) const {
@@ -69,8 +71,15 @@ class Softmax {
   /// Stores sums / total.
   FASTDIFF_INLINE void end(const Head<L>& head) const {
     const Attention& spec = head.spec;
+    const Pixels tokens = {spec.y.data, spec.y.image, spec.y.token};
     for (int v = 0; v < kVectors; ++v) {
       const F inverse = 1.0f / total_[v];
+      const int64_t first = first_ + v * L::kLanes;
+      const int64_t rows = at_most_lanes<L>(spec.queries - first);
+      Output y[L::kLanes];
+      for (int64_t r = 0; r < rows; ++r) {
+        y[r] = Output(tokens, spec.rounded, head.image, first + r);
+      }
       for (int64_t d = 0; d < spec.value_depth; d += L::kLanes) {
         const int64_t count = at_most_lanes<L>(spec.value_depth - d);
         F square[L::kLanes] = {};
@@ -78,14 +87,8 @@ class Softmax {
           square[c] = L::load(column(sums_, d + c, v)) * inverse;
         }
         Transpose<L>::square(square);
-        const int64_t rows = at_most_lanes<L>(spec.queries - first_ - v * L::kLanes);
         for (int64_t r = 0; r < rows; ++r) {
-          float* y = head.y + (first_ + v * L::kLanes + r) * spec.y.token + d;
-          if (count == L::kLanes) {
-            L::store(y, square[r]);
-          } else {
-            L::store_part(y, square[r], count);
-          }
+          y[r].template store<L>(spec.rounded, head.channel + d, square[r], count);
         }
       }
     }

@@ -21,6 +21,18 @@ struct PerImage {
   int64_t image;
 };
 
+/// Images in bfloat16 or 8-bit integers, with the zeros that pad them: what tiles are read from.
+///
+///   q = round(x * factors + zero), from 0 to 255
+struct Rounded {
+  int64_t images, height, width;  // with the padding
+  int64_t pad_top, pad_left, image_width;
+  int64_t element, depth;  // bytes, and channels rounded up to whole tiles
+  const float* factors;    // (channels,), of integers
+  int32_t zero;            // what stands for 0
+  uint8_t* pixels;         // where they are, while a plan runs
+};
+
 enum class Activation { kNone, kSilu, kGelu, kGeluTanh };
 
 /// y = residual + scale * activation(sum + bias + shift); what is null is left out.
@@ -42,6 +54,7 @@ struct Conv {
   const float* zeros;    // `channels` of them
   Epilogue epilogue;
   int64_t row_block, panel_block;  // rows and panels of one unit
+  const Rounded* rounded;          // if not null, where y goes instead; so below
 };
 
 /// The same by Winograd's minimal filtering F(m x m, 3 x 3): stride 1, kernel 3 x 3.
@@ -52,25 +65,22 @@ struct Winograd {
   int64_t product_columns;         // out_channels rounded up to whole panels
 };
 
-/// What makes float32 of the sums of 8-bit numbers, and those of float32:
-///
-///   q = round(x * inputs + zero), from 0 to 255;  conv(x) = (sum of q * weight - zeros) * outputs
+/// What makes float32 of the sums of 8-bit integers: conv(x) = (sum of q * weight - zeros) *
+/// outputs
 struct Quantization {
-  const float *inputs, *outputs;  // (channels,) and (out_channels,)
+  const float *inputs, *outputs;  // (channels,), the factors of Rounded, and (out_channels,)
   const int32_t* zeros;           // (out_channels,): `zero` times the sum of its weights
-  int32_t zero;                   // what stands for 0
+  int32_t zero;
 };
 
 /// The same by tiles of narrow numbers, see tiles.h: bfloat16 with float32 sums, or 8-bit integers.
 struct TileConv {
-  Conv conv;                            // its weights are not used
-  const uint8_t* weights;               // packed, see pack.h
-  Quantization quantization;            // of 8-bit integers
-  int64_t element;                      // bytes
-  int64_t depth;                        // channels rounded up to whole tiles
-  int64_t padded_height, padded_width;  // of the rounded copy of an image
-  bool gathers;                         // rows of the image are shorter than a tile
-  int64_t tile_block;                   // row tiles of one unit
+  Conv conv;                  // its weights are not used
+  const uint8_t* weights;     // packed, see pack.h
+  Quantization quantization;  // of 8-bit integers
+  const Rounded* input;
+  bool gathers;        // rows of the image are shorter than a tile
+  int64_t tile_block;  // row tiles of one unit
 };
 
 /// y = activation(normalised x * gamma + beta) over groups of channels of one image.
@@ -80,6 +90,7 @@ struct GroupNorm {
   const float *gamma, *beta;  // (channels,), or null
   float epsilon;
   Activation activation;
+  const Rounded* rounded = nullptr;
 };
 
 /// y = (normalised x * gamma + beta) * (1 + scale) + shift over the channels of each pixel.
@@ -90,6 +101,7 @@ struct LayerNorm {
   PerImage scale, shift;      // or null
   float epsilon;
   bool centred;  // false: root mean square only, nothing is subtracted
+  const Rounded* rounded = nullptr;
 };
 
 /// Element (image, head, token, channel) is at data[image * i + head * h + token * t + channel].
@@ -103,6 +115,7 @@ struct Attention {
   Heads q, k, v, y;
   int64_t images, heads, queries, keys, depth, value_depth;
   float scale;
+  const Rounded* rounded = nullptr;
   int64_t query_floats = 0;  // that a unit keeps of a query: it and its sums; see nodes.cpp
 };
 

@@ -157,7 +157,7 @@ struct WinogradOf {
       const int64_t rest = conv.out_channels - c, columns = rest < M::kPanel ? rest : M::kPanel;
       for (int i = 0; i < kOut && at.row + i < conv.out_height; ++i) {
         for (int x = 0; x < kOut && at.column + x < conv.out_width; ++x) {
-          const OutputPixel pixel(conv, at.image, (at.row + i) * conv.out_width + at.column + x);
+          const OutputPixel pixel(conv, {at.image, at.row + i, at.column + x});
           finish<L, 1>(conv, &pixel, c, columns, y[i][x]);
         }
       }

@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from diffusers_models import dit, unet2d, unet2d_condition
 
+from fastdiff import _native
+from fastdiff.denoisers.network import bind, pack
 from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.integrations.describing import describe
 
 BATCH = 3
+
+LEVELS = [name for name, reason in _native.network_levels().items() if reason is None]
 
 MODELS = {
     "digits": lambda: "digits",
@@ -57,3 +61,17 @@ def traced_model(name):
 def error(got, expected):
     """Largest error of an element, as a part of the largest element."""
     return np.abs(got - expected).max() / np.abs(expected).max()
+
+
+def evaluate(plan, inputs, rows, choices, level):
+    """Run a plan on the kernels for the first `rows` of `inputs`, in memory that is poisoned."""
+    held = {name: np.ascontiguousarray(value[:rows]) for name, value in inputs.items()}
+    held["output"] = np.full((rows, plan.buffers["output"].size), np.nan, np.float32)
+    arena = np.full(rows * plan.arena_floats + 16, np.nan, np.float32)
+    start = arena.ctypes.data
+    packed = pack(plan, choices, level)
+    native = _native.NetworkPlan(level)
+    addresses = {name: array.ctypes.data for name, array in held.items()}
+    bind(plan, native, rows, addresses, start + -start % 64, packed, choices)
+    native.run(2)
+    return held["output"]

@@ -23,6 +23,7 @@ from fastdiff.denoisers.network.packing import (
     scale_names,
 )
 from fastdiff.denoisers.network.plan import Plan
+from fastdiff.denoisers.network.rounding import rounded_ahead
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import ArtifactError
 
@@ -67,6 +68,7 @@ def bind(
     check_weights(plan, packed, choices, native.panel)
     weights = {name: array.ctypes.data for name, array in packed.items()}
     memory = _Memory(plan, batch, addresses, arena, weights, packed)
+    ahead = rounded_ahead(plan, choices) if ranges is None else set()
     for node in plan.nodes:
         choice = choices.get(node.name, Choice())
         if isinstance(node, Conv):
@@ -74,7 +76,8 @@ def bind(
                 native.observe(
                     f"input of {node.name}", **_observed(memory, node, ranges[node.name])
                 )
-            native.conv(node.name, **_conv(memory, node, choice))
+            rounded = node.name in ahead
+            native.conv(node.name, **_conv(memory, node, choice), ahead=rounded)
         elif isinstance(node, GroupNorm):
             native.group_norm(node.name, **_group_norm(memory, node))
         elif isinstance(node, LayerNorm):

@@ -12,6 +12,7 @@ from fastdiff.denoisers.network.nodes import reads, weights_of
 from fastdiff.denoisers.network.placement import join_linears, place_copies
 from fastdiff.denoisers.network.plan import Buffer, Plan
 from fastdiff.denoisers.network.reading import read_graph
+from fastdiff.denoisers.network.rounding import delay_norms
 from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.exporting import Network
 
@@ -51,6 +52,7 @@ def build_plan(graph: Graph) -> Plan:
     fuse(graph)
     join_linears(graph)
     merge_maps(graph)
+    delay_norms(graph)
     place_copies(graph)
     compact_maps(graph)
     reuse_inputs(graph)

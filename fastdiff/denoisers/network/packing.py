@@ -30,8 +30,10 @@ INT8 = "int8"
 ATTENTION_ALGORITHMS = ("direct", TILES)
 """What computes attention: in float32, or with operands and probabilities in bfloat16."""
 
+TILE_CHANNELS = {TILES: 32, INT8: 64}
+"""Channels of a pixel that a tile holds."""
+
 _COLUMNS = 32  # of two tiles
-_CHANNELS = {TILES: 32, INT8: 64}  # of a tile
 _SCALES: dict[str, type] = {
     "inputs": np.float32,
     "outputs": np.float32,
@@ -142,8 +144,8 @@ def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type,
         Columns that the kernels of the level take together.
     """
     out_channels, channels, down, across = shape
-    if algorithm in _CHANNELS:
-        depth = down * across * _rounded_up(channels, _CHANNELS[algorithm])
+    if algorithm in TILE_CHANNELS:
+        depth = down * across * _rounded_up(channels, TILE_CHANNELS[algorithm])
         dtype = np.uint16 if algorithm == TILES else np.int8
         return dtype, depth * _rounded_up(out_channels, _COLUMNS)
     points = down * across if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2

@@ -2,28 +2,12 @@
 
 import numpy as np
 import pytest
-from planned_networks import MODELS, error
+from planned_networks import LEVELS, MODELS, error, evaluate
 
 from fastdiff import _native
 from fastdiff.denoisers.network import Choice, Conv, bind, make_plan, pack
 from fastdiff.denoisers.network.nodes import Attention, GroupNorm
 from fastdiff.errors import ArtifactError
-
-LEVELS = [name for name, reason in _native.network_levels().items() if reason is None]
-
-
-def evaluate(plan, inputs, rows, choices, level):
-    """Run a plan for the first `rows` of `inputs`, in memory that is poisoned."""
-    held = {name: np.ascontiguousarray(value[:rows]) for name, value in inputs.items()}
-    held["output"] = np.full((rows, plan.buffers["output"].size), np.nan, np.float32)
-    arena = np.full(rows * plan.arena_floats + 16, np.nan, np.float32)
-    start = arena.ctypes.data
-    packed = pack(plan, choices, level)
-    native = _native.NetworkPlan(level)
-    addresses = {name: array.ctypes.data for name, array in held.items()}
-    bind(plan, native, rows, addresses, start + -start % 64, packed, choices)
-    native.run(2)
-    return held["output"]
 
 
 def choices_of(plan, algorithm):

@@ -17,8 +17,8 @@ def test_residual_blocks_are_norms_and_convolutions(model):
     nodes = make_plan(model("ddpm").program, model("ddpm").network).nodes
     block = [n for n in nodes if n.name.startswith("down_blocks.0.resnets.0")]
     kinds = [type(node) for node in block]
-    assert kinds == [GroupNorm, Conv, Conv, GroupNorm, Conv]  # the second: all time embeddings
-    norm1, embeddings, conv1, norm2, conv2 = block
+    assert kinds == [Conv, GroupNorm, Conv, GroupNorm, Conv]  # the first: all time embeddings
+    embeddings, norm1, conv1, norm2, conv2 = block
     assert norm1.activation == norm2.activation == "silu"
     assert conv1.shift.buffer == embeddings.y.buffer
     assert conv2.residual is not None

@@ -166,6 +166,31 @@ void check_norms(int64_t images, int64_t pixels, int64_t channels, int64_t group
   });
 }
 
+/// A convolution that rounds its output for the next one.
+void check_rounded_ahead(Algorithm algorithm, const char* name) {
+  const int64_t channels = 64, pixels = 5 * 7, count = 2 * pixels * channels;
+  const Floats x = numbers(count), first = numbers(channels * channels, 0.1f);
+  const std::vector<uint8_t> weights(tile_bytes({2, 5, 7, channels, channels, 3, 1, 0}, 9, 1) * 2);
+  const Floats scales(size_t(channels), 1.0f);
+  const std::vector<int32_t> zeros(size_t(channels), 0);
+  compare(name, count, 1e-3f, [&](Plan& plan, float* y) {
+    static std::vector<Floats> kept;
+    kept.emplace_back(size_t(channels * channels));
+    pack_panels(first.data(), 1, channels, channels, plan.level().panel, kept.back().data());
+    Conv conv = {};
+    conv.x = {const_cast<float*>(x.data()), pixels * channels, channels};
+    conv.images = 2, conv.height = conv.out_height = 5, conv.width = conv.out_width = 7;
+    conv.channels = conv.out_channels = channels;
+    conv.kernel_height = conv.kernel_width = conv.stride = 1;
+    conv.weights = kept.back().data();
+    add_conv(plan, "before", conv, Algorithm::kDirect);  // its y is null: nothing is stored
+    conv.y = {y, pixels * channels, channels};
+    conv.kernel_height = conv.kernel_width = 3, conv.pad_top = conv.pad_left = 1;
+    conv.weights = reinterpret_cast<const float*>(weights.data());
+    add_conv(plan, name, conv, algorithm, {scales.data(), scales.data(), zeros.data(), 7}, true);
+  });
+}
+
 void check_attention(int64_t images, int64_t heads, int64_t queries, int64_t keys, int64_t depth) {
   const int64_t q_floats = heads * queries * depth, k_floats = heads * keys * depth;
   const Floats q = numbers(images * q_floats, 2), k = numbers(images * k_floats, 2);
@@ -242,6 +267,8 @@ int main() {
     check_conv(c, Algorithm::kTiles, "tiles");
     check_conv(c, Algorithm::kInt8, "int8");
   }
+  check_rounded_ahead(Algorithm::kTiles, "tiles, rounded ahead");
+  check_rounded_ahead(Algorithm::kInt8, "int8, rounded ahead");
   check_norms(2, 1, 33, 3);
   check_norms(3, 63, 20, 5);
   check_norms(1, 130, 4, 4);
