@@ -1,5 +1,5 @@
-// Attention in float32 (softmax.h): keys and values are read where they lie, number by number, so
-// neither keys nor channels are ever padded.
+// Attention in float32 (softmax.h): keys and values are read number by number, so neither keys nor
+// channels are ever padded.
 #pragma once
 
 #include "multiply.h"
@@ -11,9 +11,26 @@ template <class L>
 struct Attend {
   using F = typename L::F;
 
+  /// A unit is some keys of a head, whose values are put together. They are read down columns,
+  /// again by each panel, and tokens of all heads lie pages apart, in few sets of the cache.
+  static void copy_values(const Attention& spec, float* scratch, int64_t unit) {
+    const int64_t blocks = value_blocks(spec), first = unit % blocks * kCopiedKeys;
+    const Head<L> head(spec, unit / blocks);
+    float* to = values_of(spec, scratch, unit / blocks);
+    for (int64_t key = first; key < first + kCopiedKeys && key < spec.keys; ++key) {
+      memcpy(to + key * spec.value_depth, head.v + key * spec.v.token,
+             size_t(spec.value_depth) * sizeof(float));
+    }
+  }
+
   /// A unit is some queries of a head.
   static void run(const Attention& spec, float* scratch, int64_t unit) {
-    const Head<L> head(spec, unit / query_blocks(spec));
+    const int64_t index = unit / query_blocks(spec);
+    ValueHead head{Head<L>(spec, index), spec.v.token};
+    if (copies_values(spec)) {
+      head.v = values_of(spec, scratch, index);
+      head.token = spec.value_depth;
+    }
     attend<Panel>(head, scratch, unit);
   }
 
@@ -21,6 +38,14 @@ struct Attend {
   using Product = Multiply<L>;
   static constexpr int kVectors = kPanelVectors;
   static constexpr int kPanel = Product::kPanel;
+
+  struct ValueHead : Head<L> {
+    int64_t token;  // of its values
+  };
+
+  static FASTDIFF_INLINE float* values_of(const Attention& spec, float* scratch, int64_t index) {
+    return scratch + attention_scratch(spec) + index * spec.keys * spec.value_depth;
+  }
 
   class Panel : public Softmax<L, kVectors> {
    public:
@@ -41,7 +66,7 @@ struct Attend {
     }
 
     /// Adds the keys [key, key + keys) and their values.
-    void attend(const Head<L>& head, int64_t key, int64_t keys) {
+    void attend(const ValueHead& head, int64_t key, int64_t keys) {
       alignas(64) float scores[kKeys * kPanel];
       F factor[kVectors];
       multiply_keys(head, key, keys, scores, factor);
@@ -91,9 +116,9 @@ struct Attend {
       this->add_to_total(sums, factor);
     }
 
-    FASTDIFF_INLINE void multiply_values(const Head<L>& head, int64_t key, int64_t keys,
+    FASTDIFF_INLINE void multiply_values(const ValueHead& head, int64_t key, int64_t keys,
                                          const float* p, const F (&factor)[kVectors]) {
-      const int64_t token = head.spec.v.token;
+      const int64_t token = head.token;
       const float* values = head.v + key * token;
       Product::for_tiles(head.spec.value_depth, [&](auto size, int64_t channel) {
         constexpr int kRows = decltype(size)::value;

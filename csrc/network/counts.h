@@ -63,6 +63,16 @@ FASTDIFF_INLINE int64_t attention_scratch(const Attention& attention) {
   return floats <= kStackFloats ? 0 : attention_units(attention) * floats;
 }
 
+/// Keys whose values a unit copies, where many queries read them and heads lie side by side.
+constexpr int64_t kCopiedKeys = 64;
+
+FASTDIFF_INLINE bool copies_values(const Attention& attention) {
+  return attention.queries >= 64 && attention.v.token != attention.value_depth;
+}
+FASTDIFF_INLINE int64_t value_blocks(const Attention& attention) {
+  return divided_up(attention.keys, kCopiedKeys);
+}
+
 /// Elements that a map computes at once, along its last axis.
 constexpr int64_t kPiece = 256;
 

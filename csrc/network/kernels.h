@@ -37,7 +37,7 @@ constexpr Level level_of(const char* name, const char* needs, bool (*supported)(
       I::kName,
       {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
       Norms<L>::layer_norm,
-      Attend<L>::run,
+      {Attend<L>::copy_values, Attend<L>::run},
       {AttendTiles<L, T>::round_keys, AttendTiles<L, T>::run},
       Maps<L>::run,
   };

@@ -22,7 +22,7 @@ struct Level {
   const char *tile_math, *int8_math;  // what multiplies tiles
   Unit<GroupNorm> group_norm[3];      // moments of chunks, scale and shift, application
   Unit<LayerNorm> layer_norm;
-  Unit<Attention> attention, tile_attention[2];  // of tiles: rounding of keys and values, queries
+  Unit<Attention> attention[2], tile_attention[2];  // values copied, or keys too, rounded; queries
   Unit<Map> map;
 };
 

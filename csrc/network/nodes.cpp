@@ -145,18 +145,21 @@ void add_attention(Plan& plan, std::string name, Attention attention, Algorithm 
   const int64_t heads = attention.images * attention.heads;
   const double pairs = double(heads) * double(attention.queries) * double(attention.keys);
   Node node{std::move(name), 2.0 * pairs * double(attention.depth + attention.value_depth), {}};
-  Unit<Attention> unit = plan.level().attention;
-  int64_t rounded_floats = 0;
+  const bool tiles = algorithm == Algorithm::kTiles;
+  const auto& units = tiles ? plan.level().tile_attention : plan.level().attention;
+  int64_t copied_floats = 0;
   attention.query_floats = attention.depth + attention.value_depth;
-  if (algorithm == Algorithm::kTiles) {
+  if (tiles) {
     const int64_t groups = heads * key_groups(attention);
     attention.query_floats = tile_query_floats(attention);
-    rounded_floats = groups * group_bytes(attention) / 4;
-    node.stages.push_back(stage(attention, plan.level().tile_attention[0], groups));
-    unit = plan.level().tile_attention[1];
+    copied_floats = groups * group_bytes(attention) / 4;
+    node.stages.push_back(stage(attention, units[0], groups));
+  } else if (copies_values(attention)) {
+    copied_floats = heads * attention.keys * attention.value_depth;
+    node.stages.push_back(stage(attention, units[0], heads * value_blocks(attention)));
   }
-  node.stages.push_back(stage(attention, unit, attention_units(attention)));
-  plan.add(std::move(node), attention_scratch(attention) + rounded_floats);
+  node.stages.push_back(stage(attention, units[1], attention_units(attention)));
+  plan.add(std::move(node), attention_scratch(attention) + copied_floats);
 }
 
 void add_map(Plan& plan, std::string name, const Map& given) {
