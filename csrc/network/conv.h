@@ -16,9 +16,9 @@ struct Convolve {
   static void run(const Conv& conv, float*, int64_t unit) {
     const int64_t rows = conv.images * conv.out_height * conv.out_width;
     const int64_t panels = divided_up(conv.out_channels, M::kPanel);
-    const int64_t row_blocks = (rows + conv.row_block - 1) / conv.row_block;
-    const int64_t row = unit % row_blocks * conv.row_block;
-    const int64_t panel = unit / row_blocks * conv.panel_block;
+    const int64_t panel_blocks = divided_up(panels, conv.panel_block);
+    const int64_t row = unit / panel_blocks * conv.row_block;
+    const int64_t panel = unit % panel_blocks * conv.panel_block;
     const int64_t row_count = min(conv.row_block, rows - row);
     const int64_t panel_end = min(panel + conv.panel_block, panels);
     Rows rows_of;

@@ -10,7 +10,7 @@ namespace fastdiff::network {
 namespace {
 
 constexpr int kSpins = 2000;  // some tens of microseconds
-constexpr size_t kAlignment = 64;
+constexpr int64_t kAlignment = 64;
 
 double now() {
   using Clock = std::chrono::steady_clock;
@@ -19,37 +19,60 @@ double now() {
 
 }  // namespace
 
-/// How far a stage is. A stage has ended when all its units have, whoever did them, so nobody ever
-/// waits for a thread that has not come.
-struct alignas(kAlignment) Plan::Progress {
-  std::atomic<int64_t> taken{0}, done{0};
+/// How far each stage is.
+///
+/// Units are shared out in ranges, one for each worker: neighbours have their operands in common,
+/// and what a worker computed in one stage it finds in its own cache in the next. Who has finished
+/// its range goes on with those of others. A stage has ended when all its units have, whoever did
+/// them, so nobody ever waits for a thread that has not come.
+class Plan::Progress {
+ public:
+  Progress(size_t stages, int workers)
+      : workers_(workers),
+        line_(divided_up(int64_t(stages), kAlignment / 8) * kAlignment / 8),
+        taken_(size_t(line_ * workers)),
+        done_(stages) {}
 
-  bool ended(const Stage& stage) const { return done.load() >= stage.units; }
+  /// The next unit of a range that nobody has taken, or -1.
+  int64_t take(size_t stage, int64_t units, int range) {
+    std::atomic<int64_t>& taken = taken_[size_t(range * line_) + stage];
+    const int64_t first = units * range / workers_, end = units * (range + 1) / workers_;
+    if (first + taken.load(std::memory_order_relaxed) >= end) return -1;
+    const int64_t unit = first + taken.fetch_add(1, std::memory_order_relaxed);
+    return unit < end ? unit : -1;
+  }
+
+  std::atomic<int64_t>& done(size_t stage) { return done_[stage]; }
+
+ private:
+  const int64_t workers_, line_;  // elements of a range's stages, whole lines of the cache
+  std::vector<std::atomic<int64_t>> taken_, done_;
 };
 
 /// Does units of the stage while there are any, and returns when all have been done.
-void Plan::work(size_t index) {
+void Plan::work(Progress& progress, size_t index, int worker, int workers) {
   const Stage& stage = stages_[index];
-  Progress& progress = progress_[index];
+  std::atomic<int64_t>& done = progress.done(index);
+  const auto ended = [&] { return done.load() >= stage.units; };
   int64_t mine = 0;
-  while (progress.taken.load(std::memory_order_relaxed) < stage.units) {
-    const int64_t unit = progress.taken.fetch_add(1, std::memory_order_relaxed);
-    if (unit >= stage.units) break;
-    stage.unit(stage.spec.get(), scratch_, unit);
-    ++mine;
+  for (int i = 0; i < workers; ++i) {
+    const int range = (worker + i) % workers;
+    for (int64_t unit; (unit = progress.take(index, stage.units, range)) >= 0; ++mine) {
+      stage.unit(stage.spec.get(), scratch_, unit);
+    }
   }
-  if (mine && progress.done.fetch_add(mine) + mine == stage.units && sleepers_.load() > 0) {
+  if (mine && done.fetch_add(mine) + mine == stage.units && sleepers_.load() > 0) {
     const std::lock_guard<std::mutex> lock(sleeping_);
     wake_.notify_all();
   }
   for (int spins = 0; spins < kSpins; ++spins) {
-    if (progress.ended(stage)) return;
+    if (ended()) return;
     cpu::pause();
   }
   // Another thread is late. It may need this core, so it gets it.
   std::unique_lock<std::mutex> lock(sleeping_);
   ++sleepers_;
-  wake_.wait(lock, [&] { return progress.ended(stage); });
+  wake_.wait(lock, ended);
   --sleepers_;
 }
 
@@ -109,13 +132,13 @@ void Plan::run(int threads, double* ends) {
     own_scratch_.reset(new float[size_t(scratch_bytes()) / sizeof(float)]);
     use_scratch(own_scratch_.get());
   }
-  progress_ = std::vector<Progress>(stages_.size());
+  Progress progress(stages_.size(), threads);
   if (threads > 1) cpu::use_own_threads();
   cpu::parallel_for(threads, threads, [&](int64_t worker) {
     size_t stage = 0;
     for (size_t node = 0; node < nodes_.size(); ++node) {
       for (; stage < nodes_[node].stages_end; ++stage) {
-        work(stage);
+        work(progress, stage, int(worker), threads);
       }
       if (ends && worker == 0) ends[node] = now();
     }

@@ -66,10 +66,10 @@ class Plan {
   std::vector<double> profile(int threads);
 
  private:
-  struct Progress;
+  class Progress;
 
   void run(int threads, double* ends);
-  void work(size_t stage);
+  void work(Progress& progress, size_t stage, int worker, int workers);
 
   /// A node may read rounded images while it writes those of the next: they lie in two places.
   struct Place {
@@ -80,7 +80,6 @@ class Plan {
   const Level& level_;
   std::vector<Entry> nodes_;
   std::vector<Stage> stages_;  // of all nodes
-  std::vector<Progress> progress_;
   std::vector<std::vector<float>> zeros_;
   std::deque<Place> rounded_;
   int64_t rounded_bytes_[2] = {};
