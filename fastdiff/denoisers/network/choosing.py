@@ -9,6 +9,7 @@ row has the same bits in all of them.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastdiff.denoisers.network.shapes import AnyShape, AttentionShape, ConvShap
 
 _BATCHES = (1, 4)
 _RUNS, _LONG_SECONDS = 5, 0.01
+_ALIKE = 1.02  # times that differ by so little choose the blocks that are named first
 _SMALL_FLOPS = 2e6  # nothing is to be gained in a node of so few
 _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached from the last run
 
@@ -63,13 +65,14 @@ def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Choice:
     scores = [0.0] * len(first)
     if len(first) > 1:
         for batch in _BATCHES:
-            seconds = [bench.seconds(shape, choice, batch) for choice in first]
+            seconds = bench.seconds(shape, first, batch)
             scores = [score + s / min(seconds) for score, s in zip(scores, seconds, strict=True)]
             if min(seconds) > _LONG_SECONDS:
                 break
     winner = first[scores.index(min(scores))]
     choices = [replace(winner, blocks=blocks) for blocks in shape.blocks(winner.algorithm)]
-    return min(choices, key=lambda choice: bench.seconds(shape, choice, 1))
+    seconds = bench.seconds(shape, choices, 1)
+    return next(c for c, s in zip(choices, seconds, strict=True) if s <= _ALIKE * min(seconds))
 
 
 class _Bench:
@@ -81,27 +84,35 @@ class _Bench:
         self._weights = np.full(_COLD_FLOATS, 1e-3, np.float32)
         self._images = np.full(1 << 20, 1e-3, np.float32)
 
-    def seconds(self, shape: AnyShape, choice: Choice, batch: int) -> float:
-        """Return the shortest time of a few runs."""
-        plans = self._plans(shape, choice, batch)
-        plans[0].run(self._threads)
-        shortest, spent = float("inf"), 0.0
+    def seconds(self, shape: AnyShape, choices: Sequence[Choice], batch: int) -> list[float]:
+        """Return the shortest time of a few runs of each choice; they take turns."""
+        self._make_room(batch * shape.floats, *(self._packed(shape, c) for c in choices))
+        plans = [self._plans(shape, choice, batch) for choice in choices]
+        for own in plans:
+            own[0].run(self._threads)
+        shortest, spent = [float("inf")] * len(plans), 0.0
         for turn in range(_RUNS):
-            begin = time.perf_counter()
-            plans[turn % len(plans)].run(self._threads)
-            seconds = time.perf_counter() - begin
-            shortest, spent = min(shortest, seconds), spent + seconds
-            if spent > _LONG_SECONDS:
+            for i, own in enumerate(plans):
+                begin = time.perf_counter()
+                own[turn % len(own)].run(self._threads)
+                seconds = time.perf_counter() - begin
+                shortest[i], spent = min(shortest[i], seconds), spent + seconds
+            if spent > _LONG_SECONDS * len(plans):
                 break
         return shortest
 
+    def _packed(self, shape: AnyShape, choice: Choice) -> int:
+        return shape.packed_floats(choice.algorithm, self._panel)
+
+    def _make_room(self, images: int, *weights: int) -> None:
+        if images > len(self._images):
+            self._images = np.full(images, 1e-3, np.float32)
+        if max(weights) > len(self._weights):
+            self._weights = np.full(max(weights), 1e-3, np.float32)
+
     def _plans(self, shape: AnyShape, choice: Choice, batch: int) -> list[_native.NetworkPlan]:
         """Return plans of one node, each with other weights."""
-        floats, packed = batch * shape.floats, shape.packed_floats(choice.algorithm, self._panel)
-        if floats > len(self._images):
-            self._images = np.full(floats, 1e-3, np.float32)
-        if packed > len(self._weights):
-            self._weights = np.full(packed, 1e-3, np.float32)
+        packed = self._packed(shape, choice)
         plans = []
         for copy in range(min(_RUNS, len(self._weights) // packed) if packed else 1):
             plan = _native.NetworkPlan(self._level)

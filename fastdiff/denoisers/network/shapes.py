@@ -20,7 +20,7 @@ from fastdiff.denoisers.network.packing import (
 from fastdiff.denoisers.network.quantizing import MOST_TERMS
 
 _BLOCKS = {
-    "direct": ((96, 2), (48, 1), (48, 4), (192, 2), (24, 8)),
+    "direct": ((24, 8), (96, 2), (48, 1), (48, 4), (192, 2)),
     "winograd2": ((0, 2), (0, 1), (0, 4)),
     "winograd4": ((0, 2), (0, 1), (0, 4)),
     TILES: ((64, 2), (32, 1), (128, 2), (64, 4)),

@@ -18,7 +18,9 @@ def times(monkeypatch):
     """Seconds by algorithm; other algorithms take 1."""
     seconds = {}
     monkeypatch.setattr(
-        choosing._Bench, "seconds", lambda _, shape, choice, batch: seconds.get(choice.algorithm, 1)
+        choosing._Bench,
+        "seconds",
+        lambda _, shape, choices, batch: [seconds.get(choice.algorithm, 1) for choice in choices],
     )
     return seconds
 
