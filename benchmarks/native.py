@@ -3,6 +3,10 @@
 One evaluation of a network is what is timed, without a sampler around it. Every engine has a
 process of its own, and they take turns, so that what else the machine did met all alike. A second
 table tells where native's time goes, and how near to the processor's peak its kernels come.
+
+Where memory does not hold all engines at once, ``--apart`` measures one after the other:
+
+    python -m benchmarks.native sd15-unet --apart --batch 2 --rounds 5 --calls 1 --precisions float32
 """
 
 from __future__ import annotations
@@ -51,7 +55,6 @@ CASES = (  # the first is what the others are compared with
     ("openvino", "bfloat16"),
     ("eager", "float32"),
 )
-_CALLS = 5  # of a turn
 _PAUSE_SECONDS = 0.05  # between turns: threads of the last engine still spin for a while
 _MIB = 2**20
 
@@ -105,11 +108,11 @@ class Subject:
         give_back_memory()
         return Ready(error, self._build_seconds, _resident_bytes() - self._resident_before)
 
-    def turn(self) -> float:
+    def turn(self, calls: int) -> float:
         """Return the median seconds of some calls, the caches being its own."""
         self._call()
         seconds = []
-        for _ in range(_CALLS):
+        for _ in range(calls):
             begin = time.perf_counter()
             self._call()
             seconds.append(time.perf_counter() - begin)
@@ -151,26 +154,57 @@ def _ask(method: str, *arguments: Any) -> Any:
     return getattr(_subject, method)(*arguments)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is measured, and how often.
+
+    Attributes
+    ----------
+    batches : sequence of int
+    rounds, calls : int
+        Turns of each engine at a batch size, and calls of a turn.
+    cases : sequence of (engine, precision)
+        The first is what the others are compared with.
+    apart : bool
+        An engine is there only while it is measured.
+    """
+
+    batches: Sequence[int]
+    rounds: int
+    calls: int
+    cases: Sequence[tuple[str, str]]
+    apart: bool
+
+
+@dataclass
+class Measured:
+    """An engine at one batch size."""
+
+    name: str
+    ready: Ready
+    seconds: list[float] = field(default_factory=list)
+
+
 @dataclass
 class Case:
-    """An engine in its process, and its turns so far."""
+    """An engine in its process."""
 
     name: str
     process: ProcessPoolExecutor
-    ready: Ready | None = None
-    seconds: list[float] = field(default_factory=list)
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method of the `Subject` there."""
         return self.process.submit(_ask, method, *arguments).result()
 
 
-def open_cases(model: str, folder: Path, stack: ExitStack, say: Console) -> Iterator[Case | str]:
+def open_cases(
+    model: str, names: Sequence[tuple[str, str]], folder: Path, stack: ExitStack, say: Console
+) -> Iterator[Case | str]:
     """Start a process for each engine and yield it, or why it does not take part."""
     onnx = folder / "denoiser.onnx"
     say.print(f"{model}: exporting")
     export_onnx(_described(model, onnx)[0], onnx)
-    for engine, precision in CASES:
+    for engine, precision in names:
         name = f"{engine} {precision}"
         say.print(f"{model}: building {name}")
         spawn = multiprocessing.get_context("spawn")
@@ -183,55 +217,68 @@ def open_cases(model: str, folder: Path, stack: ExitStack, say: Console) -> Iter
             yield f"{name}: {error}"
 
 
-def take_turns(cases: Sequence[Case], batch: int, rounds: int, peak: Peak) -> None:
+def take_turns(
+    cases: Sequence[Case], batch: int, options: Options, peak: Peak
+) -> Iterator[Measured]:
     """Time all cases at one batch size, and what the processor can do, in turn."""
-    for case in cases:
-        case.ready, case.seconds = case.ask("prepare", batch), []
-    for done in range(rounds):
+    results = [Measured(case.name, case.ask("prepare", batch)) for case in cases]
+    turns = list(zip(cases, results, strict=True))
+    for done in range(options.rounds):
         peak.measure()
-        first = done % len(cases)  # so that nobody always follows the same one
-        for case in [*cases[first:], *cases[:first]]:
+        first = done % len(turns)  # so that nobody always follows the same one
+        for case, result in [*turns[first:], *turns[:first]]:
             time.sleep(_PAUSE_SECONDS)
-            case.seconds.append(case.ask("turn"))
+            result.seconds.append(case.ask("turn", options.calls))
+    yield from results
 
 
-def section(model: str, batches: Sequence[int], rounds: int, say: Console) -> Iterator[str]:
+def section(model: str, options: Options, say: Console) -> Iterator[str]:
     """Measure one model and yield its Markdown."""
     peak = Peak(torch.get_num_threads())
     machine = describe_run()
     packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
     yield f"{machine['description']}. {packages}. {datetime.date.today()}."
-    yield f"{rounds} rounds of {_CALLS} calls."
+    one = "one after the other" if options.apart else "in turn"
+    yield f"{options.rounds} rounds of {options.calls} calls, {one}."
     yield ""
-    profiles = {}
+    measured: dict[int, list[Measured]] = {batch: [] for batch in options.batches}
+    profiles: dict[int, list[Total]] = {}
+    refusals = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastdiff-")))
-        opened = list(open_cases(model, folder, stack, say))
-        cases = [case for case in opened if isinstance(case, Case)]
-        headings = ("engine", "ms", "its time / native's", "error", "built in s", "MiB")
-        yield "| batch | " + " | ".join(headings) + " |"
-        yield "| ---: | --- |" + " ---: |" * (len(headings) - 1)
-        for batch in batches:
-            say.print(f"{model}: batch {batch}")
-            take_turns(cases, batch, rounds, peak)
-            yield from (f"| {batch} | {' | '.join(cells(case, cases[0]))} |" for case in cases)
-            time.sleep(_PAUSE_SECONDS)
-            profiles[batch] = cases[0].ask("profile", batch)
-            peak.measure()
+        opened = open_cases(model, options.cases, folder, stack, say)
+        for group in ([each] for each in opened) if options.apart else [list(opened)]:
+            cases = [case for case in group if isinstance(case, Case)]
+            refusals += [found for found in group if isinstance(found, str)]
+            for batch in options.batches if cases else ():
+                say.print(f"{model}: batch {batch}")
+                measured[batch] += take_turns(cases, batch, options, peak)
+                time.sleep(_PAUSE_SECONDS)
+                if batch not in profiles and cases[0].name.startswith("native"):
+                    profiles[batch] = cases[0].ask("profile", batch)
+                peak.measure()
+            if options.apart:
+                for case in cases:
+                    case.process.shutdown()
+    headings = ("engine", "ms", "its time / native's", "error", "built in s", "MiB")
+    yield "| batch | " + " | ".join(headings) + " |"
+    yield "| ---: | --- |" + " ---: |" * (len(headings) - 1)
+    for batch, results in measured.items():
+        yield from (f"| {batch} | {' | '.join(cells(result, results[0]))} |" for result in results)
     yield ""
-    refusals = [found for found in opened if isinstance(found, str)]
     yield from (f"Not here: {reason}.\n" for reason in refusals)
+    if not profiles:
+        return
     yield (
-        f"Where the time of {cases[0].name} goes. The peak of {peak.threads} threads is "
+        f"Where the time of {results[0].name} goes. The peak of {peak.threads} threads is "
         f"{peak.flops / 1e9:.0f} GFLOP/s, the best that was seen meanwhile (`benchmarks/peak.py`)."
     )
     yield ""
     yield from profile_table(profiles, peak.flops)
 
 
-def cells(case: Case, base: Case) -> list[str]:
+def cells(case: Measured, base: Measured) -> list[str]:
     """Return the figures of an engine at one batch size."""
-    assert case.ready is not None
     return [
         case.name,
         f"{Spread.of([1e3 * s for s in case.seconds]):.2f}",
@@ -272,15 +319,20 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MODELS), help=", ".join(MODELS))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="images at a time")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
+    parser.add_argument("--calls", type=int, default=5, help="calls of a turn")
+    precisions = sorted({precision for _, precision in CASES})
+    parser.add_argument("--precisions", nargs="+", default=precisions, choices=precisions)
+    parser.add_argument("--apart", action="store_true", help="one engine after the other")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks for each model")
-    options = parser.parse_args()
-    for model in options.models:
-        lines = section(model, options.batch, options.rounds, Console(stderr=True))
-        text = "\n".join(lines) + "\n"
+    given = parser.parse_args()
+    cases = [case for case in CASES if case[1] in given.precisions]
+    options = Options(given.batch, given.rounds, given.calls, cases, given.apart)
+    for model in given.models:
+        text = "\n".join(section(model, options, Console(stderr=True))) + "\n"
         print(text, flush=True)
-        if options.write:
+        if given.write:
             begin, end = f"<!-- figures: {model} -->\n", f"<!-- /figures: {model} -->"
-            replace_figures(options.write, begin, end, text)
+            replace_figures(given.write, begin, end, text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ namespace fastdiff::network {
 template <class L, class T>
 struct ConvolveTiles {
   using F = typename L::F;
-  static constexpr bool kIntegers = std::is_same_v<typename T::Sum, int32_t>;
+  using Sum = typename T::Sum;
+  static constexpr bool kIntegers = std::is_same_v<Sum, int32_t>;
 
   /// A unit is a row of the input with its padding.
   static void round_input(const TileConv& spec, float*, int64_t unit) {
@@ -54,47 +55,52 @@ struct ConvolveTiles {
 
   /// A unit is a row tile: for each step over the depth, its 16 x 64 bytes together.
   static void gather(const TileConv& spec, float* scratch, int64_t unit) {
+    const uint8_t* from[kTileRows] = {};
+    const int64_t first = unit * kTileRows, rows = row_count(spec) - first;
+    Position at = Position::of_row(spec.conv, first);
+    for (int64_t r = 0; r < min(rows, kTileRows); ++r, at.next(spec.conv)) {
+      from[r] = first_step(spec, at);
+    }
     uint8_t* to = gathered(scratch) + unit * tile_steps(spec) * kTileBytes;
-    for (int64_t step = 0; step < tile_steps(spec); ++step) {
+    for_steps(spec, [&](int64_t offset) {
       for (int64_t r = 0; r < kTileRows; ++r, to += kTileRowBytes) {
-        const int64_t row = unit * kTileRows + r;
-        if (row < row_count(spec)) {
-          memcpy(to, row_of_step(spec, row, step), kTileRowBytes);
+        if (from[r]) {
+          memcpy(to, from[r] + offset, kTileRowBytes);
         } else {
           memset(to, 0, kTileRowBytes);
         }
       }
-    }
+    });
   }
 
   /// A unit is a block of row tiles by a block of panels.
   static void multiply(const TileConv& spec, float* scratch, int64_t unit) {
-    const int64_t tile_count = row_tiles(spec),
-                  panels = divided_up(spec.conv.out_channels, kTilePanel);
-    const int64_t row_blocks = (tile_count + spec.tile_block - 1) / spec.tile_block;
-    const int64_t first = unit % row_blocks * spec.tile_block;
-    const int64_t last = min(first + spec.tile_block, tile_count);
-    const int64_t panel = unit / row_blocks * spec.conv.panel_block;
+    const int64_t panels = divided_up(spec.conv.out_channels, kTilePanel);
+    const int64_t panel_blocks = divided_up(panels, spec.conv.panel_block);
+    const int64_t first = unit / panel_blocks * spec.tile_block;
+    const int64_t count = min(spec.tile_block, row_tiles(spec) - first);
+    const int64_t panel = unit % panel_blocks * spec.conv.panel_block;
     Rows rows[kMostRows / kTileRows];
-    for (int64_t t = first; t < last; ++t) rows[t - first].find(spec, t);
+    for (int64_t i = 0; i < count; ++i) rows[i].find(spec, scratch, first + i);
     T tiles;
     for (int64_t p = panel; p < min(panel + spec.conv.panel_block, panels); ++p) {
-      for (int64_t t = first; t < last; t += 2) {
-        block(spec, scratch, tiles, t, min(last - t, 2), p, &rows[t - first]);
-      }
+      for (int64_t i = 0; i < count; i += 2) block(spec, tiles, &rows[i], min(count - i, 2), p);
     }
   }
 
  private:
-  /// The output pixels of a row tile.
+  /// A row tile: its output pixels, and what its first step reads.
   struct Rows {
     OutputPixel pixels[kTileRows];
     int64_t count;
+    const uint8_t* from;
 
-    void find(const TileConv& spec, int64_t tile) {
+    void find(const TileConv& spec, float* scratch, int64_t tile) {
       const Conv& conv = spec.conv;
       const int64_t row = first_row(spec, tile);
       Position at = Position::of_row(conv, row);
+      from = spec.gathers ? gathered(scratch) + tile * tile_steps(spec) * kTileBytes
+                          : first_step(spec, at);
       count = min(spec.gathers ? row_count(spec) - row : conv.out_width - at.x, kTileRows);
       for (int64_t r = 0; r < count; ++r, at.next(conv)) pixels[r] = OutputPixel(conv, at);
     }
@@ -105,92 +111,111 @@ struct ConvolveTiles {
     return reinterpret_cast<uint8_t*>(scratch);
   }
 
-  /// The 64 bytes that a step reads for an output pixel.
-  static FASTDIFF_INLINE const uint8_t* row_of_step(const TileConv& spec, int64_t row,
-                                                    int64_t step) {
-    const Conv& conv = spec.conv;
+  /// The 64 bytes that the first step reads for an output pixel.
+  static FASTDIFF_INLINE const uint8_t* first_step(const TileConv& spec, const Position& at) {
     const Rounded& input = *spec.input;
-    const int64_t taps = conv.kernel_height * conv.kernel_width, tap = step % taps;
-    const int64_t pixels = conv.out_height * conv.out_width, pixel = row % pixels;
-    const int64_t y = pixel / conv.out_width * conv.stride + tap / conv.kernel_width;
-    const int64_t x = pixel % conv.out_width * conv.stride + tap % conv.kernel_width;
-    const int64_t at = (row / pixels * input.height + y) * input.width + x;
-    return input.pixels + at * pixel_bytes(input) + step / taps * kTileRowBytes;
+    const int64_t row = at.image * input.height + at.y * spec.conv.stride;
+    return input.pixels + (row * input.width + at.x * spec.conv.stride) * pixel_bytes(input);
   }
 
-  /// One or two row tiles, from `tile` on, by one panel.
-  static void block(const TileConv& spec, float* scratch, T& tiles, int64_t tile, int64_t count,
-                    int64_t panel, const Rows* rows) {
+  /// Calls use(offset) for each step: how far behind the first one's its 64 bytes are.
+  template <class Use>
+  static FASTDIFF_INLINE void for_steps(const TileConv& spec, const Use& use) {
     const Conv& conv = spec.conv;
-    const int64_t steps = tile_steps(spec);
-    const int64_t pixel = pixel_bytes(*spec.input);
-    const int64_t stride = spec.gathers ? kTileRowBytes : conv.stride * pixel;
-    const uint8_t* from[2];  // what the first step reads; a tile without a neighbour is read twice
-    for (int64_t i = 0; i < 2; ++i) {
-      const int64_t t = tile + i % count;
-      from[i] = spec.gathers ? gathered(scratch) + t * steps * kTileBytes
-                             : row_of_step(spec, first_row(spec, t), 0);
-    }
-    const uint8_t* b = spec.weights + panel * steps * 2 * kTileBytes;
-    int64_t step = 0;
-    tiles.zero();
+    const int64_t pixel = pixel_bytes(*spec.input), row = spec.input->width * pixel;
     for (int64_t c = 0; c < pixel; c += kTileRowBytes) {
       for (int64_t y = 0; y < conv.kernel_height; ++y) {
-        for (int64_t x = 0; x < conv.kernel_width; ++x, ++step, b += 2 * kTileBytes) {
-          const int64_t at =
-              spec.gathers ? step * kTileBytes : (y * spec.input->width + x) * pixel + c;
-          tiles.step(from[0] + at, from[1] + at, stride, b);
-        }
-      }
-    }
-    alignas(64) typename T::Sum sums[2][kTileRows][kTilePanel];
-    tiles.store(sums);
-    for (int64_t i = 0; i < count; ++i) {
-      if constexpr (kIntegers) {
-        alignas(64) float values[kTileRows][kTilePanel];
-        scale(spec, panel, sums[i], values);
-        finish_tile(spec, rows[i], panel, values);
-      } else {
-        finish_tile(spec, rows[i], panel, sums[i]);
+        for (int64_t x = 0; x < conv.kernel_width; ++x) use(y * row + x * pixel + c);
       }
     }
   }
 
-  static void scale(const TileConv& spec, int64_t panel,
-                    const int32_t (&sums)[kTileRows][kTilePanel],
-                    float (&values)[kTileRows][kTilePanel]) {
-    const int64_t first = panel * kTilePanel;
-    const int64_t live = min(spec.conv.out_channels - first, kTilePanel);
-    int32_t zeros[kTilePanel] = {};
-    float factors[kTilePanel] = {};
-    memcpy(zeros, spec.quantization.zeros + first, size_t(live) * sizeof(int32_t));
-    memcpy(factors, spec.quantization.outputs + first, size_t(live) * sizeof(float));
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      for (int64_t c = 0; c < kTilePanel; ++c) {
-        values[r][c] = float(sums[r][c] - zeros[c]) * factors[c];
+  /// One or two row tiles by one panel; a tile without a neighbour is read twice.
+  static void block(const TileConv& spec, T& tiles, const Rows* rows, int64_t count,
+                    int64_t panel) {
+    const int64_t steps = tile_steps(spec);
+    const uint8_t* from[2] = {rows[0].from, rows[count - 1].from};
+    const uint8_t* b = spec.weights + panel * steps * 2 * kTileBytes;
+    tiles.zero();
+    if (spec.gathers) {
+      for (int64_t i = 0; i < steps; ++i, b += 2 * kTileBytes) {
+        tiles.step(from[0] + i * kTileBytes, from[1] + i * kTileBytes, kTileRowBytes, b);
       }
+    } else {
+      const int64_t stride = spec.conv.stride * pixel_bytes(*spec.input);
+      for_steps(spec, [&](int64_t offset) {
+        tiles.step(from[0] + offset, from[1] + offset, stride, b);
+        b += 2 * kTileBytes;
+      });
     }
+    alignas(64) Sum sums[2][kTileRows][kTilePanel];
+    tiles.store(sums);
+    for (int64_t i = 0; i < count; ++i) finish_tile(spec, rows[i], panel, sums[i]);
   }
 
   static FASTDIFF_INLINE int64_t first_row(const TileConv& spec, int64_t tile) {
     if (spec.gathers) return tile * kTileRows;
-    const int64_t across = (spec.conv.out_width + kTileRows - 1) / kTileRows;
+    const int64_t across = divided_up(spec.conv.out_width, kTileRows);
     return tile / across * spec.conv.out_width + tile % across * kTileRows;
   }
 
   static void finish_tile(const TileConv& spec, const Rows& rows, int64_t panel,
-                          const float (&sums)[kTileRows][kTilePanel]) {
-    const Conv& conv = spec.conv;
-    for (int64_t r = 0; r < rows.count; ++r) {
-      for (int64_t c = 0; c < kTilePanel; c += kPanelVectors * L::kLanes) {
-        const int64_t column = panel * kTilePanel + c;
-        F values[1][kPanelVectors];
-        for (int v = 0; v < kPanelVectors; ++v) values[0][v] = L::load(&sums[r][c + v * L::kLanes]);
-        finish<L, 1>(conv, &rows.pixels[r], column,
-                     min(conv.out_channels - column, kPanelVectors * L::kLanes), values);
+                          const Sum (&sums)[kTileRows][kTilePanel]) {
+    constexpr int64_t kColumns = kPanelVectors * L::kLanes;
+    for (int64_t c = 0; c < kTilePanel; c += kColumns) {
+      const int64_t column = panel * kTilePanel + c, rest = spec.conv.out_channels - column;
+      if (rest <= 0) return;
+      const Columns columns(spec, column, min(rest, kColumns));
+      int64_t r = 0;
+      for (; r + kTogether <= rows.count; r += kTogether) {
+        columns.template finish_rows<kTogether>(&rows.pixels[r], &sums[r][c]);
       }
+      for (; r < rows.count; ++r) columns.template finish_rows<1>(&rows.pixels[r], &sums[r][c]);
     }
   }
+
+  static constexpr int kTogether = 4;  // rows, each of which would wait for itself alone
+
+  /// Two vectors of columns, and what makes float32 of their sums.
+  class Columns {
+   public:
+    FASTDIFF_INLINE Columns(const TileConv& spec, int64_t first, int64_t live)
+        : conv_(spec.conv), first_(first), live_(live) {
+      if constexpr (kIntegers) {
+        memcpy(zeros_, spec.quantization.zeros + first, size_t(live) * sizeof(int32_t));
+        memcpy(factors_, spec.quantization.outputs + first, size_t(live) * sizeof(float));
+      }
+    }
+
+    template <int kRows>
+    FASTDIFF_INLINE void finish_rows(const OutputPixel* pixels, const Sum* sums) const {
+      F values[kRows][kPanelVectors];
+      FASTDIFF_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        FASTDIFF_UNROLL
+        for (int v = 0; v < kPanelVectors; ++v) {
+          values[r][v] = value(sums + r * kTilePanel + v * L::kLanes, v);
+        }
+      }
+      finish<L, kRows>(conv_, pixels, first_, live_, values);
+    }
+
+   private:
+    FASTDIFF_INLINE F value(const Sum* sums, int v) const {
+      if constexpr (kIntegers) {
+        typename L::I whole;
+        memcpy(&whole, sums, sizeof whole);
+        return __builtin_convertvector(whole - zeros_[v], F) * factors_[v];
+      } else {
+        return L::load(sums);
+      }
+    }
+
+    const Conv& conv_;
+    const int64_t first_, live_;
+    typename L::I zeros_[kPanelVectors] = {};
+    F factors_[kPanelVectors] = {};
+  };
 };
 
 }  // namespace fastdiff::network
