@@ -6,7 +6,7 @@ table tells where native's time goes, and how near to the processor's peak its k
 
 Where memory does not hold all engines at once, ``--apart`` measures one after the other:
 
-    python -m benchmarks.native sd15-unet --apart --batch 2 --rounds 5 --calls 1 --precisions float32
+    python -m benchmarks.native sd15-unet --apart --batch 2 --calls 1 --precisions float32
 """
 
 from __future__ import annotations
