@@ -32,11 +32,11 @@ from fastdiff.denoisers.network import (
     pack,
     plan_network,
 )
+from fastdiff.denoisers.network.aligned import aligned, aligned_empty
 from fastdiff.errors import ArtifactError, Unavailable
 from fastdiff.exporting import Network
 
 _PLAN, _WEIGHTS = "native.json", "native.safetensors"
-_ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 PLAIN_TILES = "plain arithmetic"
 """What multiplies bfloat16 or integers where no instruction does (csrc/network/tile_math.h)."""
 
@@ -100,7 +100,7 @@ class NativeDenoiser:
     def __init__(self, packed: Packed, precision: str, output_channels: int) -> None:
         self.packed, self.precision, self.output_channels = packed, precision, output_channels
         self._replays: dict[int, Replay] = {}
-        self._arena = self._scratch = _aligned(0)
+        self._arena = self._scratch = aligned_empty(0)
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -128,7 +128,7 @@ class NativeDenoiser:
     def trim(self, batches: Collection[int]) -> None:
         """Let go of the memory that calls of other sizes have taken."""
         self._replays.clear()
-        self._arena = self._scratch = _aligned(0)
+        self._arena = self._scratch = aligned_empty(0)
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Write the plan, and the weights as these kernels read them."""
@@ -246,7 +246,9 @@ def _observed(plan: Plan, network: Network, level: str, threads: int) -> Arrays:
     x, t, conditioning = network.samples[0]
     out = np.empty((len(x), network.probe(), *x.shape[2:]), np.float32)
     shapes = {name: value.shape for name, value in {"x": x, "t": t, **conditioning}.items()}
-    replay = Replay(exact, {**shapes, OUTPUT: out.shape}, _aligned(0), _aligned(0), ranges)
+    replay = Replay(
+        exact, {**shapes, OUTPUT: out.shape}, aligned_empty(0), aligned_empty(0), ranges
+    )
     for x, t, conditioning in network.samples:
         tensors = {"x": x, "t": t, **conditioning}
         arrays = {name: numpy_view(name, tensor) for name, tensor in tensors.items()}
@@ -268,6 +270,8 @@ def _read(folder: Path) -> Packed | None:
         if described["level"] != _level():
             return None
         plan, weights = Plan.from_json(described["plan"]), load_file(folder / _WEIGHTS)
+        for name, array in weights.items():
+            weights[name] = aligned(array)
     except ArtifactError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, SafetensorError) as error:
@@ -276,7 +280,7 @@ def _read(folder: Path) -> Packed | None:
 
 
 def _at_least(memory: NDArray[np.float32], floats: int) -> NDArray[np.float32]:
-    return memory if len(memory) >= floats else _aligned(floats)
+    return memory if len(memory) >= floats else aligned_empty(floats)
 
 
 def _require_fit(packed: Packed, network: Network, channels: int) -> None:
@@ -296,11 +300,3 @@ def _require_fit(packed: Packed, network: Network, channels: int) -> None:
     if not taken.items() <= known.items():
         raise ArtifactError(f"{_PLAN}: expected inputs and an output of {known}, got {taken}")
     check_weights(packed.plan, packed.weights, packed.choices, NetworkPlan(packed.level).panel)
-
-
-def _aligned(floats: int) -> NDArray[np.float32]:
-    """Return uninitialised memory that begins at a cache line."""
-    spare = _ALIGNMENT // 4
-    memory = np.empty(floats + spare, np.float32)
-    begin = -memory.ctypes.data % _ALIGNMENT // 4
-    return memory[begin : begin + floats]

@@ -124,6 +124,12 @@ def test_what_was_kept_is_neither_planned_nor_measured_again(digits, kept, run, 
         assert torch.equal(run(again, *part), run(denoiser, *part))
 
 
+def test_what_kernels_read_begins_at_a_cache_line(digits, kept):
+    network, denoiser, *_ = digits
+    for made in (denoiser, ENGINE.build(network, "float32", kept)):
+        assert all(array.ctypes.data % 64 == 0 for array in made.packed.weights.values())
+
+
 def test_denoisers_in_threads_of_one_process_do_not_disturb_each_other(digits, kept, threads):
     network, denoiser, (x, t, conditioning), expected = digits
     threads(2)

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdiff import _native
+from fastdiff.denoisers.network.aligned import aligned_empty
 from fastdiff.denoisers.network.describing import flops
 from fastdiff.denoisers.network.nodes import Attention, Conv
 from fastdiff.denoisers.network.packing import Choice
@@ -75,14 +77,19 @@ def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Choice:
     return next(c for c, s in zip(choices, seconds, strict=True) if s <= _ALIKE * min(seconds))
 
 
+def _numbers(count: int) -> NDArray[np.float32]:
+    memory = aligned_empty(count)
+    memory.fill(1e-3)
+    return memory
+
+
 class _Bench:
     """Times nodes on memory of its own, with weights that no cache holds."""
 
     def __init__(self, level: str, threads: int) -> None:
         self._level, self._threads = level, threads
         self._panel = _native.NetworkPlan(level).panel
-        self._weights = np.full(_COLD_FLOATS, 1e-3, np.float32)
-        self._images = np.full(1 << 20, 1e-3, np.float32)
+        self._weights, self._images = _numbers(_COLD_FLOATS), _numbers(1 << 20)
 
     def seconds(self, shape: AnyShape, choices: Sequence[Choice], batch: int) -> list[float]:
         """Return the shortest time of a few runs of each choice; they take turns."""
@@ -106,9 +113,9 @@ class _Bench:
 
     def _make_room(self, images: int, *weights: int) -> None:
         if images > len(self._images):
-            self._images = np.full(images, 1e-3, np.float32)
+            self._images = _numbers(images)
         if max(weights) > len(self._weights):
-            self._weights = np.full(max(weights), 1e-3, np.float32)
+            self._weights = _numbers(max(weights))
 
     def _plans(self, shape: AnyShape, choice: Choice, batch: int) -> list[_native.NetworkPlan]:
         """Return plans of one node, each with other weights."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff import _native
+from fastdiff.denoisers.network.aligned import aligned
 from fastdiff.denoisers.network.nodes import Conv
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.quantizing import quantize
@@ -82,20 +83,19 @@ def pack(
     observed = ranges or {}
     convolved = {node.weights for node in plan.convolutions}
     packed: Arrays = {
-        name: np.ascontiguousarray(array)
-        for name, array in plan.weights.items()
-        if name not in convolved
+        name: aligned(array) for name, array in plan.weights.items() if name not in convolved
     }
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
         if choice.algorithm == INT8:
             quantized = quantize(plan.weights[node.weights], observed[node.name])
-            packed[name] = _native.pack_int8(_taps(quantized.weights))
+            packed[name] = aligned(_native.pack_int8(_taps(quantized.weights)))
             for scale, scales in zip(_SCALES, scale_names(node), strict=True):
                 packed[scales] = getattr(quantized, scale)
         elif name not in packed:
-            packed[name] = _packed(plan.weights[node.weights], choice.algorithm, level, threads)
+            weights = plan.weights[node.weights]
+            packed[name] = aligned(_packed(weights, choice.algorithm, level, threads))
     return packed
 
 
