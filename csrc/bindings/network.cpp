@@ -67,10 +67,10 @@ int index_of(const Names& names, const std::string& name, const char* what) {
 
 constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
 constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles", "int8"};
-constexpr const char* kMapOps[] = {"constant", "add",     "subtract", "multiply", "divide",
-                                   "maximum",  "minimum", "negate",   "exp",      "log",
-                                   "sqrt",     "rsqrt",   "sin",      "cos",      "tanh",
-                                   "sigmoid",  "silu",    "gelu",     "gelu_tanh"};
+constexpr const char* kMapOps[] = {"constant", "add",     "subtract", "multiply",  "divide",
+                                   "maximum",  "minimum", "negate",   "exp",       "log",
+                                   "sqrt",     "rsqrt",   "sin",      "cos",       "tanh",
+                                   "sigmoid",  "silu",    "gelu",     "gelu_tanh", "round"};
 
 Activation activation_of(const std::string& name) {
   return Activation(index_of(kActivations, name, "activation"));

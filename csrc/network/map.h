@@ -145,6 +145,8 @@ struct Maps {
         return unary(a, count, to, [](F u) { return gelu<L>(u); });
       case MapOp::kGeluTanh:
         return unary(a, count, to, [](F u) { return gelu_tanh<L>(u); });
+      case MapOp::kRound:
+        return unary(a, count, to, [](F u) { return round<L>(u); });
     }
   }
 };

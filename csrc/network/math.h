@@ -161,6 +161,11 @@ template <class L>
 FASTDIFF_INLINE typename L::F cos(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_cosf(v); });
 }
+/// To the nearest integer, halves to even.
+template <class L>
+FASTDIFF_INLINE typename L::F round(typename L::F x) {
+  return each<L>(x, [](float v) { return __builtin_rintf(v); });
+}
 template <class L>
 FASTDIFF_INLINE typename L::F log(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_logf(v); });

@@ -143,6 +143,7 @@ enum class MapOp : int32_t {
   kSilu,
   kGelu,
   kGeluTanh,
+  kRound,
 };
 
 /// One operation of a Map; operands below `inputs` are its inputs, the others results of steps.

@@ -120,8 +120,8 @@ class Engine(Protocol):
         What it runs on.
     precisions : tuple of str
         What it can compute in.
-    reads_onnx : bool
-        Whether it reads ``network.onnx``; otherwise it runs ``network.module``.
+    sources : tuple of str
+        What it can start from, ``"module"`` or ``"onnx"``: the first that the network has.
     slow_to_build : bool
         Whether a build takes so long that only an explicit choice should start one.
     """
@@ -131,7 +131,7 @@ class Engine(Protocol):
     @property
     def device(self) -> torch.device: ...
     @property
-    def reads_onnx(self) -> bool: ...
+    def sources(self) -> tuple[str, ...]: ...
     @property
     def precisions(self) -> tuple[str, ...]: ...
     @property
@@ -142,7 +142,7 @@ class Engine(Protocol):
         ...
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> Denoiser:
-        """Prepare `network`, whose file is there if the engine reads ONNX.
+        """Prepare `network`, whose file is there if the engine starts from that.
 
         Parameters
         ----------

@@ -29,7 +29,7 @@ class EagerEngine:
     """
 
     precisions = ("float32", "bfloat16", "float16")
-    reads_onnx = False
+    sources = ("module",)
     slow_to_build = False
 
     def __init__(self, name: str = "eager", device: torch.device = HOST) -> None:

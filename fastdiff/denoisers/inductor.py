@@ -44,7 +44,7 @@ class InductorEngine:
     device : torch.device
     """
 
-    reads_onnx = False
+    sources = ("module",)
     slow_to_build = True  # 20 to 50 s for the digits model, minutes for a large U-Net
 
     def __init__(self, name: str = "inductor", device: torch.device = HOST) -> None:

@@ -47,7 +47,7 @@ class NativeEngine:
     name = "native"
     device = HOST
     precisions = ("float32", "bfloat16", "int8")
-    reads_onnx = False
+    sources = ("module", "onnx")
     slow_to_build = False
 
     def status(self) -> EngineStatus:

@@ -26,7 +26,7 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
     device = HOST
     precisions = ("float32",)
-    reads_onnx = True
+    sources = ("onnx",)
     slow_to_build = False
 
     def status(self) -> EngineStatus:

@@ -62,7 +62,7 @@ class OnnxRuntimeGpuEngine:
 
     device = DEVICE
     precisions = ("float32", "float16")
-    reads_onnx = True
+    sources = ("onnx",)
     slow_to_build = False
 
     def __init__(self, name: str, provider: str) -> None:

@@ -29,7 +29,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = HOST
     precisions = ("float32", "bfloat16")
-    reads_onnx = True
+    sources = ("onnx",)
     slow_to_build = False
 
     def status(self) -> EngineStatus:

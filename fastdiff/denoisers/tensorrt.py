@@ -127,7 +127,7 @@ class TensorRtEngine:
     name: ClassVar[str] = "tensorrt"
     device = DEVICE
     precisions = ("float32", "bfloat16", "float16")
-    reads_onnx = True
+    sources = ("onnx",)
     slow_to_build = False
     _module: ClassVar[str] = "tensorrt"
     _no_timings: ClassVar[bytes | None] = b""

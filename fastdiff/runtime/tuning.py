@@ -19,7 +19,7 @@ from fastdiff.denoisers import (
     reference_denoiser,
     trim,
 )
-from fastdiff.denoisers.base import DTYPES, PRECISIONS
+from fastdiff.denoisers.base import DTYPES, PRECISIONS, Engine
 from fastdiff.denoisers.precision import in_hardware
 from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, first_line
@@ -207,10 +207,11 @@ class _Preparation:
         """Build and certify one candidate; a refused one is None, with the reason."""
         candidate = Candidate(engine, precision)
         try:
-            if ENGINES[engine].reads_onnx:
+            if self._source(ENGINES[engine]) == "onnx":
                 self._require_file()
             else:
-                self._require_module(ENGINES[engine].device, precision)
+                self.network.require_module()
+                self._require_hardware(ENGINES[engine].device, precision)
             denoiser = build_denoiser(engine, self.network, precision)
             if self.verify != "off":
                 self._certify(denoiser, candidate)
@@ -229,8 +230,12 @@ class _Preparation:
                 self._export_error = error
                 raise
 
-    def _require_module(self, device: torch.device, precision: str) -> None:
-        self.network.require_module()
+    def _source(self, engine: Engine) -> str:
+        """Return what an engine starts from."""
+        there = [s for s in engine.sources if s == "onnx" or self.network.module is not None]
+        return (there or engine.sources)[0]
+
+    def _require_hardware(self, device: torch.device, precision: str) -> None:
         if not self.software and not in_hardware(precision, device):
             processor = "GPU" if device.type == "cuda" else "CPU"
             raise Unavailable(

@@ -150,7 +150,7 @@ def test_a_graph_is_traced_where_it_will_run(network):
     assert {tensor.device for tensor in program.state_dict.values()} == {where}
 
 
-@pytest.mark.parametrize("engine", [n for n in QUICK if ENGINES[n].reads_onnx])
+@pytest.mark.parametrize("engine", [n for n in QUICK if ENGINES[n].sources == ("onnx",)])
 def test_engines_that_read_onnx_ask_for_the_export(engine, network, usable):
     unexported = Network(network.module, (3, 6, 5), network.conditioning, "conv")
     with pytest.raises(errors.InvalidArgument, match="conv has not been exported"):

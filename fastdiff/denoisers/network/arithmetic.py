@@ -55,6 +55,7 @@ for _op, _torch in {
 for _op, _torch in {
     "negate": "neg", "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "sin": "sin",
     "cos": "cos", "tanh": "tanh", "sigmoid": "sigmoid", "silu": "silu",
+    "round": "round",
 }.items():  # fmt: skip
     operator(f"{_torch}.default", f"{_torch}_.default")(_unary(_op))
 

@@ -13,6 +13,7 @@ from fastdiff.denoisers.network.placement import join_linears, place_copies
 from fastdiff.denoisers.network.plan import Buffer, Plan
 from fastdiff.denoisers.network.reading import read_graph
 from fastdiff.denoisers.network.rounding import delay_norms
+from fastdiff.denoisers.onnx_graph import read_onnx_module
 from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.exporting import Network
 
@@ -40,10 +41,14 @@ def plan_network(network: Network) -> Plan:
     Raises
     ------
     Unavailable
-        The network has no module, torch cannot export it, or an operator has no kernel.
+        The network has neither module nor file, torch cannot export it, or an operator has no
+        kernel.
     """
-    module = AtPrecision(network.require_module(), torch.float32)
-    return make_plan(trace(module, network, torch.float32), network)
+    module = network.module
+    if module is None and network.onnx is not None:
+        module = read_onnx_module(network.onnx)
+    exact = AtPrecision(module or network.require_module(), torch.float32)
+    return make_plan(trace(exact, network, torch.float32), network)
 
 
 def build_plan(graph: Graph) -> Plan:

@@ -11,7 +11,7 @@ from fastdiff.denoisers.network.views import View
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
 UNARY = (
     "negate", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "gelu",
-    "gelu_tanh",
+    "gelu_tanh", "round",
 )  # fmt: skip
 BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 

@@ -45,6 +45,7 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "silu": lambda x: x * _sigmoid(x),
     "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
     "gelu_tanh": _gelu_tanh,
+    "round": np.rint,
 }
 
 
