@@ -18,7 +18,10 @@ _MIB = 2.0**20
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A name, such as `digits`, or a folder in the diffusers layout.")
+        str,
+        typer.Argument(
+            help="A name, such as `digits`, a folder in the diffusers layout, or an ONNX file."
+        ),
     ],
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     profile: Annotated[
@@ -32,7 +35,8 @@ def inspect(
 
     A line is a kernel call: its shapes are those of one image, "with" is what the kernel does
     besides what its kind says. How a convolution runs (direct, winograd2, winograd4, tiles,
-    int8), and in bfloat16 attention (direct, tiles), was measured on this machine, just now. MFLOP
+    int8), and in bfloat16 attention (direct, tiles), was measured on this machine, just now; the
+    input of tiles is "rounded ahead" where the call before writes it as they read it. MFLOP
     count multiplications and additions as the definition has them, so Winograd's algorithms can
     do more of them in a second than the processor has.
 
@@ -41,12 +45,16 @@ def inspect(
 
     Example: fastdiff inspect digits --batch 4 --profile
     """
+    from dataclasses import replace
+
     import torch
 
     from fastdiff.compiler import describe
     from fastdiff.denoisers import reference_denoiser
     from fastdiff.denoisers.native import NativeEngine
+    from fastdiff.exporting import export_onnx
     from fastdiff.runtime.calibration import with_samples
+    from fastdiff.runtime.compiled import Workspace
 
     engine = NativeEngine()
     if batch < 1:
@@ -57,6 +65,9 @@ def inspect(
         )
     with Console(stderr=True).status("planning and measuring"):
         network, schedule = describe(model)
+        if network.file is not None:
+            folder = Workspace()
+            network = replace(network, onnx=export_onnx(network, folder.path / "model.onnx"))
         if precision == "int8":
             network = with_samples(network, reference_denoiser(network), schedule)
         denoiser = engine.build(network, precision)
@@ -85,6 +96,7 @@ def _report(
     import torch
 
     from fastdiff.denoisers.network.describing import describe_totals, total_by_kind
+    from fastdiff.denoisers.network.rounding import rounded_ahead
 
     packed = denoiser.packed
     plan = packed.plan
@@ -94,7 +106,7 @@ def _report(
     arena, live = (4 * batch * floats for floats in (plan.arena_floats, plan.live_floats))
     return "\n".join(
         [
-            plan.describe(seconds, algorithms, batch),
+            plan.describe(seconds, algorithms, batch, rounded_ahead(plan, packed.choices)),
             "",
             describe_totals(totals),
             "",

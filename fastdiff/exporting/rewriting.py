@@ -25,7 +25,9 @@ from fastdiff.exporting.onnx_file import OnnxFile, Port
 LARGE_BYTES = 1_500_000_000
 """Weights above this lie beside the file: a protocol buffer holds 2 GiB at most."""
 
-_GIVEN = "given/"
+GIVEN = "given/"
+"""What the names of a given graph begin with, so that they are not those of the nodes around it."""
+
 _ELEMENTS = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
@@ -50,7 +52,7 @@ def rewrite(file: OnnxFile, path: Path, output_channels: int, metadata: str) -> 
         What the new file says of itself.
     """
     model = inliner.inline_local_functions(onnx.load(str(file.path)))
-    graph = compose.add_prefix_graph(model.graph, _GIVEN, inplace=True)
+    graph = compose.add_prefix_graph(model.graph, GIVEN, inplace=True)
     builder = Builder()
     rows: int | str = file.batch or "batch"
     inputs = []
@@ -60,7 +62,7 @@ def rewrite(file: OnnxFile, path: Path, output_channels: int, metadata: str) -> 
         _feed(builder, name, port, dtype, row_shape)
         inputs.append(helper.make_tensor_value_info(name, _ELEMENTS[dtype], [rows, *row_shape]))
     nodes = [*builder.nodes, *graph.node]
-    nodes.append(helper.make_node("Cast", [_GIVEN + file.output], ["output"], to=FLOAT))
+    nodes.append(helper.make_node("Cast", [GIVEN + file.output], ["output"], to=FLOAT))
     shape = [rows, output_channels, *file.sample_shape[1:]]
     rewritten = helper.make_graph(
         nodes,
@@ -84,7 +86,7 @@ def _feed(
         value = value.cast(port.element)
     if port.shape != (-1, *row_shape):
         value = builder.op("Reshape", value, np.array(port.shape, np.int64))
-    builder.rename(value, _GIVEN + port.name)
+    builder.rename(value, GIVEN + port.name)
 
 
 def _save(model: onnx.ModelProto, graph: onnx.GraphProto, path: Path, metadata: str) -> None:

@@ -6,10 +6,11 @@ from torch import nn
 
 from fastdiff import errors
 from fastdiff.cli import app
+from fastdiff.compiler import describe
 from fastdiff.denoisers.network.describing import describe_totals, total_by_kind
 from fastdiff.denoisers.network.nodes import Attention, Conv, Map
 from fastdiff.denoisers.network.views import View
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, export_onnx
 
 
 def inspect(*arguments):
@@ -50,6 +51,14 @@ def test_inspect_lists_calls_algorithms_times_and_memory(capsys):
     assert 4 * 314_753 / 2**20 <= weights < 8  # padded; Winograd makes 36 of 9 numbers
     assert 0 < live <= arena < 0.2
     assert 0 < scratch < 1
+
+
+def test_inspect_reads_an_onnx_file(capsys, tmp_path):
+    network, _ = describe("digits")
+    inspect(str(export_onnx(network, tmp_path / "digits.onnx")))
+    listing, *_ = capsys.readouterr().out.strip().split("\n\n")
+    (conv,) = (row for row in listing.splitlines() if " encoder.conv2 " in row)
+    assert cells(conv)[2:4] == ["8x8x32 -> 8x8x32", "3x3, residual"]
 
 
 def test_totals_count_every_operation_of_the_definition():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastdiff.denoisers.network.nodes import (
@@ -46,6 +46,7 @@ def describe_nodes(
     seconds: Mapping[str, float] | None = None,
     algorithms: Mapping[str, str] = _NONE,
     images: int = 1,
+    ahead: Collection[str] = (),
 ) -> str:
     """Return a table of what each node computes.
 
@@ -58,11 +59,14 @@ def describe_nodes(
         How convolutions and attentions run, by name.
     images : int
         Of the batch; shapes are those of one image.
+    ahead : collection of str
+        Nodes whose input the node before them rounds.
     """
     rows = [[*_TEXTS, "MFLOP", *(["GFLOP/s", "ms"] if seconds else [])]]
     for node in nodes:
         work = images * flops(node)
-        row = [kind(node, algorithms), node.name, _shape(node), ", ".join(_parts(node))]
+        parts = [*_parts(node), *(["rounded ahead"] if node.name in ahead else [])]
+        row = [kind(node, algorithms), node.name, _shape(node), ", ".join(parts)]
         row.append(_number(work / 1e6, 2))
         if seconds:
             row += _timed(work, seconds[node.name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,7 @@ class Plan:
         seconds: Mapping[str, float] | None = None,
         algorithms: Mapping[str, str] | None = None,
         images: int = 1,
+        ahead: Collection[str] = (),
     ) -> str:
         """Return a line for each node: what it computes, and how long it took if that is known.
 
@@ -103,8 +104,10 @@ class Plan:
             How convolutions and attentions run, by name.
         images : int
             Of the batch.
+        ahead : collection of str
+            Nodes whose input the node before them rounds (`rounding.rounded_ahead`).
         """
-        return describe_nodes(self.nodes, seconds, algorithms or {}, images)
+        return describe_nodes(self.nodes, seconds, algorithms or {}, images, ahead)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the values of the weights, as what ``json`` can write."""

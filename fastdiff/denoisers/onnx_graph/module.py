@@ -19,6 +19,7 @@ from fastdiff.denoisers.onnx_graph.deferred import Deferred
 from fastdiff.denoisers.onnx_graph.folding import FOLDING, Array, folds
 from fastdiff.denoisers.onnx_graph.operators import OPERATORS, Unreadable, Value, tensor
 from fastdiff.errors import Unavailable
+from fastdiff.exporting.rewriting import GIVEN
 
 _CONSTANT = "Constant"
 
@@ -120,7 +121,8 @@ class _Call(nn.Module):
         self.operator, self.attributes = node.op_type, _attributes(node)
         self.label, self.file = node.name, file
         stems = [name.rpartition(".") for name in weights]
-        self.path = next((stem for stem, dot, _ in stems if dot), node.name or node.output[0])
+        path = next((stem for stem, dot, _ in stems if dot), node.name or node.output[0])
+        self.path = path.removeprefix(GIVEN)
         self._named = {name: f"weight{i or ''}" for i, name in enumerate(weights)}
         for i, (name, weight) in enumerate(weights.items()):
             own = _plain(stems[i][2]) if stems[i][1] else f"weight{i or ''}"

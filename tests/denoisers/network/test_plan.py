@@ -64,6 +64,9 @@ def test_a_listing_has_a_line_for_each_node_and_room_for_times(plan):
     ]  # fmt: skip
     (mlp,) = (line for line in lines if "transformer_blocks.1.ff.net.2" in line)
     assert mlp.split()[2:] == ["1x16x64", "->", "1x16x16", "scale,", "residual", "0.03"]
+    ahead = plan.describe(ahead={"transformer_blocks.1.ff.net.2"}).splitlines()
+    changed = [line for line in ahead if "rounded ahead" in line]
+    assert [line.split()[1] for line in changed] == ["transformer_blocks.1.ff.net.2"]
     timed = plan.describe({node.name: 0.0125 for node in plan.nodes}).splitlines()
     assert timed[0].endswith("ms")
     assert all(line.endswith("12.500") for line in timed[1:])
