@@ -117,16 +117,6 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   require(quantization.has_value() == (chosen == Algorithm::kInt8),
           "conv: int8 and no other algorithm takes a quantization");
   require(!quantization || terms <= kMostInt8Terms, "conv: too many terms for 32-bit sums");
-  if (ahead) {
-    const bool whole = quantization ? channels % tile_depth(1) == 0 : channels % tile_depth(2) == 0;
-    const bool inside = out_size.first + kernel.first > size.first + padding.first &&
-                        out_size.second + kernel.second > size.second + padding.second;
-    require(chosen == Algorithm::kTiles || chosen == Algorithm::kInt8,
-            "conv: no input of " + algorithm + " is rounded ahead");
-    require(whole && inside && stride == 1 && !upsample,
-            "conv: its input cannot be rounded ahead, pixel by pixel and in whole tiles");
-    require(plan.rounds(), "conv: the node before it rounds nothing");
-  }
   Conv spec = {};
   spec.x = pixels(x);
   spec.y = pixels(y);
@@ -143,6 +133,16 @@ void conv(Plan& plan, const std::string& name, const PixelsArg& x, const PixelsA
   spec.epilogue = {floats(bias), per_image(shift), per_image(scale),
                    residual ? pixels(*residual) : Pixels{}, activation_of(activation)};
   std::tie(spec.row_block, spec.panel_block) = blocks;
+  if (ahead) {
+    const bool whole = quantization ? channels % tile_depth(1) == 0 : channels % tile_depth(2) == 0;
+    const bool inside = out_size.first + kernel.first > size.first + padding.first &&
+                        out_size.second + kernel.second > size.second + padding.second;
+    require(chosen == Algorithm::kTiles || chosen == Algorithm::kInt8,
+            "conv: no input of " + algorithm + " is rounded ahead");
+    require(whole && inside && stride == 1 && (!upsample || by_phases(spec)),
+            "conv: its input cannot be rounded ahead, pixel by pixel and in whole tiles");
+    require(plan.rounds(), "conv: the node before it rounds nothing");
+  }
   Quantization scales = {};
   if (quantization) {
     const auto& [inputs, outputs, zeros, zero] = *quantization;

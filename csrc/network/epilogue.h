@@ -46,11 +46,13 @@ struct OutputPixel {
 
   OutputPixel() = default;
   FASTDIFF_INLINE OutputPixel(const Conv& conv, const Position& at) : image(at.image) {
-    const int64_t pixel = at.y * conv.out_width + at.x;
+    const int64_t row = at.y * conv.phases + conv.phase_y;
+    const int64_t column = at.x * conv.phases + conv.phase_x;
+    const int64_t pixel = row * conv.phases * conv.out_width + column;
     const Pixels& from = conv.epilogue.residual;
     residual = from.data ? from.data + image * from.image + pixel * from.pixel : nullptr;
     if (conv.rounded) {
-      y = Output(rounded_pixel(*conv.rounded, image, at.y, at.x));
+      y = Output(rounded_pixel(*conv.rounded, image, row, column));
     } else {
       y = Output(conv.y.data + image * conv.y.image + pixel * conv.y.pixel);
     }

@@ -35,6 +35,15 @@ constexpr int64_t kMostInt8Terms = 66311;
 /// Products of a sum that one step over the depth makes.
 FASTDIFF_INLINE int64_t tile_depth(int64_t element) { return kTileRowBytes / element; }
 
+/// Whether a convolution of tiles reads x as it is, not doubled. Each pixel of x is four of y,
+/// whose kernels of 3 x 3 then fall on 2 x 2 pixels: taps on the same one are added up (pack them
+/// so), and the four are phases, with 4 of the 9 products.
+FASTDIFF_INLINE bool by_phases(const Conv& conv) {
+  return conv.upsample && conv.stride == 1 && conv.kernel_height == 3 && conv.kernel_width == 3 &&
+         conv.pad_top == 1 && conv.pad_left == 1 && conv.out_height == conv.height &&
+         conv.out_width == conv.width;
+}
+
 FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {
   return spec.conv.images * spec.conv.out_height * spec.conv.out_width;
 }
@@ -53,6 +62,11 @@ FASTDIFF_INLINE int64_t rounded_bytes(const Rounded& images, int64_t stride) {
 FASTDIFF_INLINE int64_t tile_steps(const TileConv& spec) {
   const Conv& conv = spec.conv;
   return pixel_bytes(*spec.input) / kTileRowBytes * conv.kernel_height * conv.kernel_width;
+}
+/// Of a phase.
+FASTDIFF_INLINE int64_t tile_weight_bytes(const TileConv& spec) {
+  const int64_t panels = divided_up(spec.conv.out_channels, kTilePanel);
+  return panels * tile_steps(spec) * 2 * kTileBytes;
 }
 FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
   return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileBytes / 4 : 0;

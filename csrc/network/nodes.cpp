@@ -67,12 +67,42 @@ void add_winograd(Plan& plan, std::string name, double flops, const Conv& conv, 
   plan.add(std::move(node), scratch);
 }
 
-void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv,
+/// The same, of each of the 2 x 2 phases of y: their weights and their scratch memory follow each
+/// other.
+Stage phases_stage(const TileConv& spec, Unit<TileConv> unit, int64_t units) {
+  struct Bound {
+    TileConv spec;
+    Unit<TileConv> unit;
+    int64_t units;
+  };
+  const auto call = [](const void* bound, float* scratch, int64_t i) {
+    const auto& self = *static_cast<const Bound*>(bound);
+    const int64_t phase = i / self.units, channels = self.spec.conv.out_channels;
+    TileConv part = self.spec;
+    part.conv.phase_y = int(phase / 2), part.conv.phase_x = int(phase % 2);
+    part.weights += phase * tile_weight_bytes(part);
+    if (part.quantization.outputs) {
+      part.quantization.outputs += phase * channels;
+      part.quantization.zeros += phase * channels;
+    }
+    self.unit(part, scratch + phase * gathered_floats(part), i % self.units);
+  };
+  const auto bound = std::make_shared<Bound>(Bound{spec, unit, units});
+  return {bound, call, 4 * units, &bound->spec.conv.rounded};
+}
+
+void add_tiles(Plan& plan, std::string name, double flops, Conv conv,
                const Quantization* quantization, bool ahead) {
+  if (by_phases(conv)) {
+    conv.upsample = 0, conv.phases = 2;
+    conv.height /= 2, conv.width /= 2, conv.out_height /= 2, conv.out_width /= 2;
+    conv.kernel_height = conv.kernel_width = 2;
+  }
+  const int64_t further = conv.phases - 1;  // that the last phase begins to read
   Rounded input = {};
   input.images = conv.images;
-  input.height = (conv.out_height - 1) * conv.stride + conv.kernel_height;
-  input.width = (conv.out_width - 1) * conv.stride + conv.kernel_width;
+  input.height = (conv.out_height - 1) * conv.stride + conv.kernel_height + further;
+  input.width = (conv.out_width - 1) * conv.stride + conv.kernel_width + further;
   input.pad_top = conv.pad_top, input.pad_left = conv.pad_left;
   input.image_width = conv.width;
   input.element = quantization ? 1 : 2;
@@ -96,9 +126,10 @@ void add_tiles(Plan& plan, std::string name, double flops, const Conv& conv,
   if (!ahead || padded) {
     node.stages.push_back(stage(spec, units[ahead ? 1 : 0], input.images * input.height));
   }
-  if (spec.gathers) node.stages.push_back(stage(spec, units[2], row_tiles(spec)));
-  node.stages.push_back(stage(spec, units[3], blocks * divided_up(panels, conv.panel_block)));
-  plan.add(std::move(node), gathered_floats(spec));
+  const auto add = conv.phases == 2 ? phases_stage : stage<TileConv>;
+  if (spec.gathers) node.stages.push_back(add(spec, units[2], row_tiles(spec)));
+  node.stages.push_back(add(spec, units[3], blocks * divided_up(panels, conv.panel_block)));
+  plan.add(std::move(node), conv.phases * conv.phases * gathered_floats(spec));
 }
 
 }  // namespace

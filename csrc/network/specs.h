@@ -55,6 +55,9 @@ struct Conv {
   Epilogue epilogue;
   int64_t row_block, panel_block;  // rows and panels of one unit
   const Rounded* rounded;          // if not null, where y goes instead; so below
+  // Of `phases` x `phases` parts of y, this one: pixels phases * (row, column) + phase. The output
+  // sizes above are the part's, and its first pixel reads x that many pixels further on.
+  int phases = 1, phase_y = 0, phase_x = 0;
 };
 
 /// The same by Winograd's minimal filtering F(m x m, 3 x 3): stride 1, kernel 3 x 3.

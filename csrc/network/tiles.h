@@ -114,8 +114,10 @@ struct ConvolveTiles {
   /// The 64 bytes that the first step reads for an output pixel.
   static FASTDIFF_INLINE const uint8_t* first_step(const TileConv& spec, const Position& at) {
     const Rounded& input = *spec.input;
-    const int64_t row = at.image * input.height + at.y * spec.conv.stride;
-    return input.pixels + (row * input.width + at.x * spec.conv.stride) * pixel_bytes(input);
+    const Conv& conv = spec.conv;
+    const int64_t row = at.image * input.height + at.y * conv.stride + conv.phase_y;
+    const int64_t column = at.x * conv.stride + conv.phase_x;
+    return input.pixels + (row * input.width + column) * pixel_bytes(input);
   }
 
   /// Calls use(offset) for each step: how far behind the first one's its 64 bytes are.

@@ -321,8 +321,27 @@ def test_operators_are_named_like_their_weights(tmp_path: Path) -> None:
     assert {"encoder.0.conv", "encoder.0.conv_2"} <= {own for own, _ in module.named_modules()}
 
 
+def test_weights_of_one_name_are_told_apart() -> None:
+    """A bias may be called a weight too."""
+    module = Case("flat = Flatten (x) y = Gemm (flat, w, v) output = Reshape (y, s)",
+                  {"w": normal(144, 8), "v": normal(8), "s": ints(0, 2, 2, 2)}).model()  # fmt: skip
+    for node in module.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = {"w": "one.weight", "v": "other.weight"}.get(name, name)
+    for tensor in module.graph.initializer:
+        tensor.name = {"w": "one.weight", "v": "other.weight"}.get(tensor.name, tensor.name)
+    feed = inputs(2)
+    session = onnxruntime.InferenceSession(
+        module.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    got = OnnxModule(module, "m")(**{name: torch.from_numpy(a) for name, a in feed.items()})
+    np.testing.assert_allclose(got, session.run(None, feed)[0], rtol=1e-4, atol=1e-5)
+
+
 REFUSED = {
     "an unknown operator": (Case("output = LpNormalization (x)"), "LpNormalization"),
+    "somebody's operator": (Case("output = com.microsoft.QuickGelu (x)"), "QuickGelu"),
+    "an old opset": (Case("output = Softmax (x)", opset=12), "opset 12, and can be read from 13"),
     "an option": (Case('output = Resize <mode = "linear"> (x, , scales)',
                        {"scales": np.array([1, 1, 2, 2], np.float32)}), "linear"),
     "an attribute": (Case("output = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (x)"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,26 @@ TILE_CHANNELS = {TILES: 32, INT8: 64}
 """Channels of a pixel that a tile holds."""
 
 _COLUMNS = 32  # of two tiles
+_PHASES = 4
 _SCALES: dict[str, type] = {
     "inputs": np.float32,
     "outputs": np.float32,
     "zeros": np.int32,
     "zero": np.int32,
 }
+
+
+class ConvLike(Protocol):
+    """What decides about phases; a node, or a shape of nodes."""
+
+    @property
+    def kernel(self) -> tuple[int, int]: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def padding(self) -> tuple[int, int]: ...
+    @property
+    def upsample(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -88,21 +102,45 @@ def pack(
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
+        weights = plan.weights[node.weights]
+        phased = by_phases(node, choice.algorithm)
+        if phased:
+            weights = phase_weights(weights)
         if choice.algorithm == INT8:
-            quantized = quantize(plan.weights[node.weights], observed[node.name])
-            packed[name] = aligned(_native.pack_int8(_taps(quantized.weights)))
+            quantized = quantize(weights, observed[node.name])
+            packed[name] = aligned(_in_phases(quantized.weights, phased, _native.pack_int8))
             for scale, scales in zip(_SCALES, scale_names(node), strict=True):
                 packed[scales] = getattr(quantized, scale)
         elif name not in packed:
-            weights = plan.weights[node.weights]
-            packed[name] = aligned(_packed(weights, choice.algorithm, level, threads))
+            packed[name] = aligned(_packed(weights, choice.algorithm, level, threads, phased))
     return packed
+
+
+def by_phases(conv: ConvLike, algorithm: str) -> bool:
+    """Whether a convolution of tiles reads the image that it doubles as it is.
+
+    Each pixel is four of the output, whose kernels of 3 x 3 then fall on 2 x 2 pixels: 4 of the 9
+    products are left (csrc/network/layout.h).
+    """
+    plain = conv.kernel == (3, 3) and conv.stride == 1 and conv.padding == (1, 1)
+    return algorithm in TILE_CHANNELS and conv.upsample and plain
+
+
+def phase_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (N, C, 3, 3) for a doubled image as (4 N, C, 2, 2) for the image itself.
+
+    The phases of the output are in rows: (even, even), (even, odd), (odd, even), (odd, odd).
+    """
+    on_pixels = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+    phases = np.einsum("aik,bjl,nckl->abncij", on_pixels, on_pixels, weights, optimize=True)
+    return np.asarray(phases.reshape(-1, weights.shape[1], 2, 2), np.float32)
 
 
 def packed_name(node: Conv, choice: Choice) -> str:
     """Return what the packed weights of a convolution are called."""
     owner = node.name if choice.algorithm == INT8 else node.weights  # its inputs have their part
-    return f"{owner} {choice.algorithm}"
+    phases = " phases" if by_phases(node, choice.algorithm) else ""
+    return f"{owner} {choice.algorithm}{phases}"
 
 
 def scale_names(node: Conv) -> list[str]:
@@ -124,15 +162,19 @@ def packed_arrays(
     panel : int
         Columns that the kernels of the level take together.
     """
-    arrays = {packed_name(node, choice): packed_size(shape, choice.algorithm, panel)}
+    phased = by_phases(node, choice.algorithm)
+    arrays = {packed_name(node, choice): packed_size(shape, choice.algorithm, panel, phased)}
     if choice.algorithm == INT8:
-        counts = {"inputs": shape[1], "outputs": shape[0], "zeros": shape[0], "zero": 1}
+        outputs = shape[0] * (_PHASES if phased else 1)
+        counts = {"inputs": shape[1], "outputs": outputs, "zeros": outputs, "zero": 1}
         for scale, name in zip(_SCALES, scale_names(node), strict=True):
             arrays[name] = _SCALES[scale], counts[scale]
     return arrays
 
 
-def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type, int]:
+def packed_size(
+    shape: Sequence[int], algorithm: str, panel: int, phased: bool = False
+) -> tuple[type, int]:
     """Return the element type of packed weights, and how many elements they are.
 
     Parameters
@@ -142,10 +184,13 @@ def packed_size(shape: Sequence[int], algorithm: str, panel: int) -> tuple[type,
     algorithm : str
     panel : int
         Columns that the kernels of the level take together.
+    phased : bool
+        What `by_phases` says.
     """
     out_channels, channels, down, across = shape
     if algorithm in TILE_CHANNELS:
-        depth = down * across * _rounded_up(channels, TILE_CHANNELS[algorithm])
+        taps = 4 * _PHASES if phased else down * across
+        depth = taps * _rounded_up(channels, TILE_CHANNELS[algorithm])
         dtype = np.uint16 if algorithm == TILES else np.int8
         return dtype, depth * _rounded_up(out_channels, _COLUMNS)
     points = down * across if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2
@@ -156,11 +201,22 @@ def _rounded_up(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-def _packed(weights: NDArray[np.float32], algorithm: str, level: str, threads: int) -> NDArray[Any]:
-    if algorithm not in {"direct", TILES}:
-        return _native.pack_winograd(weights, int(algorithm[-1]), level, threads)
-    taps = _taps(weights)
-    return _native.pack_tiles(taps) if algorithm == TILES else _native.pack_panels(taps, level)
+def _packed(
+    weights: NDArray[np.float32], algorithm: str, level: str, threads: int, phased: bool
+) -> NDArray[Any]:
+    if algorithm == TILES:
+        return _in_phases(weights, phased, _native.pack_tiles)
+    if algorithm == "direct":
+        return _native.pack_panels(_taps(weights), level)
+    return _native.pack_winograd(weights, int(algorithm[-1]), level, threads)
+
+
+def _in_phases(
+    weights: NDArray[_Element], phased: bool, pack_taps: Callable[[NDArray[_Element]], NDArray[Any]]
+) -> NDArray[Any]:
+    """Return packed tiles: of each phase, one behind the other."""
+    parts = np.split(weights, _PHASES if phased else 1)
+    return np.concatenate([pack_taps(_taps(part)).reshape(-1) for part in parts])
 
 
 def _taps(weights: NDArray[_Element]) -> NDArray[_Element]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from fastdiff.denoisers.network.graph import Graph
 from fastdiff.denoisers.network.nodes import Attention, Conv, GroupNorm, LayerNorm, Node, reads
-from fastdiff.denoisers.network.packing import TILE_CHANNELS, Choice
+from fastdiff.denoisers.network.packing import TILE_CHANNELS, Choice, by_phases
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
 
@@ -50,7 +50,8 @@ def _takes(node: Conv, choice: Choice) -> bool:
         )
     )
     whole = tile is not None and node.x.shape[2] % tile == 0
-    return whole and inside and node.stride == 1 and not node.upsample
+    doubled = node.upsample and not by_phases(node, choice.algorithm)
+    return whole and inside and node.stride == 1 and not doubled
 
 
 def _rows(node: Node) -> View | None:

@@ -15,6 +15,7 @@ from fastdiff.denoisers.network.packing import (
     INT8,
     TILES,
     Choice,
+    by_phases,
     packed_size,
 )
 from fastdiff.denoisers.network.quantizing import MOST_TERMS
@@ -72,7 +73,7 @@ class ConvShape:
     def packed_floats(self, algorithm: str, panel: int) -> int:
         """Return how many floats are as large as its packed weights."""
         weights = (self.out_channels, self.channels, *self.kernel)
-        dtype, packed = packed_size(weights, algorithm, panel)
+        dtype, packed = packed_size(weights, algorithm, panel, by_phases(self, algorithm))
         return packed * np.dtype(dtype).itemsize // 4
 
     def add(self, plan: NetworkPlan, choice: Choice, batch: int, x: int, weights: int) -> None:

@@ -22,6 +22,8 @@ from fastdiff.errors import Unavailable
 from fastdiff.exporting.rewriting import GIVEN
 
 _CONSTANT = "Constant"
+_STANDARD = ("", "ai.onnx")
+_MIN_OPSET = 13  # axes and sizes are inputs from there on, and Softmax is along one axis
 
 
 def read_onnx_module(path: Path) -> OnnxModule:
@@ -55,6 +57,12 @@ class OnnxModule(nn.Module):
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         super().__init__()
+        opset = max((e.version for e in model.opset_import if e.domain in _STANDARD), default=0)
+        if opset < _MIN_OPSET:
+            raise Unavailable(
+                f"{name} has opset {opset}, and can be read from {_MIN_OPSET} on; "
+                "another engine can run it"
+            )
         self.name, graph = name, model.graph
         self._constants: dict[str, Array] = {
             weight.name: numpy_helper.to_array(weight) for weight in graph.initializer
@@ -62,7 +70,7 @@ class OnnxModule(nn.Module):
         self._output = graph.output[0].name
         self._weights: dict[str, nn.Parameter] = {}
         calls = [self._call(node) for node in graph.node if not self._fold(node)]
-        used = {name for call in calls for name in call.reads}
+        used = {name for call in calls for name in call.reads if name not in self._weights}
         self._constants = {key: self._constants[key] for key in used & set(self._constants)}
         self._calls = tuple(calls)  # in order; as submodules they have names
         for call in calls:
@@ -77,6 +85,9 @@ class OnnxModule(nn.Module):
 
     def _fold(self, node: onnx.NodeProto) -> bool:
         """Compute a node that depends on constants alone."""
+        there = node.op_type in OPERATORS or node.op_type in FOLDING or node.op_type == _CONSTANT
+        if not there or node.domain not in _STANDARD:
+            raise self._refuse(node, "it is not known here")
         known = all(name in self._constants for name in node.input if name)
         attributes = _attributes(node)
         if node.op_type == _CONSTANT:
@@ -94,8 +105,6 @@ class OnnxModule(nn.Module):
         return True
 
     def _call(self, node: onnx.NodeProto) -> _Call:
-        if node.op_type not in OPERATORS and node.op_type not in FOLDING:
-            raise self._refuse(node, "it is not known here")
         weights = {}
         for name in node.input:
             array = self._constants.get(name)
@@ -120,14 +129,14 @@ class _Call(nn.Module):
         self.reads, self.writes = tuple(node.input), tuple(node.output)
         self.operator, self.attributes = node.op_type, _attributes(node)
         self.label, self.file = node.name, file
-        stems = [name.rpartition(".") for name in weights]
-        path = next((stem for stem, dot, _ in stems if dot), node.name or node.output[0])
+        stems = [name.rpartition(".")[0] for name in weights]
+        path = next(filter(None, stems), node.name or node.output[0])
         self.path = path.removeprefix(GIVEN)
-        self._named = {name: f"weight{i or ''}" for i, name in enumerate(weights)}
-        for i, (name, weight) in enumerate(weights.items()):
-            own = _plain(stems[i][2]) if stems[i][1] else f"weight{i or ''}"
-            self._named[name] = own
-            self.register_parameter(own, weight)
+        self._named: dict[str, str] = {}
+        for name, weight in weights.items():
+            stem, _, leaf = name.rpartition(".")
+            self._named[name] = _free(self, _plain(leaf) if stem else "weight")
+            self.register_parameter(self._named[name], weight)
 
     def forward(self, values: Mapping[str, Value] | Deferred) -> Any:
         """Return what the operator writes, or compute what it has deferred."""

@@ -67,6 +67,27 @@ def test_what_is_read_again_is_stored(read, again):
     assert np.abs(got - case.expected[:2]).max() < 2e-2 * np.abs(case.expected).max()
 
 
+def test_a_doubled_image_is_rounded_before_it_is_doubled(read, monkeypatch):
+    class Doubles(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 3, 3, padding=1)
+
+        def forward(self, x, t):
+            return self.last(nn.functional.interpolate(self.first(x), scale_factor=2.0))
+
+    case = read(Doubles)
+    plan = make_plan(case.program, case.network)
+    assert rounded_ahead(plan, tiles(plan)) == {"last"}
+    assert rounded_ahead(plan, {"last": Choice("direct")}) == set()
+    for level in LEVELS:
+        got = evaluate(plan, case.inputs, 3, tiles(plan), level)
+        assert np.abs(got - case.expected[:3]).max() < 2e-2 * np.abs(case.expected).max()
+        with monkeypatch.context() as patch:
+            patch.setattr(binding, "rounded_ahead", lambda plan, choices: set())
+            np.testing.assert_array_equal(got, evaluate(plan, case.inputs, 3, tiles(plan), level))
+
+
 def test_tiles_are_whole_and_their_pixels_those_of_the_image(read):
     class Network(nn.Module):
         def __init__(self):

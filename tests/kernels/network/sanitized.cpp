@@ -73,14 +73,17 @@ size_t tile_bytes(const ConvCase& c, int64_t taps, int64_t element) {
 }
 
 void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
-  const int64_t taps = c.kernel * c.kernel, pad = c.kernel / 2;
+  const bool narrow = algorithm == Algorithm::kTiles || algorithm == Algorithm::kInt8;
+  const int64_t phases = narrow && c.upsample ? 4 : 1;  // of 2 x 2 taps
+  const int64_t taps = phases == 4 ? 4 : c.kernel * c.kernel, pad = c.kernel / 2;
   const int64_t out_height = (c.height - 1) / c.stride + 1,
                 out_width = (c.width - 1) / c.stride + 1;
   const int64_t in = (c.height >> c.upsample) * (c.width >> c.upsample) * c.channels;
   const int64_t out = out_height * out_width * c.out_channels;
   const Floats x = numbers(c.images * in), residual = numbers(c.images * out);
   const Floats bias = numbers(c.out_channels), shift = numbers(c.images * c.out_channels);
-  const Floats weights = numbers(taps * c.channels * c.out_channels, 0.3f);
+  const int64_t part = taps * c.channels * c.out_channels;
+  const Floats weights = numbers(phases * part, 0.3f);
 
   compare(name, c.images * out, 1e-3f, [&](Plan& plan, float* y) {
     const int64_t panel = plan.level().panel;
@@ -98,18 +101,26 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
       pack_panels(weights.data(), taps, c.channels, c.out_channels, panel, kept.back().data());
       conv.weights = kept.back().data();
     } else if (algorithm == Algorithm::kTiles) {
-      kept_tiles.emplace_back(tile_bytes(c, taps, 2) / 2);
-      pack_tiles(weights.data(), taps, c.channels, c.out_channels, kept_tiles.back().data());
+      const size_t size = tile_bytes(c, taps, 2) / 2;
+      kept_tiles.emplace_back(size_t(phases) * size);
+      for (int64_t i = 0; i < phases; ++i) {
+        pack_tiles(weights.data() + i * part, taps, c.channels, c.out_channels,
+                   kept_tiles.back().data() + size_t(i) * size);
+      }
       conv.weights = reinterpret_cast<const float*>(kept_tiles.back().data());
     } else if (algorithm == Algorithm::kInt8) {
       std::vector<int8_t> integers(weights.size());
       for (size_t i = 0; i < weights.size(); ++i) integers[i] = int8_t(weights[i] * 100);
-      kept_integers.emplace_back(tile_bytes(c, taps, 1));
-      pack_int8(integers.data(), taps, c.channels, c.out_channels, kept_integers.back().data());
+      const size_t size = tile_bytes(c, taps, 1);
+      kept_integers.emplace_back(size_t(phases) * size);
+      for (int64_t i = 0; i < phases; ++i) {
+        pack_int8(integers.data() + i * part, taps, c.channels, c.out_channels,
+                  kept_integers.back().data() + size_t(i) * size);
+      }
       conv.weights = reinterpret_cast<const float*>(kept_integers.back().data());
       kept_scales.push_back(Floats(size_t(c.channels), 100.0f));
-      kept_scales.push_back(Floats(size_t(c.out_channels), 1e-4f));
-      kept_zeros.push_back(std::vector<int32_t>(size_t(c.out_channels), 7));
+      kept_scales.push_back(Floats(size_t(phases * c.out_channels), 1e-4f));
+      kept_zeros.push_back(std::vector<int32_t>(size_t(phases * c.out_channels), 7));
       quantization = {kept_scales.end()[-2].data(), kept_scales.back().data(),
                       kept_zeros.back().data(), 100};
     } else {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from fastdiff import _native
 from fastdiff.errors import InvalidArgument
 
 Array = NDArray[np.float32]
+Exact = NDArray[np.float64]
 EPS = 2.0**-24
 # How much rounding an algorithm adds to that of the sum, measured, with room to spare. Tiles round
 # their operands to bfloat16 first, and so does what they are compared with.
@@ -54,16 +56,21 @@ class Case:
         """Return the convolution in float64, and that of absolute values, which bounds rounding."""
         rounded = _bfloat16 if algorithm == "tiles" else np.asarray
         x = rounded(self.x).astype(np.float64)
+        if self.upsample and algorithm == "tiles":
+            phases = rounded(phases_of(self.weights)).astype(np.float64)
+            return sums_of_phases(x, phases), sums_of_phases(abs(x), abs(phases))
         if self.upsample:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
+        weights = rounded(self.weights).astype(np.float64)
+        return self.convolved(x, weights), self.convolved(abs(x), abs(weights))
+
+    def convolved(self, x: Exact, weights: Exact) -> Exact:
+        """Return the convolution of images that are doubled already."""
         top, left, bottom, right = self.padding
         x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
         patches = np.lib.stride_tricks.sliding_window_view(x, self.kernel, axis=(1, 2))
         patches = patches[:, :: self.stride, :: self.stride]
-        weights = rounded(self.weights).astype(np.float64)
-        order = "bhwcij,ncij->bhwn"
-        exact = np.einsum(order, patches, weights, optimize=True)
-        return exact, np.einsum(order, abs(patches), abs(weights), optimize=True)
+        return np.asarray(np.einsum("bhwcij,ncij->bhwn", patches, weights, optimize=True))
 
     def run(self, level: str, algorithm: str = "direct", threads: int = 1, **options: Any) -> Array:
         plan = _native.NetworkPlan(level)
@@ -79,14 +86,11 @@ class Case:
         return y
 
     def packed(self, level: str, algorithm: str) -> NDArray[Any]:
-        if algorithm in {"direct", "tiles"}:
-            taps = self.weights.reshape(*self.weights.shape[:2], -1).transpose(2, 1, 0)
-            taps = np.ascontiguousarray(taps)
-            return (
-                _native.pack_tiles(taps)
-                if algorithm == "tiles"
-                else _native.pack_panels(taps, level)
-            )
+        if algorithm == "direct":
+            return _native.pack_panels(_taps(self.weights), level)
+        if algorithm == "tiles":
+            parts = phases_of(self.weights) if self.upsample else [self.weights]
+            return np.concatenate([_native.pack_tiles(_taps(part)).ravel() for part in parts])
         return _native.pack_winograd(self.weights, int(algorithm[-1]), level)
 
     def check(self, got: Array, algorithm: str) -> None:
@@ -94,6 +98,35 @@ class Case:
         terms = self.channels * math.prod(self.kernel)
         bound = GROWTH[algorithm] * (2 * math.sqrt(terms) + 8) * EPS * size.max()
         assert np.abs(got - exact).max() <= bound
+
+
+def _taps(weights: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(weights.reshape(*weights.shape[:2], -1).transpose(2, 1, 0))
+
+
+def phases_of(weights: Array) -> Array:
+    """Return the kernels (2, 2) of the four phases of a doubled image, (4, N, C, 2, 2).
+
+    Pixel 2 y + a of the output reads 2 y + a + k - 1 of the doubled image with tap k, which is that
+    half of it of the image itself; the first one that phase a reads is y + a - 1.
+    """
+    phases = np.zeros((2, 2, *weights.shape[:2], 2, 2), weights.dtype)
+    for (a, k), (b, m) in itertools.product(itertools.product(range(2), range(3)), repeat=2):
+        row, column = (a + k - 1) // 2 + 1 - a, (b + m - 1) // 2 + 1 - b
+        phases[a, b, :, :, row, column] += weights[:, :, k, m]
+    return phases.reshape(4, *phases.shape[2:])
+
+
+def sums_of_phases(x: Exact, phases: Exact) -> Exact:
+    """Return what the phases add up to on images (B, H, W, C), in float64."""
+    images, height, width, _ = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (2, 2), axis=(1, 2))
+    y = np.empty((images, 2 * height, 2 * width, phases.shape[1]))
+    for phase, (a, b) in enumerate(itertools.product(range(2), repeat=2)):
+        own = patches[:, a : a + height, b : b + width]
+        y[:, a::2, b::2] = np.einsum("bhwcij,ncij->bhwn", own, phases[phase], optimize=True)
+    return y
 
 
 def _beside(rng: np.random.Generator | None, shape: tuple[int, ...]) -> Array:
@@ -125,6 +158,8 @@ CASES = [
     Case(3, (4, 6), 320, 17),
     Case(2, (16, 16), 8, 64, upsample=True),
     Case(1, (10, 6), 20, 33, upsample=True),
+    Case(2, (6, 64), 33, 40, upsample=True),
+    Case(1, (2, 2), 4, 3, upsample=True),
 ]
 OTHER_SHAPES = [
     Case(2, (8, 8), 33, 20, stride=2),
@@ -169,6 +204,18 @@ def test_what_follows_a_conv_is_done_with_its_sums(level: str, algorithm: str) -
     want = case.residual + case.scale[:, None, None] * before / (1 + np.exp(-before))
     bound = GROWTH[algorithm] * 64 * EPS * (size.max() + 4) * np.abs(case.scale).max()
     assert np.abs(got - want).max() <= bound
+
+
+@pytest.mark.parametrize("algorithm", list(GROWTH))
+def test_a_doubled_image_takes_what_follows_too(level: str, algorithm: str) -> None:
+    case = Case(2, (6, 32), 16, 37, upsample=True)
+    operands = {"shift": _per_image(case.shift), "residual": _pixels(case.residual)}
+
+    got = case.run(level, algorithm, threads=2, **operands)
+
+    exact, size = case.sums(algorithm)
+    bound = GROWTH[algorithm] * 64 * EPS * (size.max() + 4)
+    assert np.abs(got - (exact + case.shift[:, None, None] + case.residual)).max() <= bound
 
 
 def test_a_conv_may_write_over_its_residual(level: str) -> None:

@@ -21,6 +21,8 @@ from .test_conv import (
     _name,
     _per_image,
     _pixels,
+    _taps,
+    sums_of_phases,
 )
 
 
@@ -30,36 +32,35 @@ class Quantized:
     def __init__(self, case: Case) -> None:
         rng = np.random.default_rng(1)
         self.case = case
-        self.weights = rng.integers(-127, 128, case.weights.shape).astype(np.int8)
+        shape: tuple[int, ...] = case.weights.shape
+        if case.upsample:  # its phases have weights and scales of their own
+            shape = (4, *shape[:2], 2, 2)
+        self.weights = rng.integers(-127, 128, shape).astype(np.int8)
         self.inputs = np.exp2(rng.integers(4, 7, case.channels)).astype(np.float32)
-        self.outputs = rng.uniform(1e-5, 1e-4, case.out_channels).astype(np.float32)
+        self.outputs = rng.uniform(1e-5, 1e-4, shape[:-3]).astype(np.float32)
         self.zero = 100
-        self.zeros = self.zero * self.weights.sum((1, 2, 3), dtype=np.int32)
+        self.zeros = self.zero * self.weights.sum((-1, -2, -3), dtype=np.int32)
 
     def want(self) -> Array:
         case = self.case
         q = np.rint(case.x * self.inputs + np.float32(self.zero))
         x = np.clip(q, 0, 255).astype(np.int64) - self.zero
-        if case.upsample:
-            x = x.repeat(2, axis=1).repeat(2, axis=2)
-        top, left, bottom, right = case.padding
-        x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-        patches = np.lib.stride_tricks.sliding_window_view(x, case.kernel, axis=(1, 2))
-        patches = patches[:, :: case.stride, :: case.stride]
-        # exact in float64, where the product is fast
-        sums = np.einsum(
-            "bhwcij,ncij->bhwn", patches.astype(np.float64), self.weights.astype(np.float64),
-            optimize=True,
-        )  # fmt: skip
-        return sums.astype(np.float32) * self.outputs
+        # exact in float64, where products are fast
+        exact, weights = x.astype(np.float64), self.weights.astype(np.float64)
+        if not case.upsample:
+            return case.convolved(exact, weights).astype(np.float32) * self.outputs
+        y = sums_of_phases(exact, weights).astype(np.float32)
+        for phase, (a, b) in enumerate(itertools.product(range(2), repeat=2)):
+            y[:, a::2, b::2] *= self.outputs[phase]
+        return y
 
     def addresses(self) -> tuple[int, int, int]:
         return self.inputs.ctypes.data, self.outputs.ctypes.data, self.zeros.ctypes.data
 
     def run(self, level: str, threads: int = 1, **options: Any) -> Array:
         case, plan = self.case, _native.NetworkPlan(level)
-        taps = self.weights.reshape(*self.weights.shape[:2], -1).transpose(2, 1, 0)
-        packed = _native.pack_int8(np.ascontiguousarray(taps))
+        parts = self.weights if case.upsample else self.weights[None]
+        packed = np.concatenate([_native.pack_int8(_taps(part)).ravel() for part in parts])
         y = _beside(None, case.out_shape)
         plan.conv(
             "conv", x=_pixels(case.x), y=_pixels(y), images=case.images, size=case.size,
