@@ -46,13 +46,15 @@ struct OutputPixel {
 
   OutputPixel() = default;
   FASTDIFF_INLINE OutputPixel(const Conv& conv, const Position& at) : image(at.image) {
-    const int64_t row = at.y * conv.phases + conv.phase_y;
-    const int64_t column = at.x * conv.phases + conv.phase_x;
-    const int64_t pixel = row * conv.phases * conv.out_width + column;
+    const int64_t row = at.y * conv.phases + conv.phase_y, width = conv.phases * conv.out_width;
+    const int64_t column = at.x * conv.phases + conv.phase_x, pixel = row * width + column;
     const Pixels& from = conv.epilogue.residual;
     residual = from.data ? from.data + image * from.image + pixel * from.pixel : nullptr;
-    if (conv.rounded) {
-      y = Output(rounded_pixel(*conv.rounded, image, row, column));
+    if (const Rounded* to = conv.rounded) {
+      const bool same = to->image_width == width;  // tokens are one row, and may become pixels
+      y = Output(same
+                     ? rounded_pixel(*to, image, row, column)
+                     : rounded_pixel(*to, image, pixel / to->image_width, pixel % to->image_width));
     } else {
       y = Output(conv.y.data + image * conv.y.image + pixel * conv.y.pixel);
     }

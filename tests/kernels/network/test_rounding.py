@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ class Network:
         return self.random(self.images, self.size[0] * self.size[1], CHANNELS)
 
     def conv(
-        self, x: Array, y: Array, algorithm: str, kernel: tuple[int, int], **options: object
+        self, x: Array, y: Array, algorithm: str, kernel: tuple[int, int], **options: Any
     ) -> None:
+        """Append a convolution of images of `size`, or of the size in `options`."""
+        size = options.pop("size", self.size)
         taps = self.rng.standard_normal((kernel[0] * kernel[1], CHANNELS, CHANNELS)) / 16
         if algorithm == "int8":
             scales = np.full((2, CHANNELS), 30, np.float32), np.zeros(CHANNELS, np.int32)
@@ -56,8 +59,8 @@ class Network:
             )
         self.kept.append(packed)
         self.plan.conv(
-            "conv", x=pixels(x), y=pixels(y), images=self.images, size=self.size,
-            channels=CHANNELS, out_size=self.size, out_channels=CHANNELS,
+            "conv", x=pixels(x), y=pixels(y), images=self.images, size=size,
+            channels=CHANNELS, out_size=size, out_channels=CHANNELS,
             weights=packed.ctypes.data, kernel=kernel, padding=KERNELS[kernel],
             algorithm=algorithm, **options,
         )  # fmt: skip
@@ -93,6 +96,17 @@ def conv(algorithm: str) -> Callable[[Network], None]:
     return add
 
 
+def linear(algorithm: str) -> Callable[[Network], None]:
+    """Tokens that are the pixels of the next image."""
+
+    def add(network: Network) -> None:
+        tokens = (1, network.size[0] * network.size[1])
+        network.conv(network.image(), network.between, algorithm, (1, 1), size=tokens)
+
+    add.__name__ = f"linear_{algorithm}"
+    return add
+
+
 def attention(algorithm: str) -> Callable[[Network], None]:
     def add(network: Network) -> None:
         tokens = network.size[0] * network.size[1]
@@ -114,6 +128,7 @@ def attention(algorithm: str) -> Callable[[Network], None]:
 BEFORE = [
     group_norm, layer_norm, attention("direct"), attention("tiles"),
     *(conv(name) for name in ("direct", "winograd2", "winograd4", "tiles", "int8")),
+    *(linear(name) for name in ("direct", "tiles", "int8")),
 ]  # fmt: skip
 
 
