@@ -35,13 +35,16 @@ constexpr int64_t kMostInt8Terms = 66311;
 /// Products of a sum that one step over the depth makes.
 FASTDIFF_INLINE int64_t tile_depth(int64_t element) { return kTileRowBytes / element; }
 
+constexpr int64_t kLeastPhasePixels = 256;
+
 /// Whether a convolution of tiles reads x as it is, not doubled. Each pixel of x is four of y,
 /// whose kernels of 3 x 3 then fall on 2 x 2 pixels: taps on the same one are added up (pack them
-/// so), and the four are phases, with 4 of the 9 products.
+/// so), and the four are phases, with 4 of the 9 products. Their weights are 16 ninths as many, so
+/// small images are left as they are.
 FASTDIFF_INLINE bool by_phases(const Conv& conv) {
-  return conv.upsample && conv.stride == 1 && conv.kernel_height == 3 && conv.kernel_width == 3 &&
-         conv.pad_top == 1 && conv.pad_left == 1 && conv.out_height == conv.height &&
-         conv.out_width == conv.width;
+  return conv.upsample && conv.height * conv.width >= 4 * kLeastPhasePixels && conv.stride == 1 &&
+         conv.kernel_height == 3 && conv.kernel_width == 3 && conv.pad_top == 1 &&
+         conv.pad_left == 1 && conv.out_height == conv.height && conv.out_width == conv.width;
 }
 
 FASTDIFF_INLINE int64_t row_count(const TileConv& spec) {

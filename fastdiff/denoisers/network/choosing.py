@@ -19,14 +19,14 @@ from fastdiff import _native
 from fastdiff.denoisers.network.aligned import aligned_empty
 from fastdiff.denoisers.network.describing import flops
 from fastdiff.denoisers.network.nodes import Attention, Conv
-from fastdiff.denoisers.network.packing import Choice
+from fastdiff.denoisers.network.packing import TILES, Choice
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.shapes import AnyShape, AttentionShape, ConvShape
 
 _BATCHES = (1, 4)
 _RUNS, _LONG_SECONDS = 5, 0.01
 _ALIKE = 1.02  # times that differ by so little choose the blocks that are named first
-_SMALL_FLOPS = 2e6  # nothing is to be gained in a node of so few
+_SMALL_FLOPS = 2e6  # measuring gains nothing for a node of so few
 _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached from the last run
 
 
@@ -56,9 +56,16 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
         else:
             continue
         if case not in best:
-            best[case] = Choice() if flops(node) < _SMALL_FLOPS else _fastest(bench, *case)
+            small = flops(node) < _SMALL_FLOPS
+            best[case] = _narrowest(*case) if small else _fastest(bench, *case)
         chosen[node.name] = best[case]
     return chosen
+
+
+def _narrowest(shape: AnyShape, precision: str) -> Choice:
+    """Return what reads the fewest bytes of weights: all that matters where few pixels use them."""
+    algorithms = shape.algorithms(precision)
+    return Choice(TILES) if algorithms == (TILES,) else Choice()
 
 
 def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Choice:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,26 +36,13 @@ TILE_CHANNELS = {TILES: 32, INT8: 64}
 """Channels of a pixel that a tile holds."""
 
 _COLUMNS = 32  # of two tiles
-_PHASES = 4
+_PHASES, _PHASE_PIXELS = 4, 256
 _SCALES: dict[str, type] = {
     "inputs": np.float32,
     "outputs": np.float32,
     "zeros": np.int32,
     "zero": np.int32,
 }
-
-
-class ConvLike(Protocol):
-    """What decides about phases; a node, or a shape of nodes."""
-
-    @property
-    def kernel(self) -> tuple[int, int]: ...
-    @property
-    def stride(self) -> int: ...
-    @property
-    def padding(self) -> tuple[int, int]: ...
-    @property
-    def upsample(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -116,14 +104,15 @@ def pack(
     return packed
 
 
-def by_phases(conv: ConvLike, algorithm: str) -> bool:
+def by_phases(node: Conv, algorithm: str) -> bool:
     """Whether a convolution of tiles reads the image that it doubles as it is.
 
     Each pixel is four of the output, whose kernels of 3 x 3 then fall on 2 x 2 pixels: 4 of the 9
     products are left (csrc/network/layout.h).
     """
-    plain = conv.kernel == (3, 3) and conv.stride == 1 and conv.padding == (1, 1)
-    return algorithm in TILE_CHANNELS and conv.upsample and plain
+    plain = node.kernel == (3, 3) and node.stride == 1 and node.padding == (1, 1)
+    large = math.prod(node.x.shape[:2]) >= _PHASE_PIXELS
+    return algorithm in TILE_CHANNELS and node.upsample and plain and large
 
 
 def phase_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:

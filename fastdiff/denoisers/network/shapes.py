@@ -15,7 +15,6 @@ from fastdiff.denoisers.network.packing import (
     INT8,
     TILES,
     Choice,
-    by_phases,
     packed_size,
 )
 from fastdiff.denoisers.network.quantizing import MOST_TERMS
@@ -71,9 +70,9 @@ class ConvShape:
         return _BLOCKS[algorithm]
 
     def packed_floats(self, algorithm: str, panel: int) -> int:
-        """Return how many floats are as large as its packed weights."""
+        """Return how many floats are as large as its packed weights, or larger."""
         weights = (self.out_channels, self.channels, *self.kernel)
-        dtype, packed = packed_size(weights, algorithm, panel, by_phases(self, algorithm))
+        dtype, packed = packed_size(weights, algorithm, panel, phased=self.upsample)
         return packed * np.dtype(dtype).itemsize // 4
 
     def add(self, plan: NetworkPlan, choice: Choice, batch: int, x: int, weights: int) -> None:

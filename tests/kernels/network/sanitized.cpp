@@ -74,7 +74,8 @@ size_t tile_bytes(const ConvCase& c, int64_t taps, int64_t element) {
 
 void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
   const bool narrow = algorithm == Algorithm::kTiles || algorithm == Algorithm::kInt8;
-  const int64_t phases = narrow && c.upsample ? 4 : 1;  // of 2 x 2 taps
+  const bool by_phases = narrow && c.upsample && c.height * c.width >= 4 * kLeastPhasePixels;
+  const int64_t phases = by_phases ? 4 : 1;  // of 2 x 2 taps
   const int64_t taps = phases == 4 ? 4 : c.kernel * c.kernel, pad = c.kernel / 2;
   const int64_t out_height = (c.height - 1) / c.stride + 1,
                 out_width = (c.width - 1) / c.stride + 1;
@@ -272,7 +273,8 @@ int main() {
     check_conv(c, Algorithm::kTiles, "tiles");
     check_conv(c, Algorithm::kInt8, "int8");
   }
-  const ConvCase others[] = {{2, 9, 7, 5, 19, 3, 2, 0}, {5, 1, 33, 12, 35, 1, 1, 0}};
+  const ConvCase others[] = {
+      {2, 9, 7, 5, 19, 3, 2, 0}, {5, 1, 33, 12, 35, 1, 1, 0}, {1, 32, 36, 5, 7, 3, 1, 1}};
   for (const ConvCase& c : others) {
     check_conv(c, Algorithm::kDirect, "direct");
     check_conv(c, Algorithm::kTiles, "tiles");

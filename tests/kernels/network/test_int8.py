@@ -33,7 +33,7 @@ class Quantized:
         rng = np.random.default_rng(1)
         self.case = case
         shape: tuple[int, ...] = case.weights.shape
-        if case.upsample:  # its phases have weights and scales of their own
+        if case.phased:  # phases have weights and scales of their own
             shape = (4, *shape[:2], 2, 2)
         self.weights = rng.integers(-127, 128, shape).astype(np.int8)
         self.inputs = np.exp2(rng.integers(4, 7, case.channels)).astype(np.float32)
@@ -47,7 +47,9 @@ class Quantized:
         x = np.clip(q, 0, 255).astype(np.int64) - self.zero
         # exact in float64, where products are fast
         exact, weights = x.astype(np.float64), self.weights.astype(np.float64)
-        if not case.upsample:
+        if case.upsample and not case.phased:
+            exact = exact.repeat(2, axis=1).repeat(2, axis=2)
+        if not case.phased:
             return case.convolved(exact, weights).astype(np.float32) * self.outputs
         y = sums_of_phases(exact, weights).astype(np.float32)
         for phase, (a, b) in enumerate(itertools.product(range(2), repeat=2)):
@@ -59,7 +61,7 @@ class Quantized:
 
     def run(self, level: str, threads: int = 1, **options: Any) -> Array:
         case, plan = self.case, _native.NetworkPlan(level)
-        parts = self.weights if case.upsample else self.weights[None]
+        parts = self.weights if case.phased else self.weights[None]
         packed = np.concatenate([_native.pack_int8(_taps(part)).ravel() for part in parts])
         y = _beside(None, case.out_shape)
         plan.conv(
