@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastdiff.denoisers.network.fusion import fuse
 from fastdiff.denoisers.network.graph import Graph, remove_dead
@@ -44,10 +45,11 @@ def plan_network(network: Network) -> Plan:
         The network has neither module nor file, torch cannot export it, or an operator has no
         kernel.
     """
-    module = network.module
-    if module is None and network.onnx is not None:
-        module = read_onnx_module(network.onnx)
-    exact = AtPrecision(module or network.require_module(), torch.float32)
+    if network.module is None and network.onnx is not None:
+        module: nn.Module = read_onnx_module(network.onnx)
+    else:
+        module = network.require_module()
+    exact = AtPrecision(module, torch.float32)
     return make_plan(trace(exact, network, torch.float32), network)
 
 
