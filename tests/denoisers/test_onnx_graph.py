@@ -204,6 +204,7 @@ CASES = {
         """size = Shape (x) part = Slice (size, zero, two) both = Concat <axis = 0> (part, sides)
         output = Resize <mode = "nearest"> (x, , , both)""",
         {"zero": ints(0), "two": ints(2), "sides": ints(12, 12)}),
+    "a dropout": Case("output = Dropout (x)"),
     "padding": Case("output = Pad (x, pads)", {"pads": ints(0, 0, 1, 0, 0, 0, 2, 3)}),
     "padding of some axes": Case("output = Pad (x, pads, , axes)",
                                  {"pads": ints(1, 0, 2, 3), "axes": ints(-2, 3)}),
@@ -344,6 +345,12 @@ REFUSED = {
     "an old opset": (Case("output = Softmax (x)", opset=12), "opset 12, and can be read from 13"),
     "an option": (Case('output = Resize <mode = "linear"> (x, , scales)',
                        {"scales": np.array([1, 1, 2, 2], np.float32)}), "linear"),
+    "another size than twice the same": (
+        Case('output = Resize <mode = "nearest"> (x, , scales)',
+             {"scales": np.array([1, 1, 3, 3], np.float32)}), r"makes \[18, 18\] of \[6, 6\]"),
+    "a dropout that drops": (
+        Case("output = Dropout (x, half, yes)", {"half": scalar(0.5), "yes": np.array(True)}),
+        "as in training"),
     "an attribute": (Case("output = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (x)"),
                      "dilations"),
     "a size that depends on the inputs": (

@@ -246,8 +246,15 @@ for _name, _two in {"Max": torch.maximum, "Min": torch.minimum}.items():
     operator(_name)(lambda a, b, _two=_two: _two(tensor(a), tensor(b)))
 
 
-@operator("Identity", "Dropout")
-def _identity(x: Value, *options: Value, **attributes: Any) -> Value:
+@operator("Identity")
+def _identity(x: Value) -> Value:
+    return x
+
+
+@operator("Dropout")
+def _dropout(x: Value, ratio: Value = None, training: Value = None, *, seed: int = 0) -> Value:
+    if training is not None and constant(training).any():
+        raise Unreadable("it drops elements, as in training")
     return x
 
 
@@ -436,10 +443,14 @@ def _resize(
             f"{mode.decode()} by {coordinate_transformation_mode.decode()}, {nearest_mode.decode()}"
         )
     image = tensor(x)
+    before = [int(n) for n in image.shape[2:]]
     if scales is not None and constant(scales).size:
-        factors = [float(scale) for scale in constant(scales)[2:]]
-        return functional.interpolate(image, scale_factor=factors, mode="nearest")
-    return functional.interpolate(image, whole(constant(sizes))[2:], mode="nearest")
+        after = [int(n * scale) for n, scale in zip(before, constant(scales)[2:], strict=True)]
+    else:
+        after = whole(constant(sizes))[2:]
+    if after != [2 * n for n in before]:
+        raise Unreadable(f"it makes {after} of {before}")
+    return functional.interpolate(image, scale_factor=2.0, mode="nearest")
 
 
 # Shapes and places.
