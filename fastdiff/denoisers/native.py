@@ -33,6 +33,7 @@ from fastdiff.denoisers.network import (
     plan_network,
 )
 from fastdiff.denoisers.network.aligned import aligned, aligned_empty
+from fastdiff.denoisers.network.rounding import without_rounded
 from fastdiff.errors import ArtifactError, Unavailable
 from fastdiff.exporting import Network
 
@@ -229,7 +230,7 @@ def _made(network: Network, precision: str) -> Packed:
     ranges = _observed(plan, network, level, threads) if precision == "int8" else None
     choices = choose(plan, level, threads, precision)
     weights = pack(plan, choices, level, threads, ranges)
-    return Packed(level, plan.without_weights(), choices, weights)
+    return Packed(level, without_rounded(plan.without_weights(), choices), choices, weights)
 
 
 def _observed(plan: Plan, network: Network, level: str, threads: int) -> Arrays:

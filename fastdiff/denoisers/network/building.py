@@ -68,7 +68,8 @@ def build_plan(graph: Graph) -> Plan:
 
 def assign_memory(graph: Graph) -> Plan:
     """Return the plan of a graph whose nodes are final."""
-    found = lifetimes(graph)
+    values = graph.values.items()
+    found = lifetimes(graph.nodes, {name: v.numel for name, v in values if v.kind == "value"})
     offsets, floats = assign(found)
     buffers = {
         name: Buffer("arena", found[name].floats, offsets[name])

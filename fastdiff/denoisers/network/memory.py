@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fastdiff.denoisers.network.graph import Graph
@@ -62,16 +62,30 @@ def _overwritable(graph: Graph, node: Node) -> str | None:
     return None
 
 
-def lifetimes(graph: Graph) -> dict[str, Lifetime]:
-    """Return the lifetime of every value of the arena, its size rounded up to `ALIGNMENT`."""
+def lifetimes(
+    nodes: Sequence[Node], sizes: Mapping[str, int], rounded: Collection[str] = ()
+) -> dict[str, Lifetime]:
+    """Return the lifetime of every value that goes through the arena.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+    sizes : mapping of str to int
+        Floats of each value of the arena, which are rounded up to `ALIGNMENT`.
+    rounded : collection of str
+        Convolutions whose input the node before them rounds to memory of their own.
+    """
     found: dict[str, Lifetime] = {}
-    for index, node in enumerate(graph.nodes):
-        for view in (node.y, *reads(node)):
-            value = graph.values[view.buffer]
-            if value.kind == "value":
-                floats = -(-value.numel // ALIGNMENT) * ALIGNMENT
-                known = found.get(view.buffer, Lifetime(floats, index, index))
-                found[view.buffer] = replace(known, last=index)
+    for index, node in enumerate(nodes):
+        names = {view.buffer for view in reads(node)}
+        if isinstance(node, Conv) and node.name in rounded:
+            names.discard(node.x.buffer)
+        if index + 1 == len(nodes) or nodes[index + 1].name not in rounded:
+            names.add(node.y.buffer)
+        for name in names & sizes.keys():
+            floats = -(-sizes[name] // ALIGNMENT) * ALIGNMENT
+            known = found.get(name, Lifetime(floats, index, index))
+            found[name] = replace(known, last=index)
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from fastdiff.denoisers.network.graph import Graph
+from fastdiff.denoisers.network.memory import assign, lifetimes, live_peak
 from fastdiff.denoisers.network.nodes import Attention, Conv, GroupNorm, LayerNorm, Node, reads
 from fastdiff.denoisers.network.packing import TILE_CHANNELS, Choice, by_phases
 from fastdiff.denoisers.network.plan import Plan
@@ -38,6 +40,23 @@ def rounded_ahead(plan: Plan, choices: Mapping[str, Choice]) -> set[str]:
         and _rows(before) == _flat(node.x)
         and _read_once(plan.nodes[index + 1 :], node.x)
     }
+
+
+def without_rounded(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
+    """Return `plan` without memory for what is rounded ahead: it never goes through the arena."""
+    ahead = rounded_ahead(plan, choices)
+    if not ahead:
+        return plan
+    sizes = {name: b.size for name, b in plan.buffers.items() if b.kind == "arena"}
+    found = lifetimes(plan.nodes, sizes, ahead)
+    offsets, floats = assign(found)
+    unused = [sizes[name] for name in sizes.keys() - found.keys()]  # their place means nothing
+    buffers = {
+        name: replace(buffer, offset=offsets.get(name, 0)) for name, buffer in plan.buffers.items()
+    }
+    return replace(
+        plan, buffers=buffers, arena_floats=max(floats, *unused, 0), live_floats=live_peak(found)
+    )
 
 
 def _takes(node: Conv, choice: Choice) -> bool:

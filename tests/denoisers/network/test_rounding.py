@@ -8,7 +8,7 @@ from torch import nn
 
 from fastdiff.denoisers.network import Choice, binding, make_plan
 from fastdiff.denoisers.network.nodes import Attention, Conv, GroupNorm, LayerNorm, reads
-from fastdiff.denoisers.network.rounding import rounded_ahead
+from fastdiff.denoisers.network.rounding import rounded_ahead, without_rounded
 
 
 def tiles(plan, algorithm="tiles"):
@@ -28,6 +28,23 @@ def test_what_is_rounded_ahead_changes_no_bit(model, monkeypatch, level, name):
     ahead = evaluate(plan, case.inputs, 3, choices, level)
     monkeypatch.setattr(binding, "rounded_ahead", lambda plan, choices: set())
     np.testing.assert_array_equal(ahead, evaluate(plan, case.inputs, 3, choices, level))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_rounded_ahead_takes_no_memory(model, name):
+    case = model(name)
+    plan = make_plan(case.program, case.network)
+    choices = tiles(plan)
+    smaller = without_rounded(plan, choices)
+    assert rounded_ahead(smaller, choices) == rounded_ahead(plan, choices)
+    assert smaller.arena_floats <= plan.arena_floats
+    assert smaller.live_floats <= plan.live_floats
+    for rows in (1, 3):
+        got, expected = (
+            evaluate(p, case.inputs, rows, choices, LEVELS[-1]) for p in (smaller, plan)
+        )
+        np.testing.assert_array_equal(got, expected)
+    assert without_rounded(plan, tiles(plan, "direct")) is plan
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -80,6 +97,7 @@ def test_a_doubled_image_is_rounded_before_it_is_doubled(read, monkeypatch):
 
     case = read(Doubles, (3, 16, 20))  # with fewer pixels it is doubled as it is rounded
     plan = make_plan(case.program, case.network)
+    assert without_rounded(plan, tiles(plan)).live_floats < plan.live_floats
     assert rounded_ahead(plan, tiles(plan)) == {"last"}
     assert rounded_ahead(plan, {"last": Choice("direct")}) == set()
     for level in LEVELS:
