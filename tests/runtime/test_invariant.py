@@ -72,9 +72,8 @@ def saved(sampler, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["eager", "onnxruntime"])
-def test_an_image_has_the_same_bits_alone_and_under_load(saved, name):
-    sampler = fastdiff.load(saved)
-    network, denoiser = sampler.network, sampler._compiled.denoiser
+def test_an_image_has_the_same_bits_alone_and_under_load(sampler, saved, name):
+    network, denoiser = fastdiff.load(saved).network, sampler._compiled.denoiser
     if name == "onnxruntime":
         denoiser = build_denoiser(name, network, "float32")
 
