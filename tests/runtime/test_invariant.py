@@ -73,7 +73,8 @@ def saved(sampler, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["eager", "onnxruntime"])
 def test_an_image_has_the_same_bits_alone_and_under_load(sampler, saved, name):
-    network, denoiser = fastdiff.load(saved).network, sampler._compiled.denoiser
+    file = fastdiff.load(saved)  # its network lies in a folder that goes with it
+    network, denoiser = file.network, sampler._compiled.denoiser
     if name == "onnxruntime":
         denoiser = build_denoiser(name, network, "float32")
 
