@@ -2,7 +2,8 @@
 
 =============== ===================================================================================
 `module.py`     the graph: operators as submodules, weights as their parameters
-`operators.py`  each operator as a call of torch
+`arithmetic.py` operators as calls of torch; so `layers.py` and `shaping.py`
+`values.py`     what they read and return
 `deferred.py`   values that wait for the next operator, which may join them to one call
 `folding.py`    what is computed with NumPy: constants, and shapes
 =============== ===================================================================================

@@ -8,6 +8,7 @@ reads it gets its `value`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Deferred:
+class Deferred(ABC):
     """A value that can be computed at any time.
 
     Attributes
@@ -34,9 +35,9 @@ class Deferred:
         """The value, computed once."""
         return self.compute() if self.within is None else self.within(self)
 
+    @abstractmethod
     def compute(self) -> Tensor:
         """Compute it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ symbols for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,12 @@ Array = NDArray[Any]
 MOST = 1 << 26
 """Elements that a file may have computed without holding them."""
 
-FOLDING: dict[str, Callable[..., Array | tuple[Array, ...]]] = {}
+
+class Unreadable(Exception):
+    """An operator, or what it is asked for, that is not known here; the message says which."""
+
+
+FOLDING: dict[str, Callable[..., Array]] = {}
 
 
 def folding(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -41,8 +46,22 @@ def folds(operator: str, inputs: Sequence[object]) -> bool:
     )
 
 
+def fold(operator: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Array:
+    """Compute an operator of which `folds` is true.
+
+    Raises
+    ------
+    Unreadable
+        It is asked for something that is not known here.
+    """
+    try:
+        return np.asarray(FOLDING[operator](*inputs, **attributes))
+    except (TypeError, ValueError, IndexError) as error:
+        raise Unreadable(str(error)) from error
+
+
 def _is_open(value: object) -> bool:
-    return isinstance(value, np.ndarray) and any(not isinstance(n, int) for n in whole(value))
+    return isinstance(value, np.ndarray) and any(not isinstance(n, int) for n in integers(value))
 
 
 def small(array: Array) -> Array:
@@ -58,7 +77,7 @@ def small(array: Array) -> Array:
     return array
 
 
-def whole(values: Array) -> list[int]:
+def integers(values: Array) -> list[int]:
     """Return a shape or axes as a list; symbols stay as they are."""
     return [int(v) if isinstance(v, (int, np.number)) else v for v in np.ravel(values)]
 
@@ -115,12 +134,12 @@ def _slice(
 
 @folding("Unsqueeze")
 def _unsqueeze(x: Array, axes: Array) -> Array:
-    return np.expand_dims(x, whole(axes))
+    return np.expand_dims(x, integers(axes))
 
 
 @folding("Squeeze")
 def _squeeze(x: Array, axes: Array | None = None) -> Array:
-    return np.asarray(np.squeeze(x, None if axes is None else tuple(whole(axes))))
+    return np.asarray(np.squeeze(x, None if axes is None else tuple(integers(axes))))
 
 
 @folding("Reshape")
@@ -135,13 +154,13 @@ def _transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
 
 @folding("Expand")
 def _expand(x: Array, shape: Array) -> Array:
-    return small(np.broadcast_to(x, np.broadcast_shapes(x.shape, whole(shape))))
+    return small(np.broadcast_to(x, np.broadcast_shapes(x.shape, integers(shape))))
 
 
 @folding("ConstantOfShape")
 def _constant_of_shape(shape: Array, *, value: Array | None = None) -> Array:
     filled = np.zeros(1, np.float32) if value is None else value
-    return small(np.broadcast_to(filled[0], whole(shape)))
+    return small(np.broadcast_to(filled[0], integers(shape)))
 
 
 @folding("Range")
@@ -161,9 +180,9 @@ def slices(
     rank: int, starts: Array, ends: Array, axes: Array | None, steps: Array | None
 ) -> tuple[slice, ...]:
     """Return the index that the operator Slice stands for."""
-    begins, stops = whole(starts), whole(ends)
-    where = range(len(begins)) if axes is None else [axis % rank for axis in whole(axes)]
-    strides = [1] * len(begins) if steps is None else whole(steps)
+    begins, stops = integers(starts), integers(ends)
+    where = range(len(begins)) if axes is None else [axis % rank for axis in integers(axes)]
+    strides = [1] * len(begins) if steps is None else integers(steps)
     index = [slice(None)] * rank
     for axis, *place in zip(where, begins, stops, strides, strict=True):
         index[axis] = slice(*place)
@@ -172,7 +191,7 @@ def slices(
 
 def target_shape(shape: Sequence[int], target: Array, allowzero: int) -> list[int]:
     """Return the shape that the operator Reshape asks for, where 0 keeps an axis."""
-    sizes = whole(target)
+    sizes = integers(target)
     if allowzero:
         return sizes
     return [shape[i] if isinstance(n, int) and n == 0 else n for i, n in enumerate(sizes)]

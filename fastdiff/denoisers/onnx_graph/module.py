@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,9 +14,10 @@ import torch
 from onnx import helper, inliner, numpy_helper
 from torch import Tensor, nn
 
+from fastdiff.denoisers.onnx_graph import arithmetic, layers, shaping  # noqa: F401  register operators
 from fastdiff.denoisers.onnx_graph.deferred import Deferred
-from fastdiff.denoisers.onnx_graph.folding import FOLDING, Array, folds
-from fastdiff.denoisers.onnx_graph.operators import OPERATORS, Unreadable, Value, tensor
+from fastdiff.denoisers.onnx_graph.folding import FOLDING, Array, Unreadable, fold, folds
+from fastdiff.denoisers.onnx_graph.values import OPERATORS, Value, tensor
 from fastdiff.errors import Unavailable
 from fastdiff.exporting.rewriting import GIVEN
 
@@ -96,8 +96,8 @@ class OnnxModule(nn.Module):
         elif known and node.op_type in FOLDING:
             inputs = [self._constants[name] if name else None for name in node.input]
             try:
-                result = np.asarray(FOLDING[node.op_type](*inputs, **attributes))
-            except (TypeError, ValueError, IndexError) as error:
+                result = fold(node.op_type, inputs, attributes)
+            except Unreadable as error:
                 raise self._refuse(node, str(error)) from error
         else:
             return False
@@ -145,12 +145,10 @@ class _Call(nn.Module):
         inputs = [self._input(name, values) for name in self.reads]
         try:
             if folds(self.operator, inputs):
-                return (np.asarray(FOLDING[self.operator](*inputs, **self.attributes)),)
+                return (fold(self.operator, inputs, self.attributes),)
             if self.operator not in OPERATORS:
                 raise Unreadable("it is known for constants alone")
-            function = OPERATORS[self.operator]
-            inspect.signature(function).bind(*inputs, **self.attributes)
-            written = function(*inputs, **self.attributes)
+            written = OPERATORS[self.operator](*inputs, **self.attributes)
         except (Unreadable, TypeError) as error:
             raise self._refusal(str(error)) from error
         if isinstance(written, Deferred) and written.within is None:
