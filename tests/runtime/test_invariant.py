@@ -58,6 +58,7 @@ def sampler():
         num_classes=3,
         null_class=3,
         backend="eager",
+        precision="float32",
         tune=0.01,
         cache=False,
         batch_invariant=True,
