@@ -1,4 +1,5 @@
-// The lane policy of the levels with AVX-512; of internal linkage, as each of their files needs it.
+// The lane policies of the levels with AVX-512; of internal linkage, as each of their files needs
+// them.
 #pragma once
 
 #include <immintrin.h>
@@ -17,7 +18,27 @@ struct Avx512 : Vectors<16> {
   }
   static FASTDIFF_INLINE F max(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
   static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+  /// By Newton's step from 14 bits of 1 / b, a third of the time of the instruction that divides.
+  static FASTDIFF_INLINE F divide(F a, F b) {
+    const F guess = (F)_mm512_rcp14_ps((__m512)b);
+    return a * fma(fma(-b, guess, splat(1.0f)), guess, guess);
+  }
+  static FASTDIFF_INLINE F divide_shortly(F a, F b) { return a * (F)_mm512_rcp14_ps((__m512)b); }
+  static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
+    const __m512i whole = _mm512_cvtps_epu32(_mm512_max_ps((__m512)v, _mm512_setzero_ps()));
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtusepi32_epi8(whole));
+  }
 };
+
+#ifdef __AVX512BF16__
+struct Avx512Bf16 : Avx512 {
+  /// Subnormal numbers become 0.
+  static FASTDIFF_INLINE void store_bf16(uint16_t* to, F v) {
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(to, &halves, sizeof halves);
+  }
+};
+#endif
 
 inline bool supports_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -11,6 +11,7 @@ namespace fastdiff::network {
 template <int kWidth>
 struct Vectors {
   static constexpr int kLanes = kWidth;
+  static constexpr bool kShort = false;  // see Short in math.h
   typedef float F __attribute__((vector_size(kWidth * 4)));
   typedef int32_t I __attribute__((vector_size(kWidth * 4)));
   typedef uint32_t U __attribute__((vector_size(kWidth * 4)));
@@ -53,6 +54,10 @@ struct Vectors {
     memcpy(lanes, &bits, sizeof lanes);
     for (int i = 0; i < kWidth; ++i) to[i] = uint8_t(lanes[i]);
   }
+  /// a / b to two roundings, for b from 2^-126 to 2^126.
+  static FASTDIFF_INLINE F divide(F a, F b) { return a / b; }
+  /// The same to 13 bits.
+  static FASTDIFF_INLINE F divide_shortly(F a, F b) { return a / b; }
   static FASTDIFF_INLINE F max(F a, F b) { return a > b ? a : b; }
   static FASTDIFF_INLINE F min(F a, F b) { return a < b ? a : b; }
   static FASTDIFF_INLINE float sum(F v) {  // in halves, the same order at every call

@@ -83,13 +83,13 @@ bool permitted() {
 bool supported() {
   unsigned eax, ebx, ecx, edx;  // not every compiler's __builtin_cpu_supports knows AMX
   constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
-  return supports_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+  return supports_avx512() && __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
          (edx & kNeeded) == kNeeded && permitted();
 }
 
 }  // namespace
 
-const Level kAmx = level_of<Avx512, AmxTiles<float>, AmxTiles<int32_t>>(
-    "amx", "AMX-TILE, AMX-BF16 and AMX-INT8, or Linux denies them", supported);
+const Level kAmx = level_of<Avx512Bf16, AmxTiles<float>, AmxTiles<int32_t>>(
+    "amx", "AMX-TILE, AMX-BF16 and AMX-INT8 beside AVX-512 BF16, or Linux denies them", supported);
 
 }  // namespace fastdiff::network

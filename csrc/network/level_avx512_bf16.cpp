@@ -75,7 +75,7 @@ bool supported() {
 
 }  // namespace
 
-const Level kAvx512Bf16 = level_of<Avx512, QuadTiles<Bfloat16Pairs>, QuadTiles<Int8Quads>>(
+const Level kAvx512Bf16 = level_of<Avx512Bf16, QuadTiles<Bfloat16Pairs>, QuadTiles<Int8Quads>>(
     "avx512_bf16", "AVX-512 F, BW, DQ, VL, VNNI and BF16", supported);
 
 }  // namespace fastdiff::network

@@ -9,6 +9,15 @@ namespace fastdiff::network {
 /// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
 constexpr float kRounder = 0x1.8p23f;
 
+/// L with functions that are off by less than 2^-12 of their result: enough for what has been a sum
+/// of products of bfloat16, which are off by 2^-9, and half as long.
+template <class L>
+struct Short : L {
+  using F = typename L::F;
+  static constexpr bool kShort = true;
+  static FASTDIFF_INLINE F divide(F a, F b) { return L::divide_shortly(a, b); }
+};
+
 /// Horner's rule, highest coefficient first.
 template <class L, class... Coefficients>
 FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficients... lower) {
@@ -55,8 +64,13 @@ constexpr float kBiasedRounder = 0x1.8p23f + 127.0f;
 /// 2^n 2^r for n + kBiasedRounder, n in [-127, 127], and |r| <= 1/2; 2^-127 counts as 0.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::F r) {
-  const auto p = horner<L>(r, 0x1.5c0918p-10f, 0x1.3d0c54p-7f, 0x1.c6b6e4p-5f, 0x1.ebf918p-3f,
-                           0x1.62e428p-1f, 1.0f);
+  typename L::F p;
+  if constexpr (L::kShort) {
+    p = horner<L>(r, 0x1.c3f7fap-5f, 0x1.f0de1cp-3f, 0x1.62f318p-1f, 0x1.fff692p-1f);
+  } else {
+    p = horner<L>(r, 0x1.5c0918p-10f, 0x1.3d0c54p-7f, 0x1.c6b6e4p-5f, 0x1.ebf918p-3f,
+                  0x1.62e428p-1f, 1.0f);
+  }
   return p * bit_cast<typename L::F>(bit_cast<typename L::I>(biased_n) << 23);
 }
 
@@ -68,12 +82,27 @@ FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   return exp2_of_parts<L>(n, x - (n - kBiasedRounder));
 }
 
-/// e^x for x clamped to [-87, 88], where results and their reciprocals are normal. It may be off by
+/// The bfloat16 next to 2^(x + 1/2) for x <= -1/2, as far as a polynomial tells that is off by
+/// 2^-13 of it. NaN stays NaN.
+///
+/// Its last sum rounds: 3 * 2^15 + p is a multiple of 2^-7, as bfloat16 from 1 to 2 are, and so is
+/// 181/128, the constant of p, which is off by 2^-13 of the square root of 2.
+template <class L>
+FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
+  constexpr float kSevenBits = 0x1.8p16f;
+  x = L::max(L::splat(-127.0f), x);
+  const auto n = x + kBiasedRounder;
+  const auto p = horner<L>(x - (n - kBiasedRounder), 0x1.4858fcp-4f, 0x1.600e86p-2f,
+                           0x1.f5d74ep-1f, kSevenBits + 181.0f / 128.0f);
+  return (p - kSevenBits) * bit_cast<typename L::F>(bit_cast<typename L::I>(n) << 23);
+}
+
+/// e^x for x clamped to [-87, 87], where results and their reciprocals are normal. It may be off by
 /// as many roundings as x is large: for functions that are nearly constant there.
 template <class L>
 FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
   const auto log2_e = L::splat(0x1.715476p+0f);
-  x = L::min(L::splat(88.0f), L::max(L::splat(-87.0f), x));
+  x = L::min(L::splat(87.0f), L::max(L::splat(-87.0f), x));
   const auto n = L::fma(x, log2_e, L::splat(kBiasedRounder));
   return exp2_of_parts<L>(n, L::fma(x, log2_e, kBiasedRounder - n));
 }
@@ -81,13 +110,13 @@ FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
 /// 1 / (1 + e^-x).
 template <class L>
 FASTDIFF_INLINE typename L::F sigmoid(typename L::F x) {
-  return 1.0f / (1.0f + clamped_exp<L>(-x));
+  return L::divide(L::splat(1.0f), 1.0f + clamped_exp<L>(-x));
 }
 
 /// x sigmoid(x).
 template <class L>
 FASTDIFF_INLINE typename L::F silu(typename L::F x) {
-  return x / (1.0f + clamped_exp<L>(-x));
+  return L::divide(x, 1.0f + clamped_exp<L>(-x));
 }
 
 template <class L>
@@ -113,9 +142,16 @@ FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
 template <class L>
 FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
   const auto t = L::min(L::splat(20.0f), absolute<L>(x));
-  const auto ratio = horner<L>(1.0f - 7.2f / (t + 3.6f), 0x1.72f812p-13f, 0x1.27b5eep-11f,
-                               -0x1.354ffcp-10f, -0x1.71cd8ap-9f, 0x1.6159ep-6f, -0x1.064e8cp-4f,
-                               0x1.01a8e2p-3f, -0x1.780068p-3f, 0x1.a8e52cp-4f);
+  const auto s = 1.0f - L::divide(L::splat(7.2f), t + 3.6f);
+  typename L::F ratio;
+  if constexpr (L::kShort) {
+    ratio = horner<L>(s, 0x1.7226f6p-6f, -0x1.07f55ap-4f, 0x1.015d48p-3f, -0x1.77f66cp-3f,
+                      0x1.a8e71ep-4f);
+  } else {
+    ratio = horner<L>(s, 0x1.72f812p-13f, 0x1.27b5eep-11f, -0x1.354ffcp-10f, -0x1.71cd8ap-9f,
+                      0x1.6159ep-6f, -0x1.064e8cp-4f, 0x1.01a8e2p-3f, -0x1.780068p-3f,
+                      0x1.a8e52cp-4f);
+  }
   const auto tail = clamped_exp<L>(-0.5f * t * t) * ratio;
   return L::fma(-t, tail, L::max(L::splat(0.0f), x));
 }
@@ -124,7 +160,7 @@ FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
 template <class L>
 FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
   const auto inner = x * L::fma(x * x, L::splat(0x1.2444f2p-4f), L::splat(0x1.988454p+0f));
-  return x / (1.0f + clamped_exp<L>(-inner));
+  return L::divide(x, 1.0f + clamped_exp<L>(-inner));
 }
 
 /// The greater one; NaN if either is.

@@ -127,10 +127,9 @@ struct AttendTiles {
     FASTDIFF_INLINE void exponentiate(int64_t keys, float* scores, uint8_t* p,
                                       const F (&factor)[kVectors]) {
       F sums[kVectors] = {}, top[kVectors];
-      for (int v = 0; v < kVectors; ++v) top[v] = top_[v];
+      for (int v = 0; v < kVectors; ++v) top[v] = top_[v] + 0.5f;
       const auto numerator = [&](int64_t row, int v) {
-        if (row >= keys) return F{};
-        return round_probability(exp2_negative<L>(L::load(column(scores, row, v)) - top[v]));
+        return row < keys ? rounded_exp2<L>(L::load(column(scores, row, v)) - top[v]) : F{};
       };
       const int64_t rows = divided_up(keys, kTileSide) * kTileSide;
       for (int64_t row = 0; row < rows; row += 2) {
@@ -196,13 +195,6 @@ struct AttendTiles {
     b += i / kTileRows * kStepBytes + lane / kTileColumns * kTileBytes + at * 4;
     const auto pairs = (typename L::U)even >> 16 | (typename L::U)odd;
     memcpy(b, &pairs, sizeof pairs);
-  }
-
-  /// The nearest bfloat16 of a number from 0 to 1 by Veltkamp's splitting: fewer instructions than
-  /// round_bf16. NaN stays NaN.
-  static FASTDIFF_INLINE F round_probability(F p) {
-    const F high = p * 65537.0f;
-    return high - (high - p);
   }
 };
 

@@ -199,7 +199,7 @@ struct ConvolveTiles {
           values[r][v] = value(sums + r * kTilePanel + v * L::kLanes, v);
         }
       }
-      finish<L, kRows>(conv_, pixels, first_, live_, values);
+      finish<Short<L>, kRows>(conv_, pixels, first_, live_, values);
     }
 
    private:

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Exact = NDArray[np.float64]
 EPS = 2.0**-24  # half a unit in the last place of 1
+
+
+def logistic(x: Exact) -> Exact:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def normal_cdf(x: Exact) -> Exact:
+    return np.asarray([math.erfc(-v / math.sqrt(2)) / 2 for v in x])
+
+
+def inner(x: Exact) -> Exact:
+    return np.asarray(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+
+
+ACTIVATIONS: dict[str, Callable[[Exact], Exact]] = {
+    "sigmoid": logistic,
+    "silu": lambda x: x * logistic(x),
+    "gelu": lambda x: x * normal_cdf(x),
+    "gelu_tanh": lambda x: x * logistic(inner(x)),
+}
 
 
 def beside(rng: np.random.Generator | None, shape: tuple[int, ...], mean: float = 0.0) -> Array:

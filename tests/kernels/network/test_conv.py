@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.errors import InvalidArgument
 
-Array = NDArray[np.float32]
-Exact = NDArray[np.float64]
-EPS = 2.0**-24
+from .operands import ACTIVATIONS, EPS, Array, Exact
+
 # How much rounding an algorithm adds to that of the sum, measured, with room to spare. Tiles round
 # their operands to bfloat16 first, and so does what they are compared with.
 GROWTH = {"direct": 1.0, "tiles": 1.0, "winograd2": 2.0, "winograd4": 12.0}
@@ -210,6 +209,18 @@ def test_what_follows_a_conv_is_done_with_its_sums(level: str, algorithm: str) -
     want = case.residual + case.scale[:, None, None] * before / (1 + np.exp(-before))
     bound = GROWTH[algorithm] * 64 * EPS * (size.max() + 4) * np.abs(case.scale).max()
     assert np.abs(got - want).max() <= bound
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_activations_behind_tiles_are_off_by_12_bits(level: str, activation: str) -> None:
+    case = Case(1, (1, 999), 1, 1, kernel=(1, 1), padding=(0, 0, 0, 0))
+    case.weights[:] = 1
+    case.x[0, 0, :, 0] = x = _bfloat16(np.linspace(-9, 9, 999, dtype=np.float32))
+
+    got = case.run(level, "tiles", activation=activation)[0, 0, :, 0]
+
+    want = ACTIVATIONS[activation](x.astype(np.float64))
+    assert (np.abs(got - want) <= 2.0**-12 * np.abs(want) + 1e-7).all()
 
 
 @pytest.mark.parametrize("algorithm", list(GROWTH))
