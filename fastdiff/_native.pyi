@@ -148,6 +148,7 @@ class NetworkPlan:
         channels: int,
         y: PerImage,
         images: int,
+        halves: bool = ...,
     ) -> None: ...
     def observe(
         self,

@@ -213,9 +213,9 @@ void map(Plan& plan, const std::string& name, const std::vector<int64_t>& shape,
 }
 
 void gather(Plan& plan, const std::string& name, const PerImageArg& labels, Address table,
-            int64_t rows, int64_t channels, const PerImageArg& y, int64_t images) {
+            int64_t rows, int64_t channels, const PerImageArg& y, int64_t images, bool halves) {
   add_gather(plan, name,
-             {reinterpret_cast<const int64_t*>(std::get<0>(labels)), floats(table),
+             {reinterpret_cast<const int64_t*>(std::get<0>(labels)), floats(table), halves,
               floats(std::get<0>(y)), images, std::get<1>(labels), std::get<1>(y), rows, channels});
 }
 
@@ -307,7 +307,7 @@ void bind_network(py::module_& module) {
       .def("map", map, arg("name"), py::kw_only(), arg("shape"), arg("inputs"), arg("output"),
            arg("program"))
       .def("gather", gather, arg("name"), py::kw_only(), arg("labels"), arg("table"), arg("rows"),
-           arg("channels"), arg("y"), arg("images"))
+           arg("channels"), arg("y"), arg("images"), arg("halves") = false)
       .def("observe", observe, arg("name"), py::kw_only(), arg("x"), arg("images"), arg("pixels"),
            arg("channels"), arg("low"), arg("high"))
       .def(

@@ -12,6 +12,12 @@ namespace {
 struct Avx512 : Vectors<16> {
   static constexpr int kRows = 14;  // 28 sums, 2 vectors of weights, 1 of activations: 31 registers
 
+  static FASTDIFF_INLINE F load_part(const float* from, int64_t count) {
+    return (F)_mm512_maskz_loadu_ps(first(count), from);
+  }
+  static FASTDIFF_INLINE void store_part(float* to, F v, int64_t count) {
+    _mm512_mask_storeu_ps(to, first(count), (__m512)v);
+  }
   static FASTDIFF_INLINE F broadcast(const float* from) { return (F)_mm512_set1_ps(*from); }
   static FASTDIFF_INLINE F fma(F a, F b, F c) {
     return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -28,6 +34,9 @@ struct Avx512 : Vectors<16> {
     const __m512i whole = _mm512_cvtps_epu32(_mm512_max_ps((__m512)v, _mm512_setzero_ps()));
     _mm_storeu_si128((__m128i*)to, _mm512_cvtusepi32_epi8(whole));
   }
+
+ private:
+  static FASTDIFF_INLINE __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
 };
 
 #ifdef __AVX512BF16__

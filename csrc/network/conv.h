@@ -1,4 +1,5 @@
-// Convolutions and linear layers as implicit matrix products: no patch is ever copied.
+// Convolutions and linear layers as implicit matrix products: no patch is ever copied, but those of
+// images with a few channels, as a network's own input.
 #pragma once
 
 #include "epilogue.h"
@@ -31,21 +32,42 @@ struct Convolve {
   }
 
  private:
-  /// Where the rows of a unit lie: their output pixels, the corners of their patches, and, where a
-  /// patch is one pixel, that pixel.
+  static constexpr int64_t kPatchFloats = 36;  // of 3 x 3 pixels of 4 channels, which is copied
+
+  /// Where the rows of a unit lie: their output pixels, the corners of their patches, and their
+  /// patches if those are a pixel each, or copied.
   struct Rows {
     OutputPixel pixels[kMostRows];
     int64_t tops[kMostRows], lefts[kMostRows];
-    const float* inputs[kMostRows];
+    const float* patches[kMostRows];
+    int64_t depth;  // of a patch, or 0: there are none
+    float copies[kMostRows * kPatchFloats];
 
     void find(const Conv& conv, int64_t row, int64_t count) {
-      const bool one_pixel = conv.kernel_height * conv.kernel_width == 1;
+      const int64_t taps = conv.kernel_height * conv.kernel_width, floats = taps * conv.channels;
+      depth = taps == 1 || floats <= kPatchFloats ? floats : 0;
       Position at = Position::of_row(conv, row);
       for (int64_t i = 0; i < count; ++i, at.next(conv)) {
         pixels[i] = OutputPixel(conv, at);
         tops[i] = at.y * conv.stride - conv.pad_top;
         lefts[i] = at.x * conv.stride - conv.pad_left;
-        if (one_pixel) inputs[i] = input_pixel(conv, at.image, tops[i], lefts[i]);
+        if (taps == 1) {
+          patches[i] = input_pixel(conv, at.image, tops[i], lefts[i]);
+        } else if (depth) {
+          patches[i] = copies + i * depth;
+          copy(conv, at.image, tops[i], lefts[i], copies + i * depth);
+        }
+      }
+    }
+
+   private:
+    static FASTDIFF_INLINE void copy(const Conv& conv, int64_t image, int64_t top, int64_t left,
+                                     float* to) {
+      for (int y = 0; y < conv.kernel_height; ++y) {
+        for (int x = 0; x < conv.kernel_width; ++x) {
+          const float* from = input_pixel(conv, image, top + y, left + x);
+          for (int64_t c = 0; c < conv.channels; ++c) *to++ = from[c];
+        }
       }
     }
   };
@@ -66,10 +88,10 @@ struct Convolve {
     }
     F sums[kRows][kPanelVectors] = {};
     const float* a[kRows];
-    if (taps == 1) {
+    if (rows.depth) {
       FASTDIFF_UNROLL
-      for (int r = 0; r < kRows; ++r) a[r] = rows.inputs[first + r];
-      M::template accumulate<kRows>(a, weights, conv.channels, sums);
+      for (int r = 0; r < kRows; ++r) a[r] = rows.patches[first + r];
+      M::template accumulate<kRows>(a, weights, rows.depth, sums);
       return finish_panel<kRows>(conv, pixels, panel, sums);
     }
     for (int y = 0; y < conv.kernel_height; ++y) {
@@ -86,11 +108,40 @@ struct Convolve {
     finish_panel<kRows>(conv, pixels, panel, sums);
   }
 
+  static constexpr int kPiece = 7;
+
+  /// Where tiles are large in pieces: all that may follow a sum, for each of their sizes, is
+  /// megabytes of code.
   template <int kRows>
   static FASTDIFF_INLINE void finish_panel(const Conv& conv, const OutputPixel* pixels,
                                            int64_t panel, const F (&sums)[kRows][kPanelVectors]) {
     const int64_t column = panel * M::kPanel;
-    finish<L, kRows>(conv, pixels, column, min(M::kPanel, conv.out_channels - column), sums);
+    const int64_t columns = min(M::kPanel, conv.out_channels - column);
+    if constexpr (L::kRows <= kPiece) {
+      finish<L, kRows>(conv, pixels, column, columns, sums);
+    } else {
+      finish_pieces<kRows>(conv, pixels, column, columns, sums);
+    }
+  }
+
+  template <int kRows>
+  static FASTDIFF_INLINE void finish_pieces(const Conv& conv, const OutputPixel* pixels,
+                                            int64_t column, int64_t columns,
+                                            const F (*sums)[kPanelVectors]) {
+    constexpr int kCount = kRows < kPiece ? kRows : kPiece;
+    finish_piece<kCount>(conv, pixels, column, columns, sums);
+    if constexpr (kRows > kCount) {
+      finish_pieces<kRows - kCount>(conv, pixels + kCount, column, columns, sums + kCount);
+    }
+  }
+
+  template <int kRows>
+  static __attribute__((noinline)) void finish_piece(const Conv& conv, const OutputPixel* pixels,
+                                                     int64_t column, int64_t columns,
+                                                     const F (*sums)[kPanelVectors]) {
+    F piece[kRows][kPanelVectors];
+    memcpy(piece, sums, sizeof piece);
+    finish<L, kRows>(conv, pixels, column, columns, piece);
   }
 };
 

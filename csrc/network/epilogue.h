@@ -93,9 +93,14 @@ FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, 
     FASTDIFF_UNROLL
     for (int r = 0; r < kRows; ++r) y[r] += load(pixels[r].residual + column);
   }
-  FASTDIFF_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    pixels[r].y.template store<L>(conv.rounded, column, y[r], kWhole ? L::kLanes : live);
+  const int64_t count = kWhole ? L::kLanes : live;
+  if (!conv.rounded) {
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) pixels[r].y.template store_float<L>(column, y[r], count);
+  } else {
+    const Format format(conv.rounded);
+    FASTDIFF_UNROLL
+    for (int r = 0; r < kRows; ++r) pixels[r].y.template store<L>(format, column, y[r], count);
   }
 }
 

@@ -83,8 +83,9 @@ bool permitted() {
 bool supported() {
   unsigned eax, ebx, ecx, edx;  // not every compiler's __builtin_cpu_supports knows AMX
   constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
-  return supports_avx512() && __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
-         (edx & kNeeded) == kNeeded && permitted();
+  return supports_avx512() && __builtin_cpu_supports("avx512bf16") &&
+         __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kNeeded) == kNeeded &&
+         permitted();
 }
 
 }  // namespace

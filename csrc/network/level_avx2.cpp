@@ -10,6 +10,12 @@ namespace {
 struct Avx2 : Vectors<8> {
   static constexpr int kRows = 6;  // 12 sums, 2 vectors of weights, 1 of activations: 15 registers
 
+  static FASTDIFF_INLINE F load_part(const float* from, int64_t count) {
+    return (F)_mm256_maskload_ps(from, first(count));
+  }
+  static FASTDIFF_INLINE void store_part(float* to, F v, int64_t count) {
+    _mm256_maskstore_ps(to, first(count), (__m256)v);
+  }
   static FASTDIFF_INLINE F broadcast(const float* from) { return (F)_mm256_broadcast_ss(from); }
   static FASTDIFF_INLINE F fma(F a, F b, F c) {
     return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -23,6 +29,12 @@ struct Avx2 : Vectors<8> {
   }
   static FASTDIFF_INLINE F max(F a, F b) { return (F)_mm256_max_ps((__m256)a, (__m256)b); }
   static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
+
+ private:
+  static FASTDIFF_INLINE __m256i first(int64_t count) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(int32_t(count)), lanes);
+  }
 };
 
 struct Words {

@@ -92,8 +92,8 @@ FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
   constexpr float kSevenBits = 0x1.8p16f;
   x = L::max(L::splat(-127.0f), x);
   const auto n = x + kBiasedRounder;
-  const auto p = horner<L>(x - (n - kBiasedRounder), 0x1.4858fcp-4f, 0x1.600e86p-2f,
-                           0x1.f5d74ep-1f, kSevenBits + 181.0f / 128.0f);
+  const auto p = horner<L>(x - (n - kBiasedRounder), 0x1.4858fcp-4f, 0x1.600e86p-2f, 0x1.f5d74ep-1f,
+                           kSevenBits + 181.0f / 128.0f);
   return (p - kSevenBits) * bit_cast<typename L::F>(bit_cast<typename L::I>(n) << 23);
 }
 
@@ -148,9 +148,9 @@ FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
     ratio = horner<L>(s, 0x1.7226f6p-6f, -0x1.07f55ap-4f, 0x1.015d48p-3f, -0x1.77f66cp-3f,
                       0x1.a8e71ep-4f);
   } else {
-    ratio = horner<L>(s, 0x1.72f812p-13f, 0x1.27b5eep-11f, -0x1.354ffcp-10f, -0x1.71cd8ap-9f,
-                      0x1.6159ep-6f, -0x1.064e8cp-4f, 0x1.01a8e2p-3f, -0x1.780068p-3f,
-                      0x1.a8e52cp-4f);
+    ratio =
+        horner<L>(s, 0x1.72f812p-13f, 0x1.27b5eep-11f, -0x1.354ffcp-10f, -0x1.71cd8ap-9f,
+                  0x1.6159ep-6f, -0x1.064e8cp-4f, 0x1.01a8e2p-3f, -0x1.780068p-3f, 0x1.a8e52cp-4f);
   }
   const auto tail = clamped_exp<L>(-0.5f * t * t) * ratio;
   return L::fma(-t, tail, L::max(L::splat(0.0f), x));

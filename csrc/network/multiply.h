@@ -4,6 +4,8 @@
 // thread.
 #pragma once
 
+#include <utility>
+
 #include "lanes.h"
 #include "specs.h"
 
@@ -26,29 +28,7 @@ struct Multiply {
   template <int kRows, bool kAhead = false>
   static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
                                          int64_t depth, Sums<kRows>& sums) {
-    F local[kRows][kPanelVectors];  // in registers, whatever the caller does with its own
-    FASTDIFF_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      FASTDIFF_UNROLL
-      for (int v = 0; v < kPanelVectors; ++v) local[r][v] = sums[r][v];
-    }
-    for (int64_t k = 0; k < depth; ++k, weights += kPanel) {
-      if constexpr (kAhead) __builtin_prefetch(weights + depth * kPanel, 0, 2);
-      F w[kPanelVectors];
-      FASTDIFF_UNROLL
-      for (int v = 0; v < kPanelVectors; ++v) w[v] = L::load(weights + v * L::kLanes);
-      FASTDIFF_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F x = L::broadcast(a[r] + k);
-        FASTDIFF_UNROLL
-        for (int v = 0; v < kPanelVectors; ++v) local[r][v] = L::fma(x, w[v], local[r][v]);
-      }
-    }
-    FASTDIFF_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      FASTDIFF_UNROLL
-      for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = local[r][v];
-    }
+    accumulate<kAhead>(a, weights, depth, sums, std::make_integer_sequence<int, kRows>());
   }
 
   /// Calls tile(std-like constant kRows, first row) for `rows` rows in tiles as equal as they can
@@ -69,6 +49,28 @@ struct Multiply {
   };
 
  private:
+  static_assert(kPanelVectors == 2, "a row has two sums");
+
+  /// The rows are named one by one, not counted in loops: sums then stay in registers, of which
+  /// compilers otherwise leave one or another in memory.
+  template <bool kAhead, int kRows, int... kRow>
+  static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
+                                         int64_t depth, Sums<kRows>& sums,
+                                         std::integer_sequence<int, kRow...>) {
+    F left[kRows] = {sums[kRow][0]...}, right[kRows] = {sums[kRow][1]...};
+    for (int64_t k = 0; k < depth; ++k, weights += kPanel) {
+      if constexpr (kAhead) __builtin_prefetch(weights + depth * kPanel, 0, 2);
+      const F w0 = L::load(weights), w1 = L::load(weights + L::kLanes);
+      (add(L::broadcast(a[kRow] + k), w0, w1, left[kRow], right[kRow]), ...);
+    }
+    ((sums[kRow][0] = left[kRow], sums[kRow][1] = right[kRow]), ...);
+  }
+
+  static FASTDIFF_INLINE void add(F x, F w0, F w1, F& left, F& right) {
+    left = L::fma(x, w0, left);
+    right = L::fma(x, w1, right);
+  }
+
   template <int kRows, class Tile>
   static FASTDIFF_INLINE void call(int64_t size, int64_t first, const Tile& tile) {
     if (size == kRows) return tile(Size<kRows>{}, first);

@@ -6,6 +6,7 @@
 #include "layout.h"
 #include "plan.h"
 #include "simplify.h"
+#include "tile_math.h"
 
 namespace fastdiff::network {
 namespace {
@@ -198,6 +199,20 @@ void add_map(Plan& plan, std::string name, const Map& given) {
   plan.add({std::move(name), 0, {stage(map, plan.level().map, map_units(map))}}, 0);
 }
 
+namespace {
+
+/// A row of the table, from its element `first` on.
+void copy(const Gather& spec, int64_t first, float* to) {
+  if (!spec.halves) {
+    std::copy_n(static_cast<const float*>(spec.table) + first, spec.channels, to);
+    return;
+  }
+  const auto* from = static_cast<const uint16_t*>(spec.table) + first;
+  std::transform(from, from + spec.channels, to, Bfloat16::widen);
+}
+
+}  // namespace
+
 void add_gather(Plan& plan, std::string name, const Gather& gather) {
   // A label that is not there gives NaN, which the sampler reports; nothing beside it is read.
   const Unit<Gather> unit = [](const Gather& spec, float*, int64_t image) {
@@ -206,7 +221,7 @@ void add_gather(Plan& plan, std::string name, const Gather& gather) {
     if (label < 0 || label >= spec.rows) {
       std::fill_n(to, spec.channels, std::numeric_limits<float>::quiet_NaN());
     } else {
-      std::copy_n(spec.table + label * spec.channels, spec.channels, to);
+      copy(spec, label * spec.channels, to);
     }
   };
   plan.add({std::move(name), 0, {stage(gather, unit, gather.images)}}, 0);

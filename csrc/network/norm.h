@@ -81,7 +81,7 @@ struct Norms {
         const float squares = sum<true>(pixel(spec.x, image, p + i), spec.channels, mean[i]);
         inverse[i] = 1.0f / __builtin_sqrtf(squares / channels + spec.epsilon);
       }
-      for (int64_t i = 0; i < count; ++i) modulate(spec, image, p + i, mean[i], inverse[i]);
+      modulate(spec, image, p, count, mean, inverse);
     }
   }
 
@@ -178,6 +178,7 @@ struct Norms {
 
   template <Activation kActivation>
   static FASTDIFF_INLINE void apply_affine(const GroupNorm& spec, float* scratch, int64_t unit) {
+    const Format format(spec.rounded);
     const Chunk chunk(spec, unit);
     const float* scale = affine(spec, scratch, chunk.image);
     const float* shift = scale + spec.channels;
@@ -189,13 +190,13 @@ struct Norms {
         FASTDIFF_UNROLL
         for (int64_t i = c; i < c + kBlock; i += L::kLanes) {
           const F v = L::fma(L::load(x + i), L::load(scale + i), L::load(shift + i));
-          y.template store<L>(spec.rounded, i, activate<L>(kActivation, v));
+          y.template store<L>(format, i, activate<L>(kActivation, v));
         }
       }
       for (; c < spec.channels; c += L::kLanes) {
         const int64_t live = spec.channels - c;
         const F v = L::fma(load(x + c, live), load(scale + c, live), load(shift + c, live));
-        y.template store<L>(spec.rounded, c, activate<L>(kActivation, v), live);
+        y.template store<L>(format, c, activate<L>(kActivation, v), live);
       }
     }
   }
@@ -221,23 +222,33 @@ struct Norms {
     return L::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
-  /// y = ((x - mean) * inverse * gamma + beta) * (1 + scale) + shift.
-  static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, int64_t p, float mean,
-                                       float inverse) {
-    const float* x = pixel(spec.x, image, p);
-    const Output y(spec.y, spec.rounded, image, p);
+  /// y = ((x - mean) * inverse * gamma + beta) * (1 + scale) + shift of some pixels.
+  static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, int64_t first,
+                                       int64_t count, const float* mean, const float* inverse) {
+    const Format format(spec.rounded);
+    const float* x[kPixels];
+    Output y[kPixels];
+    for (int64_t i = 0; i < count; ++i) {
+      x[i] = pixel(spec.x, image, first + i);
+      y[i] = Output(spec.y, spec.rounded, image, first + i);
+    }
     const auto of_image = [&](const PerImage& vector) {
       return vector.data ? vector.data + image * vector.image : nullptr;
     };
     const float *scale = of_image(spec.scale), *shift = of_image(spec.shift);
     for (int64_t c = 0; c < spec.channels; c += L::kLanes) {
       const int64_t live = spec.channels - c;
-      F v = (load(x + c, live) - mean) * inverse;
-      if (spec.gamma) v *= load(spec.gamma + c, live);
-      if (spec.beta) v += load(spec.beta + c, live);
-      if (scale) v *= 1.0f + load(scale + c, live);
-      if (shift) v += load(shift + c, live);
-      y.template store<L>(spec.rounded, c, v, live);
+      F factor = spec.gamma ? load(spec.gamma + c, live) : L::splat(1.0f);
+      F offset = spec.beta ? load(spec.beta + c, live) : F{};
+      if (scale) {
+        const F grown = 1.0f + load(scale + c, live);
+        factor *= grown, offset *= grown;
+      }
+      if (shift) offset += load(shift + c, live);
+      for (int64_t i = 0; i < count; ++i) {
+        const F v = (load(x[i] + c, live) - mean[i]) * inverse[i];
+        y[i].template store<L>(format, c, L::fma(v, factor, offset), live);
+      }
     }
   }
 };

@@ -15,19 +15,28 @@ FASTDIFF_INLINE uint8_t* rounded_pixel(const Rounded& images, int64_t image, int
   return images.pixels + (row * images.width + x + images.pad_left) * pixel_bytes(images);
 }
 
+/// What is made of float32 when it is stored. A copy, since the compiler must take what is stored
+/// for a change of anything that it has a pointer to.
+struct Format {
+  int64_t element = 4;  // bytes
+  const float* factors = nullptr;
+  float zero = 0;
+
+  explicit FASTDIFF_INLINE Format(const Rounded* to) {
+    if (to) element = to->element, factors = to->factors, zero = float(to->zero);
+  }
+};
+
 /// Stores a vector of channels of a pixel, from `channel` on, of which `live` exist; the others are
 /// zero in x, and what stands for that is stored.
 template <class L>
-FASTDIFF_INLINE void store_rounded(const Rounded& images, uint8_t* pixel, int64_t channel,
+FASTDIFF_INLINE void store_rounded(const Format& format, uint8_t* pixel, int64_t channel,
                                    typename L::F x, int64_t live = L::kLanes) {
   using F = typename L::F;
-  if (images.element == 1) {
-    const float* from = images.factors + channel;
-    const F factor = live >= L::kLanes ? L::load(from) : live > 0 ? L::load_part(from, live) : F{};
-    L::store_u8(pixel + channel, x * factor + float(images.zero));
-  } else {
-    L::store_bf16(reinterpret_cast<uint16_t*>(pixel) + channel, x);
-  }
+  if (format.element == 2) return L::store_bf16(reinterpret_cast<uint16_t*>(pixel) + channel, x);
+  const float* from = format.factors + channel;
+  const F factor = live >= L::kLanes ? L::load(from) : live > 0 ? L::load_part(from, live) : F{};
+  L::store_u8(pixel + channel, x * factor + format.zero);
 }
 
 /// Where the channels of a pixel go: to y, or, rounded, to what the next node reads.
@@ -47,11 +56,17 @@ class Output {
 
   /// Channels that are rounded come in whole vectors.
   template <class L>
-  FASTDIFF_INLINE void store(const Rounded* to, int64_t channel, typename L::F v,
+  FASTDIFF_INLINE void store(const Format& format, int64_t channel, typename L::F v,
                              int64_t live = L::kLanes) const {
-    if (to) {
-      store_rounded<L>(*to, rounded_, channel, v);
-    } else if (live >= L::kLanes) {
+    if (format.element < 4) {
+      store_rounded<L>(format, rounded_, channel, v);
+    } else {
+      store_float<L>(channel, v, live);
+    }
+  }
+  template <class L>
+  FASTDIFF_INLINE void store_float(int64_t channel, typename L::F v, int64_t live) const {
+    if (live >= L::kLanes) {
       L::store(y_ + channel, v);
     } else {
       L::store_part(y_ + channel, v, live);

@@ -72,6 +72,7 @@ class Softmax {
   FASTDIFF_INLINE void end(const Head<L>& head) const {
     const Attention& spec = head.spec;
     const Pixels tokens = {spec.y.data, spec.y.image, spec.y.token};
+    const Format format(spec.rounded);
     for (int v = 0; v < kVectors; ++v) {
       const F inverse = 1.0f / total_[v];
       const int64_t first = first_ + v * L::kLanes;
@@ -88,7 +89,7 @@ class Softmax {
         }
         Transpose<L>::square(square);
         for (int64_t r = 0; r < rows; ++r) {
-          y[r].template store<L>(spec.rounded, head.channel + d, square[r], count);
+          y[r].template store<L>(format, head.channel + d, square[r], count);
         }
       }
     }

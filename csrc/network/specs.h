@@ -167,10 +167,12 @@ struct Map {
   MapStep program[kMapSteps];
 };
 
-/// y[i, :] = table[labels[i], :], with the checked bounds of the table.
+/// y[i, :] = table[labels[i], :], with the checked bounds of the table, which is in float32 or in
+/// bfloat16.
 struct Gather {
   const int64_t* labels;
-  const float* table;
+  const void* table;
+  bool halves;
   float* y;
   int64_t images, label_image, y_image;
   int64_t rows, channels;

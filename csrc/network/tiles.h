@@ -26,16 +26,17 @@ struct ConvolveTiles {
     const Conv& conv = spec.conv;
     const Rounded& input = *spec.input;
     const int64_t image = unit / input.height, row = unit % input.height;
+    const Format format(&input);
     uint8_t* to = input.pixels + unit * input.width * pixel_bytes(input);
     for (int64_t x = 0; x < input.width; ++x, to += pixel_bytes(input)) {
       const float* from = input_pixel(conv, image, row - conv.pad_top, x - conv.pad_left);
       int64_t c = 0;
       for (; c + L::kLanes <= conv.channels; c += L::kLanes) {
-        store_rounded<L>(input, to, c, L::load(from + c));
+        store_rounded<L>(format, to, c, L::load(from + c));
       }
       for (; c < input.depth; c += L::kLanes) {
         const int64_t rest = conv.channels - c;
-        store_rounded<L>(input, to, c, rest > 0 ? L::load_part(from + c, rest) : F{}, rest);
+        store_rounded<L>(format, to, c, rest > 0 ? L::load_part(from + c, rest) : F{}, rest);
       }
     }
   }

@@ -15,12 +15,16 @@ from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm,
 from fastdiff.denoisers.network.packing import (
     ALGORITHMS,
     ATTENTION_ALGORITHMS,
+    HALVES,
     INT8,
     TILES,
     Choice,
+    halved,
+    halves_name,
     packed_arrays,
     packed_name,
     scale_names,
+    unpacked,
 )
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.rounding import rounded_ahead
@@ -87,7 +91,7 @@ def bind(
         elif isinstance(node, Map):
             native.map(node.name, **_map(memory, node))
         else:
-            native.gather(node.name, **_gather(memory, node))
+            native.gather(node.name, **_gather(memory, node, choice))
 
 
 def check_weights(
@@ -95,12 +99,11 @@ def check_weights(
 ) -> None:
     """Raise `ArtifactError` if kernels are not there, or would read an array beyond its end."""
     _check_algorithms(plan, choices)
-    convolved = {node.weights for node in plan.convolutions}
     expected: dict[str, tuple[type, int]] = {
-        name: (np.float32, math.prod(shape))
-        for name, shape in plan.shapes.items()
-        if name not in convolved
+        name: (np.float32, math.prod(plan.shapes[name])) for name in unpacked(plan, choices)
     }
+    for gather in halved(plan, choices):
+        expected[halves_name(gather)] = np.uint16, math.prod(plan.shapes[gather.table])
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         expected |= packed_arrays(node, choice, plan.shapes[node.weights], panel)
@@ -112,7 +115,11 @@ def check_weights(
 
 
 def _check_algorithms(plan: Plan, choices: Mapping[str, Choice]) -> None:
-    known = {Conv: (*ALGORITHMS, TILES, INT8), Attention: ATTENTION_ALGORITHMS}
+    known = {
+        Conv: (*ALGORITHMS, TILES, INT8),
+        Attention: ATTENTION_ALGORITHMS,
+        Gather: ("direct", HALVES),
+    }
     for node in plan.nodes:
         if node.name in choices:
             algorithm = choices[node.name].algorithm
@@ -266,13 +273,15 @@ def _map(memory: _Memory, node: Map) -> dict[str, Any]:
     }
 
 
-def _gather(memory: _Memory, node: Gather) -> dict[str, Any]:
+def _gather(memory: _Memory, node: Gather, choice: Choice) -> dict[str, Any]:
     rows, channels = memory.plan.shapes[node.table]
+    halves = choice.algorithm == HALVES
     return {
         "labels": memory.address(node.labels),
-        "table": memory.weight(node.table),
+        "table": memory.weight(halves_name(node) if halves else node.table),
         "rows": rows,
         "channels": channels,
         "y": memory.address(node.y),
         "images": memory.batch,
+        "halves": halves,
     }

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.denoisers.network.aligned import aligned_empty
 from fastdiff.denoisers.network.describing import flops
-from fastdiff.denoisers.network.nodes import Attention, Conv
-from fastdiff.denoisers.network.packing import TILES, Choice
+from fastdiff.denoisers.network.nodes import Attention, Conv, Gather
+from fastdiff.denoisers.network.packing import HALVES, TILES, Choice
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.shapes import AnyShape, AttentionShape, ConvShape
 
@@ -46,6 +46,9 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
     bench, convolutions = _Bench(level, threads), plan.convolutions
     best: dict[tuple[AnyShape, str], Choice] = {}
     chosen = {}
+    if precision == "bfloat16":
+        tables = (node for node in plan.nodes if isinstance(node, Gather))
+        chosen = {node.name: Choice(HALVES) for node in tables}
     for node in plan.nodes:
         case: tuple[AnyShape, str]
         if isinstance(node, Conv):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastdiff import _native
 from fastdiff.denoisers.network.aligned import aligned
-from fastdiff.denoisers.network.nodes import Conv
+from fastdiff.denoisers.network.nodes import Conv, Gather, reads, weights_of
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.quantizing import quantize
 
@@ -32,6 +33,9 @@ INT8 = "int8"
 ATTENTION_ALGORITHMS = ("direct", TILES)
 """What computes attention: in float32, or with operands and probabilities in bfloat16."""
 
+HALVES = "bfloat16"
+"""What keeps a table of labels in bfloat16; the other choice of a `Gather` is ``"direct"``."""
+
 TILE_CHANNELS = {TILES: 32, INT8: 64}
 """Channels of a pixel that a tile holds."""
 
@@ -47,12 +51,13 @@ _SCALES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """How a convolution or an attention runs.
+    """How a convolution or an attention runs, or what a table of labels is kept in.
 
     Attributes
     ----------
     algorithm : str
-        One of `ALGORITHMS`, or `TILES`, or `INT8`; of attention, one of `ATTENTION_ALGORITHMS`.
+        One of `ALGORITHMS`, or `TILES`, or `INT8`; of attention, one of `ATTENTION_ALGORITHMS`; of
+        labels, `HALVES` or ``"direct"``.
     blocks : tuple of int
         Rows and panels of weights that a thread takes at a time; 0 leaves it to the kernel.
     """
@@ -83,10 +88,10 @@ def pack(
         inputs.
     """
     observed = ranges or {}
-    convolved = {node.weights for node in plan.convolutions}
-    packed: Arrays = {
-        name: aligned(array) for name, array in plan.weights.items() if name not in convolved
-    }
+    packed: Arrays = {name: aligned(plan.weights[name]) for name in unpacked(plan, choices)}
+    for node in halved(plan, choices):
+        halves = torch.from_numpy(plan.weights[node.table]).bfloat16()
+        packed[halves_name(node)] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)
@@ -102,6 +107,28 @@ def pack(
         elif name not in packed:
             packed[name] = aligned(_packed(weights, choice.algorithm, level, threads, phased))
     return packed
+
+
+def halved(plan: Plan, choices: Mapping[str, Choice]) -> list[Gather]:
+    """Return the nodes whose table is kept in bfloat16."""
+    gathers = (node for node in plan.nodes if isinstance(node, Gather))
+    return [node for node in gathers if choices.get(node.name, Choice()).algorithm == HALVES]
+
+
+def halves_name(node: Gather) -> str:
+    """Return what the table of a node is called in bfloat16."""
+    return f"{node.table} {HALVES}"
+
+
+def unpacked(plan: Plan, choices: Mapping[str, Choice]) -> list[str]:
+    """Return the names of the weights that kernels read as they are."""
+    tables = {node.name for node in halved(plan, choices)}
+    used = {view.buffer for node in plan.nodes for view in reads(node)}
+    for node in plan.nodes:
+        packed = node.weights if isinstance(node, Conv) else None
+        if node.name not in tables:
+            used.update(name for name in weights_of(node) if name != packed)
+    return [name for name in plan.shapes if name in used]
 
 
 def by_phases(node: Conv, algorithm: str) -> bool:

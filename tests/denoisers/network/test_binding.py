@@ -6,7 +6,7 @@ from planned_networks import LEVELS, MODELS, error, evaluate
 
 from fastdiff import _native
 from fastdiff.denoisers.network import Choice, Conv, bind, make_plan, pack
-from fastdiff.denoisers.network.nodes import Attention, GroupNorm
+from fastdiff.denoisers.network.nodes import Attention, Gather, GroupNorm
 from fastdiff.errors import ArtifactError
 
 
@@ -54,8 +54,21 @@ def test_attention_in_tiles_is_near_and_has_the_same_bits_in_any_batch(model, na
     np.testing.assert_array_equal(alone[0], whole[0])
 
 
+def test_tables_in_bfloat16_are_half_as_large_and_near(model):
+    case = model("dit")
+    plan = make_plan(case.program, case.network)
+    tables = {node.table for node in plan.nodes if isinstance(node, Gather)}
+    choices = {n.name: Choice("bfloat16") for n in plan.nodes if isinstance(n, Gather)}
+    packed = pack(plan, choices)
+    assert tables and not tables & packed.keys()
+    assert all(packed[f"{table} bfloat16"].dtype == np.uint16 for table in tables)
+    got = evaluate(plan, case.inputs, len(case.expected), choices, LEVELS[-1])
+    assert 1e-6 < error(got, case.expected) < 3e-3
+
+
 @pytest.mark.parametrize(
-    ("kind", "algorithm"), [(Attention, "winograd2"), (Conv, "exact"), (GroupNorm, "tiles")]
+    ("kind", "algorithm"),
+    [(Attention, "winograd2"), (Conv, "exact"), (GroupNorm, "tiles"), (Gather, "tiles")],
 )
 def test_an_algorithm_that_a_node_has_no_kernel_for_is_refused(model, kind, algorithm):
     plan = make_plan(model("digits").program, model("digits").network)

@@ -3,7 +3,7 @@
 import pytest
 
 from fastdiff.denoisers.network import Choice, choose, choosing, make_plan
-from fastdiff.denoisers.network.nodes import Attention, Conv
+from fastdiff.denoisers.network.nodes import Attention, Conv, Gather
 
 
 @pytest.fixture
@@ -42,6 +42,12 @@ def test_attention_takes_tiles_in_bfloat16_where_they_are_faster(plan, times):
 def test_attention_stays_in_float32_in_other_precisions(plan, times, precision):
     times |= {"tiles": 0.1, "int8": 0.1}
     assert not chosen(plan, precision, Attention)
+
+
+def test_tables_of_labels_are_in_bfloat16_with_the_rest(model, times):
+    plan = make_plan(model("dit").program, model("dit").network)
+    assert chosen(plan, "bfloat16", Gather) == {"bfloat16"}
+    assert not chosen(plan, "float32", Gather)
 
 
 def test_the_last_convolution_is_never_in_integers(plan, times):

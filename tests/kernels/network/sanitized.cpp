@@ -250,7 +250,7 @@ void check_gather() {
   const Floats table = numbers(3 * 5);
   Floats y(4 * 5, 0.0f);
   Plan plan(kNarrow);
-  add_gather(plan, "gather", {labels, table.data(), y.data(), 4, 1, 5, 3, 5});
+  add_gather(plan, "gather", {labels, table.data(), false, y.data(), 4, 1, 5, 3, 5});
   plan.run(1);
   const bool right =
       y[0] == table[10] && y[9] == table[4] && std::isnan(y[10]) && std::isnan(y[19]);
