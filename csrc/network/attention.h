@@ -88,7 +88,7 @@ struct Attend {
       Product::for_tiles(keys, [&](auto size, int64_t row) {
         constexpr int kRows = decltype(size)::value;
         F sums[kRows][kVectors] = {};
-        accumulate<kRows>(k + row * token, token, 1, q_, head.spec.depth, sums);
+        Product::template accumulate<kRows>(k + row * token, token, 1, q_, head.spec.depth, sums);
         FASTDIFF_UNROLL
         for (int r = 0; r < kRows; ++r) {
           FASTDIFF_UNROLL
@@ -132,7 +132,7 @@ struct Attend {
             }
           }
         }
-        accumulate<kRows>(values + channel, 1, token, p, keys, sums);
+        Product::template accumulate<kRows>(values + channel, 1, token, p, keys, sums);
         FASTDIFF_UNROLL
         for (int r = 0; r < kRows; ++r) {
           FASTDIFF_UNROLL
@@ -143,24 +143,6 @@ struct Attend {
 
     float* q_;  // (depth, kPanel)
   };
-
-  /// sums[r][:] += sum over i of a[r * row + i * step] * panel[i * kPanel + :].
-  template <int kRows>
-  static FASTDIFF_INLINE void accumulate(const float* a, int64_t row, int64_t step,
-                                         const float* panel, int64_t count,
-                                         F (&sums)[kRows][kVectors]) {
-    for (int64_t i = 0; i < count; ++i, a += step, panel += kPanel) {
-      F b[kVectors];
-      FASTDIFF_UNROLL
-      for (int v = 0; v < kVectors; ++v) b[v] = L::load(panel + v * L::kLanes);
-      FASTDIFF_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F factor = L::broadcast(a + r * row);
-        FASTDIFF_UNROLL
-        for (int v = 0; v < kVectors; ++v) sums[r][v] = L::fma(factor, b[v], sums[r][v]);
-      }
-    }
-  }
 };
 
 }  // namespace fastdiff::network

@@ -28,7 +28,16 @@ struct Multiply {
   template <int kRows, bool kAhead = false>
   static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
                                          int64_t depth, Sums<kRows>& sums) {
-    accumulate<kAhead>(a, weights, depth, sums, std::make_integer_sequence<int, kRows>());
+    const auto factor = [&](int row, int64_t k) { return a[row] + k; };
+    accumulate<kAhead>(factor, weights, depth, sums, std::make_integer_sequence<int, kRows>());
+  }
+
+  /// The same with a[r * row + k * step] for a[r][k].
+  template <int kRows>
+  static FASTDIFF_INLINE void accumulate(const float* a, int64_t row, int64_t step,
+                                         const float* panel, int64_t depth, Sums<kRows>& sums) {
+    const auto factor = [&](int r, int64_t k) { return a + r * row + k * step; };
+    accumulate<false>(factor, panel, depth, sums, std::make_integer_sequence<int, kRows>());
   }
 
   /// Calls tile(std-like constant kRows, first row) for `rows` rows in tiles as equal as they can
@@ -53,15 +62,14 @@ struct Multiply {
 
   /// The rows are named one by one, not counted in loops: sums then stay in registers, of which
   /// compilers otherwise leave one or another in memory.
-  template <bool kAhead, int kRows, int... kRow>
-  static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
-                                         int64_t depth, Sums<kRows>& sums,
-                                         std::integer_sequence<int, kRow...>) {
+  template <bool kAhead, class Factor, int kRows, int... kRow>
+  static FASTDIFF_INLINE void accumulate(const Factor& factor, const float* weights, int64_t depth,
+                                         Sums<kRows>& sums, std::integer_sequence<int, kRow...>) {
     F left[kRows] = {sums[kRow][0]...}, right[kRows] = {sums[kRow][1]...};
     for (int64_t k = 0; k < depth; ++k, weights += kPanel) {
       if constexpr (kAhead) __builtin_prefetch(weights + depth * kPanel, 0, 2);
       const F w0 = L::load(weights), w1 = L::load(weights + L::kLanes);
-      (add(L::broadcast(a[kRow] + k), w0, w1, left[kRow], right[kRow]), ...);
+      (add(L::broadcast(factor(kRow, k)), w0, w1, left[kRow], right[kRow]), ...);
     }
     ((sums[kRow][0] = left[kRow], sums[kRow][1] = right[kRow]), ...);
   }

@@ -89,9 +89,9 @@ def pack(
     """
     observed = ranges or {}
     packed: Arrays = {name: aligned(plan.weights[name]) for name in unpacked(plan, choices)}
-    for node in halved(plan, choices):
-        halves = torch.from_numpy(plan.weights[node.table]).bfloat16()
-        packed[halves_name(node)] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
+    for gather in halved(plan, choices):
+        halves = torch.from_numpy(plan.weights[gather.table]).bfloat16()
+        packed[halves_name(gather)] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         name = packed_name(node, choice)

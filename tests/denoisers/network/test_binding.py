@@ -60,7 +60,8 @@ def test_tables_in_bfloat16_are_half_as_large_and_near(model):
     tables = {node.table for node in plan.nodes if isinstance(node, Gather)}
     choices = {n.name: Choice("bfloat16") for n in plan.nodes if isinstance(n, Gather)}
     packed = pack(plan, choices)
-    assert tables and not tables & packed.keys()
+    assert tables
+    assert not tables & packed.keys()
     assert all(packed[f"{table} bfloat16"].dtype == np.uint16 for table in tables)
     got = evaluate(plan, case.inputs, len(case.expected), choices, LEVELS[-1])
     assert 1e-6 < error(got, case.expected) < 3e-3
