@@ -205,18 +205,19 @@ struct Norms {
   template <bool kSquared>
   static FASTDIFF_INLINE float sum(const float* x, int64_t channels, float mean) {
     F sums[kVectors] = {};
+    const auto off = [&](F value) { return kSquared ? value - mean : value; };
     const auto add = [&](int v, F value) {
       sums[v] = kSquared ? L::fma(value, value, sums[v]) : sums[v] + value;
     };
     int64_t c = 0;
     for (; c + kBlock <= channels; c += kBlock) {
       FASTDIFF_UNROLL
-      for (int v = 0; v < kVectors; ++v) add(v, L::load(x + c + v * L::kLanes) - mean);
+      for (int v = 0; v < kVectors; ++v) add(v, off(L::load(x + c + v * L::kLanes)));
     }
-    for (; c + L::kLanes <= channels; c += L::kLanes) add(0, L::load(x + c) - mean);
+    for (; c + L::kLanes <= channels; c += L::kLanes) add(0, off(L::load(x + c)));
     if (c < channels) {
       float rest[L::kLanes];
-      L::store(rest, L::load_part(x + c, channels - c) - mean);
+      L::store(rest, off(L::load_part(x + c, channels - c)));
       add(1, L::load_part(rest, channels - c));
     }
     return L::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
@@ -236,8 +237,7 @@ struct Norms {
       return vector.data ? vector.data + image * vector.image : nullptr;
     };
     const float *scale = of_image(spec.scale), *shift = of_image(spec.shift);
-    for (int64_t c = 0; c < spec.channels; c += L::kLanes) {
-      const int64_t live = spec.channels - c;
+    const auto vectors = [&](int64_t c, int64_t live) {
       F factor = spec.gamma ? load(spec.gamma + c, live) : L::splat(1.0f);
       F offset = spec.beta ? load(spec.beta + c, live) : F{};
       if (scale) {
@@ -249,7 +249,10 @@ struct Norms {
         const F v = (load(x[i] + c, live) - mean[i]) * inverse[i];
         y[i].template store<L>(format, c, L::fma(v, factor, offset), live);
       }
-    }
+    };
+    int64_t c = 0;
+    for (; c + L::kLanes <= spec.channels; c += L::kLanes) vectors(c, L::kLanes);
+    if (c < spec.channels) vectors(c, spec.channels - c);
   }
 };
 
