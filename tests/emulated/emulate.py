@@ -254,8 +254,8 @@ def inside(root: Path, path: Path) -> Path:
     return root / path.relative_to("/")
 
 
-def make_disk(run: Path, arguments: list[str]) -> None:
-    """Write disk.img: Python, the checkout and the script that runs pytest."""
+def make_disk(run: Path, files: list[Path], arguments: list[str]) -> None:
+    """Write disk.img: Python, the checkout, some files and the script that runs pytest."""
     root = run / "root"
     for name in ("bin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
@@ -264,6 +264,8 @@ def make_disk(run: Path, arguments: list[str]) -> None:
         (root / name).mkdir()
     python = copy_python(root)
     copy_checkout(root)
+    for file in files:
+        shutil.copy(file, root / "checkout")
     copy_libraries(root, python)
     shutil.copy(run / "initramfs" / "bin" / "busybox", root / "bin" / "sh")
     words = f"python={shlex.quote(str(python))}\nset -- {shlex.join(arguments)}\n"
@@ -306,14 +308,14 @@ def boot(emulator: Path, run: Path) -> int:
     raise EmulationError(f"Bochs ended before pytest did:\n{output}")
 
 
-def emulate(work: Path, run: Path, arguments: list[str]) -> int:
+def emulate(work: Path, run: Path, files: list[Path], arguments: list[str]) -> int:
     """Make what is missing, boot, and return the exit status of pytest."""
     emulator = bochs(work)
     shutil.copy(unpacked(work, "bochsbios") / "usr/share/bochs/BIOS-bochs-latest", run / "bios")
     shutil.copy(unpacked(work, "vgabios") / "usr/share/vgabios/vgabios.bin", run / "vgabios")
     say("making the disk, in a minute or two")
     make_iso(work, run)
-    make_disk(run, arguments)
+    make_disk(run, files, arguments)
     say("booting; Python answers after some minutes")
     return boot(emulator, run)
 
@@ -331,6 +333,8 @@ def parse() -> argparse.Namespace:
         "checkout); Debian's packages are looked for in its folder packages, then downloaded",
     )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep the images and logs of this run")
+    parser.add_argument("--file", type=Path, action="append", default=[], metavar="FILE",
+                        help="put another file into the root of the checkout there")  # fmt: skip
     parser.add_argument("arguments", nargs="+", metavar="PYTEST_ARGUMENT",
                         help="of pytest, which runs in the root of the checkout")  # fmt: skip
     return parser.parse_args()
@@ -349,7 +353,7 @@ def main() -> int:
     (work / "packages").mkdir(parents=True, exist_ok=True)
     run = Path(tempfile.mkdtemp(dir=work, prefix="run-"))
     try:
-        return emulate(work, run, options.arguments)
+        return emulate(work, run, options.file, options.arguments)
     except EmulationError as error:
         print(f"emulate.py: {error}", file=sys.stderr)
         return 125
