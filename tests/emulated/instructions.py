@@ -82,7 +82,9 @@ def test_count() -> None:
         for node in plan.nodes:
             groups[kind(node, {node.name: choice(node).algorithm})].append(node)
         groups["all"] = list(plan.nodes)
-        print(f"\n{path.name.removesuffix('.plan.json')}: millions, of instructions and of products")
+        print(
+            f"\n{path.name.removesuffix('.plan.json')}: millions, of instructions and of products"
+        )
         for name, nodes in groups.items():
             total = sum(instructions[node.name] for node in nodes) / 1e6
             products = sum(flops(node) for node in nodes) / FLOPS_OF_A_PRODUCT / 1e6
