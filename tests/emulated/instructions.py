@@ -34,13 +34,16 @@ A_SECOND = 1e8  # instructions, as guest/bochsrc sets the clock
 FLOPS_OF_A_PRODUCT = 2 * 16 * 16 * 32  # of tiles of bfloat16
 
 
-def choice(node: Node) -> Choice:
+def in_bfloat16(plan: Plan) -> dict[str, Choice]:
     """Choose bfloat16 wherever it can be, with blocks that did well elsewhere."""
-    if isinstance(node, Conv) and node.x.shape[-1] >= 16:
-        return Choice(TILES, (64, 4))
-    if isinstance(node, Attention):
-        return Choice(TILES)
-    return Choice(HALVES if isinstance(node, Gather) else "direct")
+    choices = {}
+    for node in plan.nodes:
+        if isinstance(node, Conv):
+            tiles = node.x.shape[-1] >= 16
+            choices[node.name] = Choice(TILES, (64, 4)) if tiles else Choice()
+        elif isinstance(node, Attention | Gather):
+            choices[node.name] = Choice(TILES if isinstance(node, Attention) else HALVES)
+    return choices
 
 
 def zeros(plan: Plan, choices: dict[str, Choice], panel: int) -> dict[str, np.ndarray]:
@@ -59,9 +62,8 @@ def zeros(plan: Plan, choices: dict[str, Choice], panel: int) -> dict[str, np.nd
     return weights
 
 
-def count(plan: Plan) -> dict[str, float]:
+def count(plan: Plan, choices: dict[str, Choice]) -> dict[str, float]:
     """Return the instructions of each node."""
-    choices = {node.name: choice(node) for node in plan.nodes}
     plan = without_rounded(plan, choices)
     kernels = _native.NetworkPlan()
     packed = Packed(kernels.level, plan, choices, zeros(plan, choices, kernels.panel))
@@ -77,10 +79,12 @@ def test_count() -> None:
     assert _native.NetworkPlan().level == "amx"
     for path in sorted(HERE.parents[1].glob("*.plan.json")):
         plan = Plan.from_json(json.loads(path.read_text()))
-        instructions = count(plan)
+        choices = in_bfloat16(plan)
+        instructions = count(plan, choices)
+        algorithms = {name: choice.algorithm for name, choice in choices.items()}
         groups: dict[str, list[Node]] = defaultdict(list)
         for node in plan.nodes:
-            groups[kind(node, {node.name: choice(node).algorithm})].append(node)
+            groups[kind(node, algorithms)].append(node)
         groups["all"] = list(plan.nodes)
         print(
             f"\n{path.name.removesuffix('.plan.json')}: millions, of instructions and of products"
