@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,12 @@ from fastdiff import _native
 from fastdiff.denoisers.native import Packed, Replay
 from fastdiff.denoisers.network import Choice, Plan, plan_network
 from fastdiff.denoisers.network.aligned import aligned_empty
+from fastdiff.denoisers.network.binding import expected_arrays
 from fastdiff.denoisers.network.describing import flops, kind
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, Node
-from fastdiff.denoisers.network.packing import HALVES, TILES, packed_arrays, unpacked
+from fastdiff.denoisers.network.packing import HALVES, TILES
 from fastdiff.denoisers.network.rounding import without_rounded
+from fastdiff.denoisers.network.shapes import ConvShape
 from fastdiff.integrations.describing import describe
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +40,7 @@ def in_bfloat16(plan: Plan) -> dict[str, Choice]:
     choices = {}
     for node in plan.nodes:
         if isinstance(node, Conv):
-            tiles = node.x.shape[-1] >= 16
+            tiles = ConvShape.of(node).algorithms("bfloat16") == (TILES,)
             choices[node.name] = Choice(TILES, (64, 4)) if tiles else Choice()
         elif isinstance(node, Attention | Gather):
             choices[node.name] = Choice(TILES if isinstance(node, Attention) else HALVES)
@@ -48,14 +49,8 @@ def in_bfloat16(plan: Plan) -> dict[str, Choice]:
 
 def zeros(plan: Plan, choices: dict[str, Choice], panel: int) -> dict[str, np.ndarray]:
     """Return weights of the sizes that the kernels expect."""
-    sizes = {name: (np.float32, math.prod(plan.shapes[name])) for name in unpacked(plan, choices)}
-    for node in plan.nodes:
-        if isinstance(node, Conv):
-            sizes |= packed_arrays(node, choices[node.name], plan.shapes[node.weights], panel)
-        elif isinstance(node, Gather):
-            sizes[f"{node.table} {HALVES}"] = np.uint16, math.prod(plan.shapes[node.table])
     weights = {}
-    for name, (dtype, size) in sizes.items():
+    for name, (dtype, size) in expected_arrays(plan, choices, panel).items():
         memory = aligned_empty(-(-size * np.dtype(dtype).itemsize // 4))
         memory.fill(0)
         weights[name] = memory.view(dtype)[:size]

@@ -99,6 +99,17 @@ def check_weights(
 ) -> None:
     """Raise `ArtifactError` if kernels are not there, or would read an array beyond its end."""
     _check_algorithms(plan, choices)
+    for name, (dtype, size) in expected_arrays(plan, choices, panel).items():
+        array = packed.get(name)
+        if array is None or array.dtype != dtype or array.size != size:
+            got = "nothing" if array is None else f"{array.size} of {array.dtype}"
+            raise ArtifactError(f"{name}: expected {size} of {np.dtype(dtype)}, got {got}")
+
+
+def expected_arrays(
+    plan: Plan, choices: Mapping[str, Choice], panel: int
+) -> dict[str, tuple[type, int]]:
+    """Return the element type and number of every array that `pack` makes, by name."""
     expected: dict[str, tuple[type, int]] = {
         name: (np.float32, math.prod(plan.shapes[name])) for name in unpacked(plan, choices)
     }
@@ -107,11 +118,7 @@ def check_weights(
     for node in plan.convolutions:
         choice = choices.get(node.name, Choice())
         expected |= packed_arrays(node, choice, plan.shapes[node.weights], panel)
-    for name, (dtype, size) in expected.items():
-        array = packed.get(name)
-        if array is None or array.dtype != dtype or array.size != size:
-            got = "nothing" if array is None else f"{array.size} of {array.dtype}"
-            raise ArtifactError(f"{name}: expected {size} of {np.dtype(dtype)}, got {got}")
+    return expected
 
 
 def _check_algorithms(plan: Plan, choices: Mapping[str, Choice]) -> None:

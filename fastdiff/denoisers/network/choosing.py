@@ -33,6 +33,8 @@ _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached fro
 def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> dict[str, Choice]:
     """Return the fastest choice for each convolution, and in bfloat16 each attention, by its name.
 
+    In bfloat16, tables of labels are kept in it without a measurement.
+
     Parameters
     ----------
     plan : Plan

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.errors import InvalidArgument
 
-from .operands import ACTIVATIONS, EPS, Array, Exact
+from .operands import ACTIVATIONS, EPS, Array, Exact, beside, per_image
 
 # How much rounding an algorithm adds to that of the sum, measured, with room to spare. Tiles round
 # their operands to bfloat16 first, and so does what they are compared with.
@@ -37,7 +37,7 @@ class Case:
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
         height, width = (n // 2 for n in self.size) if self.upsample else self.size
-        self.x = _beside(rng, (self.images, height, width, self.channels))
+        self.x = beside(rng, (self.images, height, width, self.channels))
         taps = (self.out_channels, self.channels, *self.kernel)
         scale = 1 / math.sqrt(self.channels * math.prod(self.kernel))
         self.weights = (scale * rng.standard_normal(taps)).astype(np.float32)
@@ -48,8 +48,8 @@ class Case:
             (self.size[1] + left + right - self.kernel[1]) // self.stride + 1,
         )
         self.out_shape = (self.images, *self.out_size, self.out_channels)
-        self.shift, self.scale = (_beside(rng, (self.images, self.out_channels)) for _ in range(2))
-        self.residual = _beside(rng, self.out_shape)
+        self.shift, self.scale = (beside(rng, (self.images, self.out_channels)) for _ in range(2))
+        self.residual = beside(rng, self.out_shape)
 
     @property
     def phased(self) -> bool:
@@ -79,7 +79,7 @@ class Case:
     def run(self, level: str, algorithm: str = "direct", threads: int = 1, **options: Any) -> Array:
         plan = _native.NetworkPlan(level)
         packed = self.packed(level, algorithm)
-        y = _beside(None, self.out_shape)
+        y = beside(None, self.out_shape)
         plan.conv(
             "conv", x=_pixels(self.x), y=_pixels(y), images=self.images, size=self.size,
             channels=self.channels, out_size=self.out_size, out_channels=self.out_channels,
@@ -133,25 +133,12 @@ def sums_of_phases(x: Exact, phases: Exact) -> Exact:
     return y
 
 
-def _beside(rng: np.random.Generator | None, shape: tuple[int, ...]) -> Array:
-    """Return an array inside a wider one; what is not drawn is NaN."""
-    buffer = np.full((*shape[:-1], shape[-1] + 5), np.nan, np.float32)
-    part = buffer[..., 2:-3]
-    if rng is not None:
-        part[:] = rng.standard_normal(shape)
-    return part
-
-
 def _bfloat16(array: Array) -> Array:
     return torch.from_numpy(array.copy()).bfloat16().float().numpy()
 
 
 def _pixels(array: Array) -> tuple[int, int, int]:
     return array.ctypes.data, array.strides[0] // 4, array.strides[-2] // 4
-
-
-def _per_image(array: Array) -> tuple[int, int]:
-    return array.ctypes.data, array.strides[0] // 4
 
 
 CASES = [
@@ -197,8 +184,8 @@ def test_what_follows_a_conv_is_done_with_its_sums(level: str, algorithm: str) -
     case = Case(3, (6, 7), 16, 37)
     operands = {
         "bias": case.bias.ctypes.data,
-        "shift": _per_image(case.shift),
-        "scale": _per_image(case.scale),
+        "shift": per_image(case.shift),
+        "scale": per_image(case.scale),
         "residual": _pixels(case.residual),
     }
 
@@ -227,7 +214,7 @@ def test_activations_behind_tiles_are_off_by_12_bits(level: str, activation: str
 @pytest.mark.parametrize("algorithm", list(GROWTH))
 def test_a_doubled_image_takes_what_follows_too(level: str, algorithm: str) -> None:
     case = Case(2, (32, 34), 16, 37, upsample=True)
-    operands = {"shift": _per_image(case.shift), "residual": _pixels(case.residual)}
+    operands = {"shift": per_image(case.shift), "residual": _pixels(case.residual)}
 
     got = case.run(level, algorithm, threads=2, **operands)
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from fastdiff import _native
 from fastdiff.errors import InvalidArgument
 
+from .operands import beside, per_image
 from .test_conv import (
     CASES,
     OTHER_SHAPES,
     Array,
     Case,
-    _beside,
     _name,
-    _per_image,
     _pixels,
     _taps,
     sums_of_phases,
@@ -63,7 +62,7 @@ class Quantized:
         case, plan = self.case, _native.NetworkPlan(level)
         parts = self.weights if case.phased else self.weights[None]
         packed = np.concatenate([_native.pack_int8(_taps(part)).ravel() for part in parts])
-        y = _beside(None, case.out_shape)
+        y = beside(None, case.out_shape)
         plan.conv(
             "conv", x=_pixels(case.x), y=_pixels(y), images=case.images, size=case.size,
             channels=case.channels, out_size=case.out_size, out_channels=case.out_channels,
@@ -88,7 +87,7 @@ def test_integers_take_what_follows_a_conv(level: str, blocks: tuple[int, int]) 
 
     got = quantized.run(
         level, activation="silu", blocks=blocks, bias=case.bias.ctypes.data,
-        shift=_per_image(case.shift), scale=_per_image(case.scale),
+        shift=per_image(case.shift), scale=per_image(case.scale),
         residual=_pixels(case.residual),
     )  # fmt: skip
 
