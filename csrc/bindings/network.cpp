@@ -4,7 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <array>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -13,6 +13,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../network/layout.h"
+#include "../network/operations.h"
 #include "../network/pack.h"
 #include "../network/plan.h"
 #include "array.h"
@@ -65,15 +66,9 @@ int index_of(const Names& names, const std::string& name, const char* what) {
               std::string("unknown ") + what + " " + name + "; there are: " + known};
 }
 
-constexpr const char* kActivations[] = {"none", "silu", "gelu", "gelu_tanh"};
 constexpr const char* kAlgorithms[] = {"direct", "winograd2", "winograd4", "tiles", "int8"};
-constexpr const char* kMapOps[] = {"constant", "add",     "subtract", "multiply",  "divide",
-                                   "maximum",  "minimum", "negate",   "exp",       "log",
-                                   "sqrt",     "rsqrt",   "sin",      "cos",       "tanh",
-                                   "sigmoid",  "silu",    "gelu",     "gelu_tanh", "round"};
-
 Activation activation_of(const std::string& name) {
-  return Activation(index_of(kActivations, name, "activation"));
+  return Activation(index_of(kActivationNames, name, "activation"));
 }
 
 const Level& find(const std::string& name) {
@@ -207,7 +202,7 @@ void map(Plan& plan, const std::string& name, const std::vector<int64_t>& shape,
   for (const auto& [op, a, b, constant] : program) {
     const int known = spec.inputs + spec.steps;
     require(a < known && b < known && (a >= 0 || op == "constant"), "map: operand not there yet");
-    spec.program[spec.steps++] = {MapOp(index_of(kMapOps, op, "operation")), a, b, constant};
+    spec.program[spec.steps++] = {MapOp(index_of(kMapOpNames, op, "operation")), a, b, constant};
   }
   add_map(plan, name, spec);
 }
@@ -263,6 +258,20 @@ py::array_t<To> tiles_of(py::handle weights_, Type type,
   py::array_t<To> out(bytes / int64_t(sizeof(To)));
   pack(weights.data<From>(), taps.size(), depth.size(), columns.size(), out.mutable_data());
   return out;
+}
+
+/// The names of element-wise operations: by their number of operands, and those of activations.
+py::dict operation_names() {
+  const auto list = [](const auto& names) {
+    py::tuple all(std::size(names));
+    for (size_t i = 0; i < std::size(names); ++i) all[i] = names[i];
+    return all;
+  };
+  py::dict names;
+  names["binary"] = list(kBinaryNames);
+  names["unary"] = list(kUnaryNames);
+  names["activation"] = list(kActivationNames);
+  return names;
 }
 
 py::dict level_reasons() {
@@ -340,6 +349,7 @@ void bind_network(py::module_& module) {
           arg("threads"));
 
   module.def("network_levels", level_reasons);
+  module.def("operation_names", operation_names);
   module.def("pack_panels", pack_panels_of, arg("weights"), arg("level") = "");
   module.def(
       "pack_tiles",

@@ -53,16 +53,11 @@ struct Norms {
 
   /// y = activation(x * scale + shift); y may be x.
   static void apply(const GroupNorm& spec, float* scratch, int64_t unit) {
-    switch (spec.activation) {
-      case Activation::kNone:
-        return apply_affine<Activation::kNone>(spec, scratch, unit);
-      case Activation::kSilu:
-        return apply_affine<Activation::kSilu>(spec, scratch, unit);
-      case Activation::kGelu:
-        return apply_affine<Activation::kGelu>(spec, scratch, unit);
-      case Activation::kGeluTanh:
-        return apply_affine<Activation::kGeluTanh>(spec, scratch, unit);
-    }
+#define FASTDIFF_CASE(enumerator, name, value) \
+  case Activation::enumerator:                 \
+    return apply_affine<Activation::enumerator>(spec, scratch, unit);
+    switch (spec.activation) { FASTDIFF_ACTIVATIONS(FASTDIFF_CASE) }
+#undef FASTDIFF_CASE
   }
 
   /// y may be x.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "operations.h"
+
 namespace fastdiff::network {
 
 /// Rows of channels: element (image, pixel, channel) is at data[image * i + pixel * p + channel].
@@ -32,8 +34,6 @@ struct Rounded {
   int32_t zero;            // what stands for 0
   uint8_t* pixels;         // where they are, while a plan runs
 };
-
-enum class Activation { kNone, kSilu, kGelu, kGeluTanh };
 
 /// y = residual + scale * activation(sum + bias + shift); what is null is left out.
 struct Epilogue {
@@ -125,29 +125,6 @@ struct Attention {
 constexpr int kMapRank = 5;  // the image and up to four axes
 constexpr int kMapInputs = 8;
 constexpr int kMapSteps = 24;
-
-enum class MapOp : int32_t {
-  kConstant,
-  kAdd,
-  kSubtract,
-  kMultiply,
-  kDivide,
-  kMaximum,
-  kMinimum,
-  kNegate,
-  kExp,
-  kLog,
-  kSqrt,
-  kReciprocalSqrt,
-  kSin,
-  kCos,
-  kTanh,
-  kSigmoid,
-  kSilu,
-  kGelu,
-  kGeluTanh,
-  kRound,
-};
 
 /// One operation of a Map; operands below `inputs` are its inputs, the others results of steps.
 struct MapStep {
