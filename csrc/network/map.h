@@ -2,7 +2,7 @@
 // cache, step after step.
 #pragma once
 
-#include "counts.h"
+#include "map_spec.h"
 #include "math.h"
 
 namespace fastdiff::network {

@@ -1,4 +1,4 @@
-"""The calls that a plan consists of, one class for each kind of kernel (csrc/network/specs.h)."""
+"""The calls that a plan consists of, one class for each kind of kernel (csrc/network/kinds.h)."""
 
 from __future__ import annotations
 
