@@ -1,11 +1,14 @@
 import json
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import fastdiff
 from fastdiff import errors
+from fastdiff.exporting.metadata import conditioning_to_json
 
 
 class Tiny(nn.Module):
@@ -19,6 +22,15 @@ class Tiny(nn.Module):
 
     def forward(self, x, t, class_labels):
         return self.conv(x) + self.label(class_labels)[:, :, None, None]
+
+
+class Wrapper(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, t, class_labels):
+        return self.model(x, t, class_labels)
 
 
 def test_a_plain_module_compiles_with_every_engine():
@@ -64,6 +76,42 @@ def test_what_is_missing_is_asked_for():
         fastdiff.compile("digit")
     with pytest.raises(errors.UnknownName, match="unknown backend 'tvm'"):
         fastdiff.compile("digits", backend="tvm")
+
+
+def test_sizes_that_no_memory_holds_are_refused_before_they_are_allocated():
+    huge = {"sample_shape": (2, 10**9, 10**9)}, {"sample_shape": (2, 5, 4), "max_batch": 10**17}
+    for options in huge:
+        with pytest.raises(errors.InvalidArgument, match=r"images of 2 x .* would take"):
+            fastdiff.compile(Tiny(), num_classes=4, backend="eager", precision="float32", **options)
+
+
+def test_scalars_of_numpy_and_torch_describe_a_model_like_python_numbers():
+    numbers = np.int64, torch.tensor
+    for number in numbers:
+        sampler = fastdiff.compile(
+            Tiny(),
+            sample_shape=(number(2), number(5), number(4)),
+            num_classes=number(3),
+            null_class=number(3),
+            max_batch=number(2),
+            tune=np.float32(0.01),
+            backend="eager",
+            precision="float32",
+            cache=False,
+        )
+        assert sampler.network.sample_shape == (2, 5, 4)
+        assert sampler.report.chosen.batch == 2
+        labels = conditioning_to_json(sampler.network.conditioning["class_labels"])
+        assert (labels["num_classes"], labels["null"]) == (3, 3)
+        with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2, got 3"):
+            sampler.sample(class_labels=number(3))
+
+
+def test_what_cannot_be_copied_is_named():
+    model = Tiny()
+    model.lock = threading.Lock()
+    with pytest.raises(errors.InvalidArgument, match=r"Wrapper\.model\.lock \(lock\) .* a copy"):
+        fastdiff.compile(Wrapper(model), sample_shape=(2, 5, 4), num_classes=4)
 
 
 def test_public_names_are_importable_and_others_are_not():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import WeightsError
-
-Module = TypeVar("Module", bound=nn.Module)
+from fastdiff.exporting.copying import Module, copied
 
 
 def skeleton(module: Module) -> Module:
@@ -25,7 +22,7 @@ def skeleton(module: Module) -> Module:
             bare: Tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if is_parameter else bare
-    return copy.deepcopy(module, memo)
+    return copied(module, memo)
 
 
 def with_weights(module: Module, weights: nn.Module | Mapping[str, Tensor]) -> Module:
