@@ -1,6 +1,5 @@
 """What a network is, and its export to ONNX: the network alone, or a whole sampler."""
 
-from fastdiff.exporting.copying import copied
 from fastdiff.exporting.loop import export_sampler
 from fastdiff.exporting.metadata import Metadata, read_metadata
 from fastdiff.exporting.network import Conditioning, Network
@@ -14,7 +13,6 @@ __all__ = [
     "Metadata",
     "Network",
     "OnnxFile",
-    "copied",
     "export_onnx",
     "export_sampler",
     "first_line",

@@ -7,6 +7,7 @@ that only loads what was compiled needs neither.
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting.checking import Case, check_output, make_cases
-from fastdiff.exporting.copying import copied
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.network import Network
 from fastdiff.exporting.onnx_file import OnnxFile
@@ -80,7 +80,7 @@ def _write_module(
 ) -> list[Case]:
     """Translate the module; the copy of its weights that this takes is gone at the end."""
     module = DenoiserForward(
-        copied(network.require_module()).cpu().float().eval(), list(network.conditioning)
+        copy.deepcopy(network.require_module()).cpu().float().eval(), list(network.conditioning)
     )
     cases = make_cases(network, module, dynamic_size)
     program = translate(network, module, dynamic_size)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import WeightsError
-from fastdiff.exporting.copying import Module, copied
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def skeleton(module: Module) -> Module:
@@ -22,7 +25,7 @@ def skeleton(module: Module) -> Module:
             bare: Tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if is_parameter else bare
-    return copied(module, memo)
+    return copy.deepcopy(module, memo)
 
 
 def with_weights(module: Module, weights: nn.Module | Mapping[str, Tensor]) -> Module:

@@ -17,7 +17,7 @@ from fastdiff.runtime.compiled import Compiled
 from fastdiff.runtime.editing import Edit
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.pickling import from_bytes, to_bytes
-from fastdiff.runtime.progress import ProgressBar
+from fastdiff.runtime.progress import sampling_progress
 from fastdiff.runtime.requests import Callback, Request, Start
 from fastdiff.runtime.tables import TableCache
 from fastdiff.runtime.updating import update_weights
@@ -135,7 +135,7 @@ class Sampler:
         callback : callable, optional
             Gets a `StepInfo` after each step, with the current estimate of x0; may cancel.
         progress : bool
-            Show a progress bar on the terminal.
+            Show a progress bar on a terminal or in a notebook.
         **conditioning
             The model's named inputs, such as ``class_labels=[3, 7]``; one value serves all images.
             An input that has a null value may be left out.
@@ -345,10 +345,10 @@ class Sampler:
         """Advance until `request` is done."""
         ticket = self.engine.submit(request)
         try:
-            with ProgressBar(request.rows * request.steps, enabled=progress) as bar:
+            with sampling_progress(request.rows * request.steps, enabled=progress) as show:
                 while not ticket.done:
                     self.engine.advance(ticket)
-                    bar.update(ticket.completed)
+                    show(ticket.completed)
         except BaseException:
             self.engine.cancel(ticket)
             raise
