@@ -143,7 +143,7 @@ class Report:
 
     def __str__(self) -> str:
         stream = io.StringIO()
-        Console(file=stream, width=100).print(self.table())
+        Console(file=stream, width=100, markup=False, emoji=False).print(self.table())
         return stream.getvalue().rstrip()
 
 
