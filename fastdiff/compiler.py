@@ -12,7 +12,7 @@ from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
 from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
-from fastdiff.runtime.progress import compile_progress, state
+from fastdiff.runtime.progress import compile_progress, tell_result
 
 __all__ = ["compile", "describe", "load"]
 
@@ -151,7 +151,7 @@ def compile(
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)
-    state(compiled.report.statement, progress)
+    tell_result(compiled.report.statement, progress)
     return sampler
 
 
@@ -191,5 +191,5 @@ def load(
     with compile_progress(progress) as say:
         compiled = load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)
-    state(compiled.report.statement, progress)
+    tell_result(compiled.report.statement, progress)
     return sampler

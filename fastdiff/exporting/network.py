@@ -19,7 +19,7 @@ from fastdiff.errors import (
     Unavailable,
 )
 from fastdiff.exporting.onnx_file import OnnxFile
-from fastdiff.sampling.checks import check_memory, plain, whole_number
+from fastdiff.sampling.checks import require_memory, plain, whole_number
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Network:
             c.null is not None for c in self.conditioning.values()
         )
 
-    def check_memory(self, rows: int) -> None:
+    def require_memory(self, rows: int) -> None:
         """Refuse a number of rows whose images and conditioning no memory of this machine holds.
 
         Raises
@@ -176,11 +176,11 @@ class Network:
         image = 4 * math.prod(self.sample_shape)
         given = sum(spec.row_bytes() for spec in self.conditioning.values())
         shape = " x ".join(map(str, self.sample_shape))
-        check_memory(f"{rows} images of {shape}", rows * (image + given))
+        require_memory(f"{rows} images of {shape}", rows * (image + given))
 
     def example(self, batch: int, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return inputs (x, t, conditioning) of `batch` rows, for tracing and measuring."""
-        self.check_memory(batch)
+        self.require_memory(batch)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(batch, *self.sample_shape, generator=generator)
         t = torch.linspace(1, 900, batch)

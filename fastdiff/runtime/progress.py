@@ -72,7 +72,7 @@ def compile_progress(wanted: bool | None) -> Iterator[Say]:
         yield lambda stage: None
 
 
-def state(text: str, wanted: bool | None) -> None:
+def tell_result(text: str, wanted: bool | None) -> None:
     """Print the result of compiling where its stages are shown; with `wanted` in a pipe too."""
     if wanted or (_is_wanted(wanted) and (_is_terminal() or _is_notebook())):
         print(text, file=sys.stderr, flush=True)

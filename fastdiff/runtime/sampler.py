@@ -212,7 +212,7 @@ class Sampler:
             latents = arguments.tensor("latents", latents, self.network.sample_shape)
         values = inputs | {f"negative {name}": value for name, value in unwanted.items()}
         n = arguments.count(n, values | (edit.values if edit else {}), seed, latents)
-        self.network.check_memory(n)
+        self.network.require_memory(n)
         table = self._tables.table(
             solver,
             steps=steps,

@@ -65,5 +65,5 @@ def _numbers(name: str, values: Sequence[float] | None) -> tuple[float, ...] | N
         return None
     try:
         return tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidArgument(f"{name}: expected a list of numbers, got {values!r}") from None

@@ -49,7 +49,7 @@ def positive_number(name: str, value: Any) -> float:
     value = plain(value)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf) or isinstance(value, (bool, str)):
         raise InvalidArgument(f"{name} must be a positive finite number, got {value!r}")
@@ -83,7 +83,7 @@ def check_flag(name: str, value: Any) -> None:
         raise InvalidArgument(f"{name} must be a bool, got {value!r}")
 
 
-def check_memory(what: str, size_bytes: int) -> None:
+def require_memory(what: str, size_bytes: int) -> None:
     """Refuse what this machine's memory cannot hold, before anybody tries to allocate it.
 
     Raises

@@ -114,6 +114,7 @@ def test_add_noise_refuses_shapes_that_do_not_fit():
         ({"steps_offset": -1}, InvalidArgument, "from 0 to 1000000, got -1"),
         ({"beta_start": -1e-4}, InvalidArgument, "positive finite"),
         ({"beta_end": "0.02"}, InvalidArgument, "positive finite"),
+        ({"sample_max_value": 10**400}, InvalidArgument, "positive finite"),
         ({"beta_end": 1.5}, InvalidArgument, "strictly decreasing"),
         ({"beta_start": 0.9, "beta_end": 0.9}, InvalidArgument, "strictly decreasing"),
         ({"clip_sample": "yes"}, InvalidArgument, "bool, got 'yes'"),

@@ -16,7 +16,7 @@ from fastdiff.integrations.pipelines.families import Shape, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.pipelines.schedulers import read_scheduler
 from fastdiff.runtime import Choices, Sampler, tune_or_recall
-from fastdiff.runtime.progress import compile_progress, state
+from fastdiff.runtime.progress import compile_progress, tell_result
 
 _LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20
@@ -82,7 +82,7 @@ def compile_pipeline(
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)
-    state(compiled.report.statement, progress)
+    tell_result(compiled.report.statement, progress)
     return CompiledPipeline(pipe, family, sampler)
 
 
