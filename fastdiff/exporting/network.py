@@ -19,7 +19,7 @@ from fastdiff.errors import (
     Unavailable,
 )
 from fastdiff.exporting.onnx_file import OnnxFile
-from fastdiff.sampling.checks import require_memory, plain, whole_number
+from fastdiff.sampling.checks import plain, require_memory, whole_number
 
 
 @dataclass(frozen=True)
