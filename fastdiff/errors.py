@@ -69,6 +69,10 @@ class WeightsError(FastdiffError, ValueError):
     """A weights file is corrupt, or does not fit the model."""
 
 
+class AssumptionWarning(UserWarning):
+    """Something that decides the images was neither given nor told by the model, but assumed."""
+
+
 class AccuracyWarning(UserWarning):
     """A candidate that strays from the float32 model is used because the caller said so."""
 

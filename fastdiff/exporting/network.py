@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from fastdiff.errors import (
     Unavailable,
 )
 from fastdiff.exporting.onnx_file import OnnxFile
+from fastdiff.sampling.checks import plain, require_memory, whole_number
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,17 @@ class Conditioning:
     null: float | int | Tensor | None = None
     num_classes: int | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(plain(size) for size in self.shape))
+        object.__setattr__(self, "null", plain(self.null))
+        if self.num_classes is not None:
+            classes = whole_number("num_classes", self.num_classes, 1)
+            object.__setattr__(self, "num_classes", classes)
+
+    def row_bytes(self) -> int:
+        """Return the size of one image's value."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def null_value(self) -> Tensor:
         """Return the unconditional value as a tensor of `shape`."""
         if self.null is None:
@@ -58,7 +71,8 @@ class Conditioning:
             tensor = torch.as_tensor(value).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidDtype(f"{name}: expected numbers, got {type(value).__name__}") from error
-        if tensor.dtype.is_floating_point and not self.dtype.is_floating_point:
+        whole = not self.dtype.is_floating_point
+        if whole and tensor.dtype.is_floating_point and tensor.numel():  # [] is float32 to torch
             raise InvalidDtype(f"{name}: expected integers, got {tensor.dtype}")
         if self.shape == (1,) and tensor.ndim < 2:  # a number per image, as (n,) or alone
             tensor = tensor.reshape(-1, 1)
@@ -117,10 +131,7 @@ class Network:
     samples: tuple[tuple[Tensor, Tensor, dict[str, Tensor]], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        shape = tuple(self.sample_shape)
-        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-            raise InvalidShape(f"sample_shape: expected (C, H, W), got {self.sample_shape!r}")
-        object.__setattr__(self, "sample_shape", shape)
+        object.__setattr__(self, "sample_shape", _sample_shape(self.sample_shape))
         if self.module is None:
             return
         known = inspect.signature(self.module.forward).parameters
@@ -154,8 +165,22 @@ class Network:
             c.null is not None for c in self.conditioning.values()
         )
 
+    def require_memory(self, rows: int) -> None:
+        """Refuse a number of rows whose images and conditioning no memory of this machine holds.
+
+        Raises
+        ------
+        InvalidArgument
+            With the sizes.
+        """
+        image = 4 * math.prod(self.sample_shape)
+        given = sum(spec.row_bytes() for spec in self.conditioning.values())
+        shape = " x ".join(map(str, self.sample_shape))
+        require_memory(f"{rows} images of {shape}", rows * (image + given))
+
     def example(self, batch: int, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return inputs (x, t, conditioning) of `batch` rows, for tracing and measuring."""
+        self.require_memory(batch)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(batch, *self.sample_shape, generator=generator)
         t = torch.linspace(1, 900, batch)
@@ -204,3 +229,11 @@ class Network:
         dtype = first.dtype if first.dtype.is_floating_point else x.dtype
         with torch.inference_mode():
             return module(x.to(first.device, dtype), t.to(first.device), **conditioning)
+
+
+def _sample_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    try:
+        channels, height, width = (whole_number("sample_shape", size, 1) for size in shape)
+    except (TypeError, ValueError):
+        raise InvalidShape(f"sample_shape: expected (C, H, W), got {shape!r}") from None
+    return channels, height, width

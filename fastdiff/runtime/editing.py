@@ -46,14 +46,13 @@ class Edit:
         shape = network.sample_shape
         image = arguments.tensor("image", image, shape)
         if mask is not None:
-            mask = arguments.tensor("mask", mask, shape, one_channel=True)
+            mask = arguments.tensor("mask", mask, shape, is_mask=True)
             if mask.numel() and not 0 <= float(mask.min()) <= float(mask.max()) <= 1:
                 raise InvalidArgument("mask: expected values from 0 (keep) to 1 (paint anew)")
             mask = mask.expand(-1, *shape)
         if strength is None:
             strength = _STRENGTH if mask is None else 1.0
-        check_number("strength", strength, 0.0, 1.0)
-        return cls(image, mask, float(strength))
+        return cls(image, mask, check_number("strength", strength, 0.0, 1.0))
 
     @property
     def values(self) -> dict[str, Tensor]:

@@ -75,12 +75,28 @@ class Report:
         used = {c.batch: c for c in self.candidates if c.chosen_from is not None}
         return used[best_batch({size: c.seconds for size, c in used.items()}, rows)]
 
+    @property
+    def statement(self) -> str:
+        """What was chosen, in a line: engines, precision, and their error."""
+        used = [c for c in self.candidates if c.chosen_from is not None]
+        engines = " and ".join(dict.fromkeys(c.engine for c in used))
+        judged = [c.certificate for c in used if c.certificate is not None]
+        error = "no certificate"
+        if judged:
+            passed = all(certificate.refusal is None for certificate in judged)
+            error = (
+                f"{'certified error' if passed else 'error over the limit:'} "
+                f"{max(certificate.error for certificate in judged):.1e} of an output, "
+                f"{max(certificate.sample_error for certificate in judged):.1e} of a sample"
+            )
+        return f"{self.model}: {engines} {self.chosen.precision}, {error}"
+
     def table(self) -> Table:
         """Return the figures as a rich table, with the refused candidates below it."""
         best = self.chosen
         refused = [c for c in self.candidates if c.refusal]
         table = Table(
-            title=f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s",
+            title=Text(f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s"),
             caption=Text("\n".join([self.machine, *map(_refusal, refused)])),
             title_justify="left",
             caption_justify="left",
@@ -127,7 +143,7 @@ class Report:
 
     def __str__(self) -> str:
         stream = io.StringIO()
-        Console(file=stream, width=100).print(self.table())
+        Console(file=stream, width=100, markup=False, emoji=False).print(self.table())
         return stream.getvalue().rstrip()
 
 

@@ -112,7 +112,12 @@ def visit(
         return _at_times(schedule, times, floor=compat and rules.floor)
     if sigmas is not None:
         most = 1.0 if schedule.process == "flow" else np.inf
-        levels = check_timesteps(sigmas, (np.nextafter(0, 1), most), steps, "sigmas", 0.0)
+        levels = check_timesteps(sigmas, (0.0, most), steps, "sigmas", apart=0.0)
+        if levels[-1] == 0:
+            raise InvalidArgument(
+                "sigmas: the last one is 0, where the data are and nothing is evaluated; leave it "
+                "out: a sampler goes on to its end by itself"
+            )
         if schedule.process == "flow":
             levels = _shift(schedule, levels)
         return _at_sigmas(schedule, levels, rules)

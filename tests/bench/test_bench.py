@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.performance import verdict
 from fastdiff.bench import Plan, Result, run, to_html, to_json
 from fastdiff.bench.contenders import BASELINE, Contender, Load
 from fastdiff.bench.timing import Spread, interleave, ratio
@@ -147,6 +148,19 @@ def test_html_opens_without_a_network_and_escapes_what_it_shows():
     outside = r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//'
     assert re.search(outside, page) is None
     assert page.count("Plotly.newPlot(") == 2
+
+
+def test_verdict_of_the_performance_page_names_both_precisions():
+    turns = {"steps_per_second": 2.0, "turn_seconds": (1.0, 1.0)}
+    ours = result(backend="native", precision="bfloat16", error=1e-2, **turns)
+    slow = {**turns, "steps_per_second": 1.0, "turn_seconds": (2.0, 2.0)}
+    peers = [
+        result("plain openvino", peer=True, backend="openvino", error=1e-6, **slow),
+        result(BASELINE.name, peer=True, backend="diffusers", error=0.0, turn_seconds=(4.0, 4.0)),
+    ]
+    assert verdict([ours, *peers]) == (
+        "| 2 | native bfloat16 | openvino float32 | 2.00 (2.00 to 2.00) | 4.00 (4.00 to 4.00) |"
+    )
 
 
 def test_json_has_the_promised_keys():

@@ -112,6 +112,13 @@ def test_doctor_tells_what_runs(capsys):
     assert "UNet2DModel" in out
 
 
+def test_brackets_and_colons_in_an_error_are_printed_as_they_are(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "model[serve][/bold]:smile:"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "unknown model 'model[serve][/bold]:smile:'" in capsys.readouterr().err
+
+
 def test_errors_are_one_sentence_and_exit_code_one(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "digits", "--out", "x.gif"])
     with pytest.raises(SystemExit) as caught:

@@ -1,7 +1,9 @@
 """A saved sampler gives the same images, and nothing that was tampered with is used."""
 
+import copy
 import io
 import json
+import pickle
 import zipfile
 
 import numpy as np
@@ -53,6 +55,17 @@ def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, save
     assert str(loaded.report) == str(sampler.report)
     with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2"):
         loaded.sample(class_labels=[3])
+
+
+def test_a_sampler_is_pickled_and_copied_as_what_it_saves(sampler, monkeypatch):
+    monkeypatch.setattr(loading, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
+    other = sampler.with_schedule(fastdiff.Schedule(num_train_timesteps=100))
+    unpickled = pickle.loads(pickle.dumps(other))  # noqa: S301  what this test wrote
+    for made in (unpickled, copy.deepcopy(other)):
+        assert made.engine is not other.engine
+        assert made.schedule == other.schedule
+        assert torch.equal(made.sample(**OPTIONS), other.sample(**OPTIONS))
+    assert copy.copy(other).engine is other.engine
 
 
 def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):

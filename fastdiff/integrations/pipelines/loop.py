@@ -175,6 +175,10 @@ class LoopScheduler:
         self._turn = 0
         self.set_timesteps = self._scheduler.set_timesteps  # pipelines look at its signature
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # pipelines name it in their messages, and look at what it is
+        return type(self._scheduler)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
 

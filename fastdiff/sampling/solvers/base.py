@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.checks import check_number, plain
 from fastdiff.sampling.path import Path, PathRules, visit
 from fastdiff.sampling.prediction import denoised_coefficients
 from fastdiff.sampling.schedule import Schedule
@@ -50,7 +50,8 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         """Check the options whose type says all; a subclass checks the others."""
         for option in fields(self):
-            value, kind = getattr(self, option.name), str(option.type)
+            value, kind = plain(getattr(self, option.name)), str(option.type)
+            object.__setattr__(self, option.name, value)
             flag = isinstance(value, bool) or (value is None and "None" in kind)
             if kind.startswith("bool") and not flag:
                 raise InvalidArgument(f"{option.name} must be True or False, got {value!r}")

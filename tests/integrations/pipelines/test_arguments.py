@@ -8,6 +8,7 @@ from diffusers.callbacks import SDCFGCutoffCallback
 
 import fastdiff
 from fastdiff import errors
+from fastdiff.exporting import Conditioning
 
 pytestmark = [
     pytest.mark.peer,
@@ -67,6 +68,41 @@ def test_levels_that_do_not_end_with_the_data_are_refused(compiled):
     fast.scheduler = EulerDiscreteScheduler()
     with pytest.raises(errors.InvalidArgument, match=r"sigmas: expected 0, .* got 0.5"):
         fast(prompt="a cat", sigmas=[9.0, 2.0, 0.5])
+
+
+def test_messages_of_the_pipeline_name_the_scheduler_that_was_set(compiled):
+    _, fast = compiled("text_to_image")
+    fast.scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match=r"DDIMScheduler'>'s `set_timesteps` does not") as caught:
+        fast(prompt="a cat", sigmas=[9.0, 2.0])
+    assert "Loop" not in str(caught.value)
+
+
+def test_prompt_embeddings_of_two_windows_are_compiled_for():
+    pipe = pipelines.text_to_image()
+    shape = (2 * pipelines.TOKENS, pipelines.WIDTH)
+    longer = {"encoder_hidden_states": Conditioning(shape, torch.float32)}
+    fast = fastdiff.compile(pipe, conditioning=longer, **QUICK)
+    embeds = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(3))
+    given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
+    asked = {"num_inference_steps": 3, "output_type": "latent", **given}
+    images = []
+    for made in (pipe, fast):
+        made.set_progress_bar_config(disable=True)
+        images.append(made(generator=torch.Generator().manual_seed(1), **asked).images)
+    torch.testing.assert_close(images[1], images[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(
+        errors.InvalidShape, match=r"expected shape \(n, 32, 12\), got \(1, 16, 12\)"
+    ):
+        fast(**TEXT)
+
+
+def test_what_a_pipeline_tells_itself_is_refused_at_compile_time(compiled):
+    pipe, _ = compiled("ddim")
+    with pytest.raises(errors.InvalidArgument, match="schedule= is for a denoiser"):
+        fastdiff.compile(pipe, schedule=DDIMScheduler(), sample_shape=(3, 8, 8), **QUICK)
+    with pytest.raises(errors.InvalidArgument, match="has no input 'text'; it has: none"):
+        fastdiff.compile(pipe, conditioning={"text": Conditioning()}, **QUICK)
 
 
 def test_picture_of_another_size_is_refused(compiled, picture):
