@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fastdiff.denoisers.network.nodes import Step
@@ -9,14 +10,19 @@ from fastdiff.denoisers.network.reader import Reader
 from fastdiff.denoisers.network.results import Result, operator
 from fastdiff.denoisers.network.views import View
 
+_NEUTRAL = {
+    "add": -0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0, "maximum": -math.inf,
+    "minimum": math.inf,
+}  # fmt: skip
+"""What leaves every left operand as it is; of a sum -0.0, since -0.0 + 0.0 is 0.0."""
+
 
 def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
     """Append one operation; what leaves its operand as it is vanishes."""
     left, right = r.operand(a), r.operand(b)
-    neutral = 0.0 if op in {"add", "subtract"} else 1.0
-    if isinstance(left, View) and right == neutral:
+    if isinstance(left, View) and _is_neutral(op, right):
         return left
-    if isinstance(right, View) and left == neutral and op in {"add", "multiply"}:
+    if isinstance(right, View) and op not in {"subtract", "divide"} and _is_neutral(op, left):
         return right
     program: list[Step] = []
     views = [operand for operand in (left, right) if isinstance(operand, View)]
@@ -28,6 +34,10 @@ def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
             indices.append(len(views))
             program.append(("constant", 0, 0, operand))
     return r.elementwise(op, views, [*program, (op, *indices, 0.0)])  # type: ignore[list-item]
+
+
+def _is_neutral(op: str, operand: View | float) -> bool:
+    return not isinstance(operand, View) and repr(operand) == repr(_NEUTRAL[op])
 
 
 def _registered(op: str) -> Callable[..., Result]:
