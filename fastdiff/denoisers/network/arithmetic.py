@@ -40,11 +40,11 @@ def _is_neutral(op: str, operand: View | float) -> bool:
     return not isinstance(operand, View) and repr(operand) == repr(_NEUTRAL[op])
 
 
-def _registered(op: str) -> Callable[..., Result]:
-    def read(r: Reader, a: Result, b: Result, *, alpha: float = 1) -> Result:
+def _registered(op: str, swapped: bool = False) -> Callable[..., Result]:
+    def read(r: Reader, a: Result, b: Result, alpha: float = 1) -> Result:
         if alpha != 1:
             raise r.refuse(f"alpha is {alpha}, expected 1")
-        return _binary(r, op, a, b)
+        return _binary(r, op, b, a) if swapped else _binary(r, op, a, b)
 
     return read
 
@@ -56,23 +56,19 @@ def _unary(op: str) -> Callable[..., Result]:
     return read
 
 
-for _op, _torch in {
-    "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "maximum": "maximum",
-    "minimum": "minimum",
-}.items():  # fmt: skip
-    operator(*(f"{_torch}{place}.{kind}" for place in ("", "_") for kind in
-               ("Tensor", "Scalar", "default")))(_registered(_op))  # fmt: skip
+for _op, _torch in {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}.items():
+    operator(*(f"{_torch}{place}.{kind}" for place in ("", "_") for kind in ("Tensor", "Scalar")))(
+        _registered(_op)
+    )
+operator("maximum.default")(_registered("maximum"))
+operator("minimum.default")(_registered("minimum"))
+operator("rsub.Scalar", "rsub.Tensor")(_registered("subtract", swapped=True))
 for _op, _torch in {
     "negate": "neg", "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "sin": "sin",
     "cos": "cos", "tanh": "tanh", "sigmoid": "sigmoid", "silu": "silu",
     "round": "round",
 }.items():  # fmt: skip
     operator(f"{_torch}.default", f"{_torch}_.default")(_unary(_op))
-
-
-@operator("rsub.Scalar", "rsub.Tensor")
-def _rsub(r: Reader, a: Result, b: Result) -> Result:
-    return _binary(r, "subtract", b, a)
 
 
 @operator("gelu.default")
