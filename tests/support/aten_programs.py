@@ -2,6 +2,7 @@
 
 import operator
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._guards import detect_fake_mode
@@ -17,8 +18,9 @@ BATCHES = (11, 13)  # what differs between them is the batch
 
 WEIGHTS = {
     "vector": (3,), "row": (4,), "column": (3, 1, 1), "pixel": (1, 1, 1), "image": SHAPE,
-    "conv": (3, 3, 3, 3), "point": (5, 3, 1, 1), "five": (3, 5, 2, 2), "linear": (7, 4),
-    "square": (4, 4), "table": (5, 4), "mask": (6, 6), "outputs": (7,),
+    "conv": (3, 3, 3, 3), "depthwise": (3, 1, 3, 3), "point": (5, 3, 1, 1),
+    "transposed": (3, 7, 2, 2), "linear": (7, 4), "square": (4, 4), "table": (5, 4),
+    "mask": (6, 6), "outputs": (7,),
 }  # fmt: skip
 
 
@@ -63,25 +65,23 @@ class AtenProgram:
         self._batch = self.nodes["x"].meta["val"].shape[0]
         self._fake = detect_fake_mode(self.nodes["x"].meta["val"])
         for name, node in self.nodes.items():
-            rows = [(batch,) for batch in BATCHES] if name in {"x", "t", "y", "labels"} else [(), ()]
-            value = node.meta["val"]
-            own = value.shape[len(rows[0]) :]
-            node.meta["metas"] = [
-                torch.empty(*batch, *own, dtype=value.dtype, device="meta") for batch in rows
-            ]
+            shape, dtype = tuple(node.meta["val"].shape), node.meta["val"].dtype
+            shapes = [shape if name in WEIGHTS else (rows, *shape[1:]) for rows in BATCHES]
+            with self._fake:
+                node.meta["fakes"] = [torch.empty(sizes, dtype=dtype) for sizes in shapes]
         self.clear()
 
     def call(self, target, *args, **kwargs):
         """Append a call and return its node; what torch raises leaves the program as it was."""
         args, kwargs = normalised(target, args, kwargs)
-        metas = []
+        fakes = []
         for index in range(len(BATCHES)):
-            given = fx.map_arg((args, kwargs), lambda node, i=index: node.meta["metas"][i])
-            metas.append(target(*given[0], **given[1]))
+            given = fx.map_arg((args, kwargs), lambda node, i=index: node.meta["fakes"][i])
+            with self._fake, torch.no_grad():
+                fakes.append(target(*given[0], **given[1]))
         with self.program.graph.inserting_before(self._output):
             node = self.program.graph.call_function(target, args, kwargs)
-        node.meta["metas"] = metas
-        node.meta["val"] = tree_map(self._open, *metas)
+        node.meta.update(fakes=fakes, val=tree_map(self._open, *fakes))
         return node
 
     def _open(self, one, other):
@@ -97,6 +97,15 @@ class AtenProgram:
         """Append the choice of one of several results."""
         return self.call(operator.getitem, node, index)
 
+    def text(self):
+        """Return the calls that the result depends on, as text."""
+        needed, lines = {self._output}, []
+        for node in reversed(self.program.graph.nodes):
+            if node in needed and node.op != "placeholder":
+                needed.update(node.all_input_nodes)
+                lines.append(node.format_node())
+        return "\n".join(lines[::-1])
+
     def finish(self, node):
         """Make `node` what the program returns."""
         self._output.args = ((node,),)
@@ -108,18 +117,38 @@ class AtenProgram:
             if node.op == "call_function":
                 self.program.graph.erase_node(node)
 
-    def run(self, inputs, dtype):
-        """Return what torch makes of inputs by their names, as (B, elements)."""
+    def run(self, inputs, dtype, noise=0.0):
+        """Return what torch makes of inputs by their names, as (B, elements).
+
+        With `noise`, every number on the way is off by about this part of it.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def rounded(value):
+            if not noise or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                return value
+            return value * (1 + noise * torch.randn(value.shape, generator=generator, dtype=dtype))
+
         env = {}
         for name, node in self.nodes.items():
-            value = inputs[name] if name in inputs else getattr(self.network.module, name).data
-            env[node] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+            value = inputs[name] if name in inputs else getattr(self.network.module, name)
+            kind = dtype if value.is_floating_point() else value.dtype
+            env[node] = rounded(value.to(kind, copy=True))
         for node in self.program.graph.nodes:
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-                env[node] = node.target(*args, **kwargs)
+                env[node] = rounded(node.target(*args, **kwargs))
         result = env[self._output.args[0][0]]
         return result.reshape(len(inputs["x"]), -1)
+
+
+def difference(got, expected):
+    """Largest error of an element, as a part of the largest; infinite where NaN or infinity is."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(got[~finite], expected[~finite], equal_nan=True):
+        return np.inf
+    scale = max(np.abs(expected[finite]).max(initial=0), 1e-30)
+    return np.abs(got - expected)[finite].max(initial=0) / scale
 
 
 def normalised(target, args, kwargs):

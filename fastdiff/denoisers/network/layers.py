@@ -48,7 +48,7 @@ def _conv2d(
     y = r.emit(
         Conv(
             r.scope(), pixels, View.of("", (*size, weight.shape[0])),
-            r.weight(weight), None if bias is None else r.weight(bias),
+            r.weight(weight), r.vector(bias, int(weight.shape[0])),
             kernel, down, (top, left), isinstance(x, Doubled),
         )
     )  # fmt: skip
@@ -63,7 +63,7 @@ def _linear(r: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> V
     name = r.weight(weight)
     array = r.graph.weights[name]
     r.graph.weights[name] = array.reshape(*weight.shape, 1, 1)
-    out = r.emit(Conv(r.scope(), x_pixels, y, name, None if bias is None else r.weight(bias)))
+    out = r.emit(Conv(r.scope(), x_pixels, y, name, r.vector(bias, int(weight.shape[0]))))
     return r.reshape(out, (*x.shape[:-1], int(weight.shape[0])))
 
 
@@ -111,7 +111,7 @@ def _group_norm(
     axes = [*range(1, len(x.shape)), 0]
     last = x.permute(axes)
     rows = r.rows(last)
-    gamma, beta = (None if w is None else r.weight(w) for w in (weight, bias))
+    gamma, beta = (r.vector(w, rows.shape[1]) for w in (weight, bias))
     y = r.emit(GroupNorm(r.scope(), rows, View.of("", rows.shape), groups, eps, gamma, beta))
     return r.reshape(y, last.shape).permute((len(axes) - 1, *range(len(axes) - 1)))
 
@@ -130,7 +130,7 @@ def _layer_norm(
     if len(normalized_shape) != 1:
         raise r.refuse(f"it normalises over {len(normalized_shape)} axes, the kernel over one")
     rows = r.rows(x)
-    gamma, beta = (None if w is None else r.weight(w) for w in (weight, bias))
+    gamma, beta = (r.vector(w, rows.shape[1]) for w in (weight, bias))
     y = r.emit(LayerNorm(r.scope(), rows, View.of("", rows.shape), eps, gamma, beta, centred))
     return r.reshape(y, x.shape)
 

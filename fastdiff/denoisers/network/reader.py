@@ -138,6 +138,14 @@ class Reader:
         self.graph.weights.setdefault(known, array)
         return known
 
+    def vector(self, tensor: Tensor | None, channels: int) -> str | None:
+        """Keep a tensor (channels,), if there is one, among the weights and return its name."""
+        if tensor is None:
+            return None
+        if tuple(tensor.shape) != (channels,):
+            raise self.refuse(f"expected a vector of {channels}, got {tuple(tensor.shape)}")
+        return self.weight(tensor)
+
     def name_weight(self, tensor: Tensor, name: str) -> None:
         """Say what `tensor` is called if it turns out to be used."""
         self._weight_names[id(tensor)] = self.unique(name)
