@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fastdiff.denoisers.network.nodes import Step
@@ -9,14 +10,19 @@ from fastdiff.denoisers.network.reader import Reader
 from fastdiff.denoisers.network.results import Result, operator
 from fastdiff.denoisers.network.views import View
 
+_NEUTRAL = {
+    "add": -0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0, "maximum": -math.inf,
+    "minimum": math.inf,
+}  # fmt: skip
+"""What leaves every left operand as it is; of a sum -0.0, since -0.0 + 0.0 is 0.0."""
+
 
 def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
     """Append one operation; what leaves its operand as it is vanishes."""
     left, right = r.operand(a), r.operand(b)
-    neutral = 0.0 if op in {"add", "subtract"} else 1.0
-    if isinstance(left, View) and right == neutral:
+    if isinstance(left, View) and _is_neutral(op, right):
         return left
-    if isinstance(right, View) and left == neutral and op in {"add", "multiply"}:
+    if isinstance(right, View) and op not in {"subtract", "divide"} and _is_neutral(op, left):
         return right
     program: list[Step] = []
     views = [operand for operand in (left, right) if isinstance(operand, View)]
@@ -30,11 +36,15 @@ def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
     return r.elementwise(op, views, [*program, (op, *indices, 0.0)])  # type: ignore[list-item]
 
 
-def _registered(op: str) -> Callable[..., Result]:
-    def read(r: Reader, a: Result, b: Result, *, alpha: float = 1) -> Result:
+def _is_neutral(op: str, operand: View | float) -> bool:
+    return not isinstance(operand, View) and repr(operand) == repr(_NEUTRAL[op])
+
+
+def _registered(op: str, swapped: bool = False) -> Callable[..., Result]:
+    def read(r: Reader, a: Result, b: Result, alpha: float = 1) -> Result:
         if alpha != 1:
             raise r.refuse(f"alpha is {alpha}, expected 1")
-        return _binary(r, op, a, b)
+        return _binary(r, op, b, a) if swapped else _binary(r, op, a, b)
 
     return read
 
@@ -46,23 +56,19 @@ def _unary(op: str) -> Callable[..., Result]:
     return read
 
 
-for _op, _torch in {
-    "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "maximum": "maximum",
-    "minimum": "minimum",
-}.items():  # fmt: skip
-    operator(*(f"{_torch}{place}.{kind}" for place in ("", "_") for kind in
-               ("Tensor", "Scalar", "default")))(_registered(_op))  # fmt: skip
+for _op, _torch in {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}.items():
+    operator(*(f"{_torch}{place}.{kind}" for place in ("", "_") for kind in ("Tensor", "Scalar")))(
+        _registered(_op)
+    )
+operator("maximum.default")(_registered("maximum"))
+operator("minimum.default")(_registered("minimum"))
+operator("rsub.Scalar", "rsub.Tensor")(_registered("subtract", swapped=True))
 for _op, _torch in {
     "negate": "neg", "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "sin": "sin",
     "cos": "cos", "tanh": "tanh", "sigmoid": "sigmoid", "silu": "silu",
     "round": "round",
 }.items():  # fmt: skip
     operator(f"{_torch}.default", f"{_torch}_.default")(_unary(_op))
-
-
-@operator("rsub.Scalar", "rsub.Tensor")
-def _rsub(r: Reader, a: Result, b: Result) -> Result:
-    return _binary(r, "subtract", b, a)
 
 
 @operator("gelu.default")

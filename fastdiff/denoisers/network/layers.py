@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -49,7 +48,7 @@ def _conv2d(
     y = r.emit(
         Conv(
             r.scope(), pixels, View.of("", (*size, weight.shape[0])),
-            r.weight(weight), None if bias is None else r.weight(bias),
+            r.weight(weight), r.vector(bias, int(weight.shape[0])),
             kernel, down, (top, left), isinstance(x, Doubled),
         )
     )  # fmt: skip
@@ -64,7 +63,7 @@ def _linear(r: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> V
     name = r.weight(weight)
     array = r.graph.weights[name]
     r.graph.weights[name] = array.reshape(*weight.shape, 1, 1)
-    out = r.emit(Conv(r.scope(), x_pixels, y, name, None if bias is None else r.weight(bias)))
+    out = r.emit(Conv(r.scope(), x_pixels, y, name, r.vector(bias, int(weight.shape[0]))))
     return r.reshape(out, (*x.shape[:-1], int(weight.shape[0])))
 
 
@@ -112,7 +111,7 @@ def _group_norm(
     axes = [*range(1, len(x.shape)), 0]
     last = x.permute(axes)
     rows = r.rows(last)
-    gamma, beta = (None if w is None else r.weight(w) for w in (weight, bias))
+    gamma, beta = (r.vector(w, rows.shape[1]) for w in (weight, bias))
     y = r.emit(GroupNorm(r.scope(), rows, View.of("", rows.shape), groups, eps, gamma, beta))
     return r.reshape(y, last.shape).permute((len(axes) - 1, *range(len(axes) - 1)))
 
@@ -131,7 +130,7 @@ def _layer_norm(
     if len(normalized_shape) != 1:
         raise r.refuse(f"it normalises over {len(normalized_shape)} axes, the kernel over one")
     rows = r.rows(x)
-    gamma, beta = (None if w is None else r.weight(w) for w in (weight, bias))
+    gamma, beta = (r.vector(w, rows.shape[1]) for w in (weight, bias))
     y = r.emit(LayerNorm(r.scope(), rows, View.of("", rows.shape), eps, gamma, beta, centred))
     return r.reshape(y, x.shape)
 
@@ -163,6 +162,8 @@ def _attention(
 ) -> View:
     if attn_mask is not None or is_causal or enable_gqa or dropout_p:
         raise r.refuse("masks, causal order, grouped heads and dropout have no kernel")
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        raise r.refuse(f"heads {q.shape[:-2]} attend to {k.shape[:-2]} and {v.shape[:-2]}")
     shape = (*q.shape[:-1], v.shape[-1])
     q, k, v = (_heads(r, view) for view in (q, k, v))
     heads, queries, depth = q.shape
@@ -183,7 +184,14 @@ def _heads(r: Reader, view: View) -> View:
 
 
 @operator("embedding.default")
-def _embedding(r: Reader, table: Tensor, labels: View, *options: object) -> View:
+def _embedding(
+    r: Reader,
+    table: Tensor,
+    labels: View,
+    padding_idx: int = -1,  # as the two below: for gradients alone
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> View:
     if labels.numel != 1:
         raise r.refuse(f"expected one label for an image, got {labels.shape}")
     rows = labels.reshape(())
@@ -201,7 +209,8 @@ def _avg_pool2d(
     stride: int | Sequence[int] = (),
     padding: int | Sequence[int] = 0,
     ceil_mode: bool = False,
-    *options: object,
+    count_include_pad: bool = True,  # nothing is padded
+    divisor_override: int | None = None,
 ) -> View:
     down, across = _pair(kernel)
     if (
@@ -210,37 +219,45 @@ def _avg_pool2d(
         or down * across > 4
     ):
         raise r.refuse(f"kernel {kernel}, stride {stride}, padding {padding}")
-    height, width = (n // k * k for n, k in zip(x.shape[1:], (down, across), strict=True))
-    if ceil_mode and (height, width) != x.shape[1:]:
+    height, width = (n // k * k for n, k in zip(x.shape[-2:], (down, across), strict=True))
+    if ceil_mode and (height, width) != x.shape[-2:]:
         raise r.refuse("ceil_mode counts pixels outside the image")
     taps: list[View | float] = [
-        x.slice(1, i, height, down).slice(2, j, width, across)
+        x.slice(-2, i, height, down).slice(-1, j, width, across)
         for i in range(down)
         for j in range(across)
     ]
-    return r.elementwise("avg_pool", taps, _mean_of(len(taps)))
+    return r.elementwise("avg_pool", taps, _mean_of(len(taps), divisor_override or len(taps)))
 
 
-def _mean_of(count: int) -> list[Step]:
-    """Return the program for the mean of `count` inputs, added in order."""
+def _mean_of(count: int, divisor: int) -> list[Step]:
+    """Return the program for the sum of `count` inputs, added in order, by `divisor`."""
     program: list[Step] = []
     total = 0
     for index in range(1, count):
         program.append(("add", total, index, 0.0))
         total = count + len(program) - 1
-    program.append(("constant", 0, 0, 1 / count))
+    program.append(("constant", 0, 0, 1 / divisor))
     program.append(("multiply", total, count + len(program) - 1, 0.0))
     return program
 
 
-@operator("pad.default", "constant_pad_nd.default")
-def _pad(r: Reader, x: View, pads: Sequence[int], *how: Any) -> Result:
-    mode, value = how if how and isinstance(how[0], str) else ("constant", *(how or (0.0,)))
+@operator("pad.default")
+def _pad(
+    r: Reader, x: View, pads: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Result:
+    if mode != "constant":
+        raise r.refuse(f"{mode} padding")
+    return _constant_pad(r, x, pads, value or 0.0)
+
+
+@operator("constant_pad_nd.default")
+def _constant_pad(r: Reader, x: View, pads: Sequence[int], value: float = 0.0) -> Result:
     if not any(pads):
         return x
     left, right, top, bottom = (*pads, 0, 0)[:4]
-    if mode != "constant" or value or len(pads) > 4 or min(pads) < 0 or len(x.shape) != 3:
-        raise r.refuse(f"{mode} padding {list(pads)} with {value}")
+    if value or len(pads) > 4 or min(pads) < 0 or len(x.shape) != 3:
+        raise r.refuse(f"padding {list(pads)} with {value}")
     return Padded(x, top, left, bottom, right)
 
 
@@ -248,6 +265,8 @@ def _pad(r: Reader, x: View, pads: Sequence[int], *how: Any) -> Result:
 def _upsample(
     r: Reader, x: View, size: Sequence[int] | None, factors: Sequence[float] | None
 ) -> Result:
-    if r.image_shape()[0] != (x.shape[0], 2 * x.shape[1], 2 * x.shape[2]):
+    doubled = (*x.shape[:-2], *(2 * n for n in x.shape[-2:]))
+    # A factor near 2 may double the sides too, and repeats other pixels.
+    if len(x.shape) != 3 or r.image_shape()[0] != doubled or not set(factors or ()) <= {2.0}:
         raise r.refuse("only a doubling of both sides has a kernel")
     return Doubled(x)

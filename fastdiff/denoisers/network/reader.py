@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Reader:
         self.graph = Graph()
         self.node: fx.Node  # the operator that is being read
         self._names: Counter[str] = Counter()
-        self._memo: dict[Node, str] = {}
+        self._memo: dict[str, str] = {}
         self._weight_names: dict[int, str] = {}
         self._contents: dict[object, str] = {}
         self._tensors: list[Tensor] = []  # keeps the ids above alive
@@ -68,7 +69,11 @@ class Reader:
 
         One axis: the batch leads. None: it is a factor of the first axis.
         """
-        shape = (node or self.node).meta["val"].shape
+        return self.shape_of((node or self.node).meta["val"])
+
+    def shape_of(self, value: Any) -> tuple[Shape, int]:
+        """Return `image_shape` of what a tensor of the program looks like."""
+        shape = value.shape
         if any(not isinstance(size, int) for size in shape[1:]):
             raise self.refuse(
                 f"shape {tuple(shape)} has the batch in an axis that is not the first"
@@ -102,16 +107,21 @@ class Reader:
 
         If an earlier node computes the same, nothing is appended and its y is returned.
         """
+        channels = node.y.shape[-1] if node.y.shape else 1
+        # As text, 0.0 and -0.0 are two numbers.
+        key = repr(replace(node, name="", y=replace(node.y, buffer="")))
+        if key not in self._memo:
+            rows = node.y.numel // channels
+            name = self._memo[key] = self.value(node.name, rows, channels)
+            self.append(replace(node, name=name, y=replace(node.y, buffer=name)))
+        return replace(node.y, buffer=self._memo[key])
+
+    def append(self, node: Node) -> None:
+        """Append `node` to the graph; labels are for embeddings alone."""
         labels = [v for v in reads(node) if self.graph.values[v.buffer].kind == "labels"]
         if labels and not isinstance(node, Gather):
             raise self.refuse(f"it computes with the labels {labels[0].buffer}")
-        channels = node.y.shape[-1] if node.y.shape else 1
-        key = replace(node, name="", y=replace(node.y, buffer=""))
-        if key not in self._memo:
-            rows = max(node.y.numel, 1) // channels
-            name = self._memo[key] = self.value(node.name, rows, channels)
-            self.graph.nodes.append(replace(node, name=name, y=replace(node.y, buffer=name)))
-        return replace(node.y, buffer=self._memo[key])
+        self.graph.nodes.append(node)
 
     def weight(self, tensor: Tensor, name: str | None = None) -> str:
         """Keep a float32 tensor among the weights and return its name.
@@ -128,10 +138,23 @@ class Reader:
         self.graph.weights.setdefault(known, array)
         return known
 
+    def vector(self, tensor: Tensor | None, channels: int) -> str | None:
+        """Keep a tensor (channels,), if there is one, among the weights and return its name."""
+        if tensor is None:
+            return None
+        if tuple(tensor.shape) != (channels,):
+            raise self.refuse(f"expected a vector of {channels}, got {tuple(tensor.shape)}")
+        return self.weight(tensor)
+
     def name_weight(self, tensor: Tensor, name: str) -> None:
         """Say what `tensor` is called if it turns out to be used."""
         self._weight_names[id(tensor)] = self.unique(name)
         self._tensors.append(tensor)
+
+    def keeps(self, given: object) -> bool:
+        """Whether the memory of `given` is that of a weight."""
+        places = {tensor.untyped_storage().data_ptr() for tensor in self._tensors}
+        return isinstance(given, Tensor) and given.untyped_storage().data_ptr() in places
 
     def constant(self, tensor: Tensor) -> View:
         """Return a view of a tensor that all images share."""
@@ -233,7 +256,7 @@ class Reader:
         begin = 0
         for part in parts:
             place = whole.slice(axis, begin, begin + part.shape[axis])
-            self.graph.nodes.append(
+            self.append(
                 Map(self.unique(f"{name}.part"), place.permute(order), (part.permute(order),))
             )
             self._parts.setdefault(name, []).append((place, part))

@@ -7,8 +7,9 @@ once. What depends on no input is computed here by torch.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,16 +18,17 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastdiff.denoisers.network import arithmetic, layers, shaping  # noqa: F401  register operators
+from fastdiff.denoisers.network.constants import compute_constant, empty, in_place, is_empty
 from fastdiff.denoisers.network.graph import OUTPUT, Graph, Value
 from fastdiff.denoisers.network.nodes import Map
 from fastdiff.denoisers.network.reader import Reader, short_name
-from fastdiff.denoisers.network.results import OPERATORS, Doubled, Padded, Rows
+from fastdiff.denoisers.network.results import OPERATORS, SIZED, Doubled, Padded, Rows
 from fastdiff.denoisers.network.shaping import materialised
 from fastdiff.denoisers.network.views import View
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
 
-_FILLED = ("aten.ones.default", "aten.zeros.default", "aten.full.default")  # alike for all images
+_KINDS = (View, Tensor, Tensor | None)  # annotations that are looked at
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
 
 
@@ -97,50 +99,62 @@ def _tensor(reader: Reader, program: torch.export.ExportedProgram, name: str) ->
 
 def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     """Read one operator, or compute it if it depends on no input."""
-    name = str(node.target)
+    name, value = str(node.target), node.meta.get("val")
     if name.startswith(_CHECKS):
         return None
     args: Any
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda arg: env[arg])
-    if isinstance(node.meta["val"], torch.SymInt):
-        return Rows(1)
+    if isinstance(value, torch.SymInt):
+        return Rows(value.node.expr)
     if getattr(node.target, "__name__", "") == "getitem":
         return args[0][args[1]]
-    if not any(isinstance(leaf, (View, Padded, Doubled)) for leaf in tree_leaves((args, kwargs))):
-        return _constant(reader, node, args, kwargs)
+    if is_empty(value):
+        return empty(value)
+    leaves = tree_leaves((args, kwargs))
+    if not any(isinstance(leaf, (View, Padded, Doubled)) for leaf in leaves):
+        return compute_constant(reader, args, kwargs, env)
     if name not in OPERATORS:
         raise reader.refuse("it has no kernel")
+    if name not in SIZED and any(isinstance(leaf, Rows) for leaf in leaves):
+        raise reader.refuse("it computes with the size of the batch")
     _check_types(reader, node)
-    if name.split(".")[1].endswith("_"):
+    if in_place(name):
         _check_mutation(reader, args[0], env)
     if name != "aten.conv2d.default":
         args, kwargs = tree_map(lambda arg: materialised(reader, arg), (args, kwargs))
     read = OPERATORS[name]
+    _check_arguments(reader, read, args, kwargs)
+    return _checked(reader, read(reader, *args, **kwargs), value)
+
+
+@functools.cache
+def _signature(read: Callable[..., object]) -> inspect.Signature:
+    return inspect.signature(read, eval_str=True)
+
+
+def _check_arguments(reader: Reader, read: Callable[..., object], args: Any, kwargs: Any) -> None:
+    """Refuse an argument that `read` has no parameter for, or whose kind it does not read."""
+    signature = _signature(read)
     try:
-        inspect.signature(read).bind(reader, *args, **kwargs)
+        given = signature.bind(reader, *args, **kwargs).arguments
     except TypeError as error:
         raise reader.refuse(str(error)) from error
-    return read(reader, *args, **kwargs)
+    for name, value in given.items():
+        kind = signature.parameters[name].annotation
+        if kind in _KINDS and not isinstance(value, kind):
+            raise reader.refuse(f"its {name} is a {type(value).__name__}, expected {kind}")
 
 
-def _constant(reader: Reader, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """Let torch compute what no input changes, for a batch of one image.
-
-    What counts the images, or their places in the batch, is refused.
-    """
-    leaves = tree_leaves((args, kwargs))
-    creates = not any(isinstance(leaf, Tensor) for leaf in leaves)
-    counts = creates and any(isinstance(leaf, Rows) for leaf in leaves)
-    from_batch = any(_has_batch(argument) for argument in node.all_input_nodes)
-    if (counts and str(node.target) not in _FILLED) or (from_batch and not _has_batch(node)):
-        raise reader.refuse("its result depends on the size of the batch")
-    with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _has_batch(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape)
+def _checked(reader: Reader, result: Any, value: Any) -> Any:
+    """Return a result whose shapes are those that torch says, its empty parts as constants."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_checked(reader, *part) for part in zip(result, value, strict=True))
+    if is_empty(value):
+        return empty(value)
+    expected, _ = reader.shape_of(value)
+    if result.shape != expected:
+        raise reader.refuse(f"it makes {expected} of each image, read as {result.shape}")
+    return result
 
 
 def _check_mutation(reader: Reader, changed: object, env: Mapping[fx.Node, Any]) -> None:
@@ -166,4 +180,4 @@ def _finish(reader: Reader, given: Any) -> None:
         raise reader.refuse("the output does not depend on the inputs")
     y = View.of(OUTPUT, result.shape)
     reader.graph.values[OUTPUT] = Value(1, y.numel, "output")
-    reader.graph.nodes.append(Map(OUTPUT, y, (result,)))
+    reader.append(Map(OUTPUT, y, (result,)))

@@ -18,7 +18,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -89,8 +89,9 @@ class _Memory:
             self.buffers[name] = memory.reshape(batch, buffer.size)
 
     def run(self) -> Array:
-        for node in self.plan.nodes:
-            self.view(node.y)[...] = _COMPUTE[type(node)](self, node)
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            for node in self.plan.nodes:
+                self.view(node.y)[...] = _COMPUTE[type(node)](self, node)
         return self.buffers["output"]
 
     def view(self, view: View) -> Array:

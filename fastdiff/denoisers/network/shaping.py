@@ -7,27 +7,32 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastdiff.denoisers.network.reader import Reader
-from fastdiff.denoisers.network.results import Doubled, Padded, Result, operator
+from fastdiff.denoisers.network.results import Doubled, Padded, Result, Rows, operator
 from fastdiff.denoisers.network.views import View
 
 
+@operator("dropout.default")
+def _dropout(r: Reader, x: Result, p: float, train: bool) -> Result:
+    if train:
+        raise r.refuse("it drops elements, as in training")
+    return x
+
+
 @operator(
-    "dropout.default", "clone.default", "contiguous.default", "detach.default", "alias.default",
+    "clone.default", "contiguous.default", "detach.default", "alias.default",
     "to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "lift_fresh_copy.default",
 )  # fmt: skip
 def _same(r: Reader, x: Result, *options: object, **more: object) -> Result:
     source = r.node.all_input_nodes[0].meta["val"].dtype
     if r.node.meta["val"].dtype != source:
         raise r.refuse(f"it converts {source} to {r.node.meta['val'].dtype}")
-    if str(r.node.target) == "aten.dropout.default" and options[1]:
-        raise r.refuse("it drops elements, as in training")
     return x
 
 
 @operator(
     "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
     "unflatten.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default",
-    "view_as.default", "reshape_as.default",
+    "view_as.default", "reshape_as.default", sized=True,
 )  # fmt: skip
 def _reshape(r: Reader, x: View, *sizes: object) -> View:
     return r.reshape(x, r.image_shape()[0])
@@ -54,26 +59,28 @@ def _transpose(r: Reader, x: View, first: int, second: int) -> View:
 def _einsum(r: Reader, equation: str, operands: Sequence[View], *options: object) -> View:
     source, _, target = equation.replace(" ", "").partition("->")
     is_permutation = len(operands) == 1 and sorted(source) == sorted(set(target)) == sorted(target)
-    if not is_permutation or target[0] != source[0]:
-        raise r.refuse(f"{equation!r} does more than move the axes of an image")
-    return operands[0].permute([source.index(letter) - 1 for letter in target[1:]])
+    if not is_permutation:
+        raise r.refuse(f"{equation!r} does more than move axes")
+    return _permute(r, operands[0], [source.index(letter) for letter in target])
 
 
-@operator("expand.default", "expand_as.default")
-def _expand(r: Reader, x: View, sizes: object, **options: object) -> View:
-    shape, _ = r.image_shape()
-    if len(x.shape) != len(shape):
-        raise r.refuse(f"{x.shape} of each image cannot become {shape}")
-    return x.expand(shape)
+@operator("expand.default", "expand_as.default", sized=True)
+def _expand(r: Reader, x: Result, sizes: object, *, implicit: bool = False) -> View:
+    view = r.operand(x)
+    if not isinstance(view, View):
+        raise r.refuse("it repeats a single number")
+    return view.expand(r.image_shape()[0])
 
 
-@operator("slice.Tensor")
+@operator("slice.Tensor", sized=True)
 def _slice(
     r: Reader, x: View, axis: int = 0, start: int | None = 0, end: int | None = None, step: int = 1
 ) -> View:
     if r.node.meta["val"].shape == r.node.all_input_nodes[0].meta["val"].shape:
         return x
     axis = r.axis(axis)
+    if isinstance(start, Rows) or isinstance(end, Rows):
+        raise r.refuse("it computes with the size of the batch")
     begin, stop, stride = slice(start, end, step).indices(x.shape[axis])
     return r.original(x.slice(axis, begin, stop, stride))
 
@@ -106,11 +113,13 @@ def _chunk(r: Reader, x: View, chunks: int, axis: int = 0) -> tuple[View, ...]:
 def _cat(r: Reader, parts: Sequence[Result], axis: int = 0) -> View:
     views = []
     for part in parts:
+        if isinstance(part, Tensor) and not part.numel():
+            continue  # torch joins nothing even where shapes differ
         view = r.operand(part) if isinstance(part, (View, Tensor)) else None
         if not isinstance(view, View):
             raise r.refuse("it joins a constant to what depends on the inputs")
         views.append(view)
-    return r.concatenate(views, r.axis(axis))
+    return views[0] if len(views) == 1 else r.concatenate(views, r.axis(axis))
 
 
 def materialised(r: Reader, given: Result) -> Result:
