@@ -115,7 +115,7 @@ class Reservation(Protocol):
 
     @property
     def estimate_seconds(self) -> float:
-        """By when the job will be done, whatever comes after it, counted from the reservation."""
+        """From the reservation until the job is done, if nothing comes after it."""
         ...
 
     def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:

@@ -32,7 +32,7 @@ class Replies:
         With its seeds.
     plan : Plan
     estimate_seconds : float
-        What was promised when the request was admitted.
+        What was foretold when the request was admitted.
     """
 
     name: str
