@@ -65,6 +65,11 @@ _RESPONSE_SCHEMA = {
             "type": "number",
             "description": "Both of these, as foretold at admission.",
         },
+        "ignored": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Parameters of the request that changed nothing.",
+        },
     },
 }
 

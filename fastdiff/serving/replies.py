@@ -122,6 +122,7 @@ class Replies:
             "queue_seconds": round(finished.queue_seconds, 6),
             "run_seconds": round(finished.run_seconds, 6),
             "estimate_seconds": round(self.estimate_seconds, 6),
+            "ignored": self.ask.ignored,
         }
 
 

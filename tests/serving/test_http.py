@@ -44,9 +44,10 @@ def calm(worker):
 REFUSED = {
     "unknown parameter": ({"colour": "red"}, "colour", "unknown_parameter"),
     "odd name": ({"\ud800": 1}, None, "bad_json"),
-    "OpenAI's user": ({"user": "me"}, "user", "unsupported"),
-    "OpenAI's style": ({"style": "vivid"}, "style", "unsupported"),
-    "OpenAI's moderation": ({"moderation": "auto"}, "moderation", "unsupported"),
+    "user as a number": ({"user": 7}, "user", "invalid_value"),
+    "style": ({"style": "natural"}, "style", "invalid_value"),
+    "moderation": ({"moderation": "high"}, "moderation", "invalid_value"),
+    "OpenAI's frames": ({"frame_count": 9}, "frame_count", "unsupported"),
     "quality": ({"quality": "high"}, "quality", "invalid_value"),
     "background": ({"background": "transparent"}, "background", "invalid_value"),
     "n as text": ({"n": "2"}, "n", "invalid_value"),
