@@ -86,10 +86,11 @@ class ProgressBar:
     total : int
         Row steps until done.
     enabled : bool
-        False makes every method do nothing.
+        False makes every method do nothing, and so does a stderr that nobody looks at.
     """
 
     def __init__(self, total: int, *, enabled: bool) -> None:
+        console = Console(stderr=True)
         self._progress = (
             Progress(
                 TextColumn("sampling"),
@@ -97,8 +98,9 @@ class ProgressBar:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]:.0f} row steps/s"),
                 TimeRemainingColumn(),
+                console=console,
             )
-            if enabled
+            if enabled and (console.is_terminal or console.is_jupyter)
             else None
         )
         self._total = total

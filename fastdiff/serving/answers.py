@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,23 @@ def require_httpx() -> ModuleType:
         return importlib.import_module("httpx")
     except ImportError as error:
         raise Unavailable("clients need httpx: pip install 'fastdiff-runtime[serve]'") from error
+
+
+def check_url(url: str) -> str:
+    """Return the address of a server as it is.
+
+    Raises
+    ------
+    InvalidArgument
+        It is no address of the web.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:  # of a port that is no number
+        pass
+    raise InvalidArgument(f"url: expected http://HOST:PORT or https://HOST, got {url!r}")
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

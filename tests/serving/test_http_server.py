@@ -136,14 +136,24 @@ def test_requests_that_outlast_the_drain_are_told():
     assert worker.seen[0].cancelled
 
 
-def test_a_server_whose_model_cannot_be_loaded_ends_with_1(caplog):
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [
+        (Unavailable("no engine runs it"), False),
+        (FileNotFoundError(2, "No such file", "a.fastdiff"), False),
+        (ZeroDivisionError("a bug"), True),
+    ],
+)
+def test_a_server_whose_model_cannot_be_loaded_says_why_and_ends_with_1(caplog, error, traced):
     def load():
-        raise Unavailable("no engine runs it")
+        raise error
 
     with listen("127.0.0.1", 0, write_seconds=5) as listener:
         assert run_server(Service(["digits"]), load, listener, drain_seconds=5) == 1
 
-    assert "no engine runs it" in caplog.text
+    [record] = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert record.getMessage() == f"a model cannot be served: {error}"
+    assert (record.exc_info is not None) == traced
 
 
 def test_a_signal_while_models_load_ends_the_process_with_0(monkeypatch):
