@@ -29,6 +29,8 @@ from fastdiff.errors import (
 
 GENERATIONS = "/v1/images/generations"
 """Where requests for images go."""
+FILES = "/v1/images/files/"
+"""Before the name of an image that was asked for by URL."""
 
 _FAILURES = {"non_finite_output": ModelOutputError, "deadline_exceeded": Cancelled}
 

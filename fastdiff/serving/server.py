@@ -87,6 +87,7 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # anybody on this machine can send them
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )

@@ -234,6 +234,13 @@ def test_an_image_by_url_is_served_with_its_type(client, output_format):
     assert np.abs(np.asarray(picture.convert("L"), int) - 128).max() <= 2
 
 
+def test_no_header_decides_where_an_image_is(client):
+    headers = {"host": "evil.example", "x-forwarded-host": "evil.example"}
+    [image] = client.post(PATH, json={"response_format": "url"}, headers=headers).json()["data"]
+
+    assert image["url"].startswith(f"{client.base_url}/v1/images/files/")
+
+
 def test_a_full_queue_says_when_to_return(client, worker):
     worker.refusal = Overloaded("64 images wait already", retry_after=2.3)
 

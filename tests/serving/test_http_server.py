@@ -75,7 +75,14 @@ def test_a_server_answers_at_once_drains_on_sigterm_and_exits_with_0(process):
         until(lambda: client.get("/readyz").status_code == 200)
         replies = []
         running_request = threading.Thread(
-            target=lambda: replies.append(httpx.post(url + PATH, json={"seed": 3}, timeout=20))
+            target=lambda: replies.append(
+                httpx.post(
+                    url + PATH,
+                    json={"seed": 3, "response_format": "url"},
+                    headers={"host": "evil.example", "x-forwarded-proto": "https"},
+                    timeout=20,
+                )
+            )
         )
         running_request.start()
         until(lambda: "requests_in_progress 1.0" in client.get("/metrics").text)
@@ -89,7 +96,9 @@ def test_a_server_answers_at_once_drains_on_sigterm_and_exits_with_0(process):
 
         say(process, "play")
         running_request.join(20)
-    assert replies[0].json()["data"][0]["seed"] == 3
+    [image] = replies[0].json()["data"]
+    assert image["seed"] == 3
+    assert image["url"].startswith(f"{url}/v1/images/files/")  # whatever the headers say
     assert process.wait(20) == 0
 
 
