@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +95,7 @@ def load_models(
     """
     for source in sources:
         begin = time.monotonic()
+        _log.info("loading", extra={"fields": {"model": source.name}})
         model = _load(source, choices)
         observer = service.metrics.observer(source.name, model.engine)
         served = Served(model, make_worker(source.name, model.samplers, observer=observer))
@@ -109,7 +109,7 @@ def load_models(
 def _load(source: Source, choices: Choices) -> SamplerModel:
     """Compile or read a model."""
     options: dict[str, Any] = {
-        "progress": sys.stderr.isatty(),
+        "progress": False,  # stderr is a log of JSON lines, on a terminal too
         "batch_invariant": choices.batch_invariant,
     }
     if source.model.endswith(".fastdiff"):
