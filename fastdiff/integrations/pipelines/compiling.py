@@ -12,7 +12,7 @@ from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.folders import load_pretrained
 from fastdiff.integrations.pipelines.families import Shape, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Choices, Sampler, tune_or_recall
 from fastdiff.runtime.progress import compile_progress
 

@@ -12,7 +12,7 @@ from torch import nn
 from fastdiff.errors import Cancelled, InvalidArgument
 from fastdiff.integrations.pipelines.families import Family, paints_masked
 from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpainting
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.report import Report
 from fastdiff.sampling import Solver
