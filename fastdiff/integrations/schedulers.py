@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.sampling import Schedule, Solver, known_schedulers, solver_from_config
+from fastdiff.sampling.scheduler_keys import KEYS
 
 # What steps read besides the configuration and the betas. The times and levels of a run are not
 # among them: the next `set_timesteps` makes them anew, from what is named here.
@@ -95,7 +96,9 @@ def _configuration(scheduler: Any) -> dict[str, Any]:
     changed = _changed_betas(scheduler, _made(known, config))
     config |= {key: value for key, value in changed.items() if key in reads}
     _refuse_own_values(scheduler, _made(known, config))
-    return {**config, "_class_name": known.__name__}
+    # Keys of the class that it was made from matter to a caller who asks for another solver.
+    borrowed = {key: value for key, value in scheduler.config.items() if key in KEYS}
+    return {**borrowed, **config, "_class_name": known.__name__}
 
 
 def _made(known: type, config: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Scheduler objects of diffusers: what is read from them, and what is refused."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -164,6 +165,15 @@ def test_a_subclass_that_makes_its_betas_is_read():
     read = schedule_of(scheduler)
     np.testing.assert_allclose(read.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-12)
     assert read.beta_schedule == "scaled_linear"
+
+
+def test_keys_of_another_class_do_not_change_what_it_does():
+    """`from_config` keeps them; the class does not read them, though another solver would."""
+    mixed = {"clip_sample": False, "rescale_betas_zero_snr": True, "predict_epsilon": False}
+    scheduler = diffusers.PNDMScheduler.from_config({**mixed, "mine": 3})
+    assert read_scheduler(scheduler)[0] == read_scheduler(diffusers.PNDMScheduler())[0]
+    expected = schedule_of(diffusers.PNDMScheduler())
+    assert schedule_of(scheduler) == dataclasses.replace(expected, clip_sample=False)
 
 
 def test_a_class_that_is_not_of_diffusers_is_refused_whatever_its_name():
