@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,6 @@ def compile(
             progress=progress,
         )
     network, chosen = describe(model, **description)
-    network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)

@@ -6,17 +6,21 @@ from fastdiff.exporting.network import Conditioning, Network
 from fastdiff.exporting.onnx import export_onnx
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
-from fastdiff.exporting.weights import skeleton, with_weights
+from fastdiff.exporting.weights import evaluation_copy, skeleton, uncompiled, with_weights
+from fastdiff.exporting.whole_times import WholeTimes
 
 __all__ = [
     "Conditioning",
     "Metadata",
     "Network",
     "OnnxFile",
+    "WholeTimes",
+    "evaluation_copy",
     "export_onnx",
     "export_sampler",
     "first_line",
     "read_metadata",
     "skeleton",
+    "uncompiled",
     "with_weights",
 ]

@@ -52,7 +52,7 @@ def describe(
     chosen = given if isinstance(given, Schedule) else Schedule.from_config(given)
     if prediction_type is not None:
         chosen = replace(chosen, prediction_type=prediction_type)
-    return network, chosen
+    return replace(network, num_train_timesteps=chosen.num_train_timesteps), chosen
 
 
 def _read(

@@ -75,8 +75,7 @@ def _network(old: Network, weights: nn.Module | Mapping[str, Tensor]) -> Network
             f"{old.name} was loaded from a file, without its module: pass the whole module, called "
             "as module(x, t, **conditioning)"
         )
-    network = replace(old, module=module, onnx=None, file=None, output_channels=None)
-    return replace(network, output_channels=network.probe())
+    return replace(old, module=module, onnx=None, file=None, output_channels=None).probed()
 
 
 def _renew(

@@ -63,9 +63,9 @@ def compile_pipeline(
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
     family = family_of(type(pipe).__name__)
-    network = family.describe(pipe, sample_shape)
-    network = replace(network, output_channels=network.probe())
     _, schedule = read_scheduler(pipe.scheduler)
+    network = family.describe(pipe, sample_shape)
+    network = replace(network, num_train_timesteps=schedule.num_train_timesteps)
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(enabled=progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
