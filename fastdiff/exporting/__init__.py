@@ -6,7 +6,8 @@ from fastdiff.exporting.network import Conditioning, Network
 from fastdiff.exporting.onnx import export_onnx
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
-from fastdiff.exporting.weights import evaluation_copy, skeleton, uncompiled, with_weights
+from fastdiff.exporting.weights import evaluation_copy, skeleton, with_weights
+from fastdiff.exporting.wrappers import unwrapped
 from fastdiff.exporting.whole_times import WholeTimes
 
 __all__ = [
@@ -21,6 +22,6 @@ __all__ = [
     "first_line",
     "read_metadata",
     "skeleton",
-    "uncompiled",
+    "unwrapped",
     "with_weights",
 ]

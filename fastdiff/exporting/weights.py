@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastdiff.errors import InvalidArgument, WeightsError
+from fastdiff.exporting.wrappers import unwrapped
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -19,7 +20,7 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
     """Return a copy of `module` to run: in evaluation mode, and without gradients.
 
     Running a module may change it (batch statistics, counters, what it keeps of its inputs), so
-    nobody's own module is run. Modules that ``torch.compile`` wraps are taken out of it.
+    nobody's own module is run. Wrappers of it and of its parts are taken off (`unwrapped`).
 
     Raises
     ------
@@ -37,24 +38,15 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         ) from error
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
-            if is_compiled(child):
-                setattr(parent, name, uncompiled(child))
-    copied = uncompiled(copied).eval()
+            inner = unwrapped(child)
+            if inner is not child:
+                setattr(parent, name, inner)
+    copied = unwrapped(copied).eval()
     for name, parameter in copied.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise InvalidArgument(f"{name} has no values yet: run the module once, then compile it")
         parameter.requires_grad_(False)
     return copied
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether `module` is what ``torch.compile`` returns for a module."""
-    return "_orig_mod" in module._modules
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that ``torch.compile`` was given."""
-    return module.get_submodule("_orig_mod") if is_compiled(module) else module
 
 
 class _CopiesOfResults(TorchFunctionMode):
@@ -108,7 +100,7 @@ def with_weights(module: Module, weights: nn.Module | Mapping[str, Tensor]) -> M
         Names or shapes differ; the message names the first that does.
     """
     if isinstance(weights, nn.Module):
-        weights = uncompiled(weights).state_dict()
+        weights = unwrapped(weights).state_dict()
     state = dict(weights)
     bare = skeleton(module)
     expected = bare.state_dict()

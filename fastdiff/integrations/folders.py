@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastdiff.errors import InvalidArgument, Unavailable, UnknownName, WeightsError
@@ -72,6 +73,9 @@ def load_model(folder: Path) -> nn.Module:
 def load_pretrained(class_name: str, folder: Path) -> Any:
     """Load what diffusers saved in `folder`: an object of one of its classes, from safetensors.
 
+    Weights become float32, in whichever type they were saved: parts of a pipeline would keep theirs
+    or not, by the library that they are of.
+
     Raises
     ------
     WeightsError
@@ -87,7 +91,7 @@ def load_pretrained(class_name: str, folder: Path) -> Any:
         ) from error
     try:
         return getattr(diffusers, class_name).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be loaded: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.folders import load_pretrained
-from fastdiff.integrations.pipelines.families import Shape, family_of
+from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Choices, Sampler, tune_or_recall
@@ -62,7 +62,7 @@ def compile_pipeline(
     """
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
-    family = family_of(type(pipe).__name__)
+    family = family_of(class_of_pipeline(pipe))
     _, schedule = read_scheduler(pipe.scheduler)
     network = family.describe(pipe, sample_shape)
     network = replace(network, num_train_timesteps=schedule.num_train_timesteps)

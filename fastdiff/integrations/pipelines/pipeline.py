@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from fastdiff.errors import Cancelled, InvalidArgument
-from fastdiff.integrations.pipelines.families import Family, paints_masked
+from fastdiff.exporting import unwrapped
+from fastdiff.integrations.pipelines.components import in_their_types
+from fastdiff.integrations.pipelines.families import Family, denoiser_of, paints_masked
 from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpainting
 from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Sampler
@@ -109,7 +111,7 @@ class CompiledPipeline:
         denoiser : nn.Module
             What the pipeline's ``unet`` or ``transformer`` is from now on.
         """
-        weights = denoiser.state_dict()
+        weights = unwrapped(denoiser).state_dict()
         self.sampler.update_weights({f"model.{name}": value for name, value in weights.items()})
         setattr(self.pipeline, self._family.denoiser, denoiser)
         self._samplers.clear()  # they describe the network that was
@@ -156,12 +158,11 @@ class CompiledPipeline:
     def _stand_in(self, loop: Loop, arguments: dict[str, Any]) -> Any:
         """Return the pipeline for one call; change the arguments that the engine looks after."""
         pipe = copy.copy(self.pipeline)
-        name = self._family.denoiser
-        denoiser = getattr(pipe, name)
+        name, denoiser = self._family.denoiser, denoiser_of(pipe, self._family)
         _, *size = self.sampler.network.sample_shape
         stand_in = LoopDenoiser(denoiser, (size[0], size[1]), loop)
         # Around the pipeline's own __setattr__, which would rewrite its shared configuration.
-        vars(pipe).update({name: stand_in, "scheduler": loop.scheduler})
+        vars(pipe).update(in_their_types(pipe), scheduler=loop.scheduler, **{name: stand_in})
         if "mask_image" in arguments and not paints_masked(denoiser):
             watch_inpainting(pipe, loop)
         if "guidance_rescale" in arguments:
