@@ -7,8 +7,8 @@ from fastdiff.exporting.onnx import export_onnx
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
 from fastdiff.exporting.weights import evaluation_copy, skeleton, with_weights
-from fastdiff.exporting.wrappers import unwrapped
 from fastdiff.exporting.whole_times import WholeTimes
+from fastdiff.exporting.wrappers import unwrapped
 
 __all__ = [
     "Conditioning",

@@ -90,11 +90,12 @@ def load_pretrained(class_name: str, folder: Path) -> Any:
             "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
         ) from error
     try:
-        return getattr(diffusers, class_name).from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        loaded = getattr(diffusers, class_name).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be loaded: {error}") from error
+    return loaded.to(torch.float32)
 
 
 def _class_name(folder: Path) -> str:
