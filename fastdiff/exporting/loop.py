@@ -26,6 +26,7 @@ from fastdiff.exporting.onnx import export_onnx, replacing
 from fastdiff.exporting.session import open_session
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
+from fastdiff.modes import compiling
 from fastdiff.sampling import PackedTable, Schedule
 
 _SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)
@@ -34,6 +35,7 @@ _SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)
 _DENOISER = "denoiser/"
 
 
+@compiling()
 def export_sampler(
     network: Network,
     table: PackedTable,
