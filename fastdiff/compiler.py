@@ -10,12 +10,14 @@ from typing import Any
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
+from fastdiff.modes import compiling
 from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
 from fastdiff.runtime.progress import compile_progress
 
 __all__ = ["compile", "describe", "load"]
 
 
+@compiling()
 def compile(
     model: Model,
     *,
@@ -143,6 +145,7 @@ def compile(
         return Sampler(compiled, batch_invariant=batch_invariant)
 
 
+@compiling()
 def load(
     path: str | os.PathLike[str],
     *,

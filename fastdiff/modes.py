@@ -65,7 +65,14 @@ float32_default = _Float32Default()
 
 
 @contextlib.contextmanager
-def kept_random_states() -> Iterator[None]:
+def compiling() -> Iterator[None]:
+    """Surround all work on somebody's network besides sampling: no mode or random state shows."""
+    with own_modes(), float32_default, _kept_random_states():
+        yield
+
+
+@contextlib.contextmanager
+def _kept_random_states() -> Iterator[None]:
     """Put the process's random states back at the end, whatever somebody's network draws."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the process's own

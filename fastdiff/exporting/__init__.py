@@ -2,7 +2,7 @@
 
 from fastdiff.exporting.loop import export_sampler
 from fastdiff.exporting.metadata import Metadata, read_metadata
-from fastdiff.exporting.network import Conditioning, Network
+from fastdiff.exporting.network import Conditioning, Network, on_host
 from fastdiff.exporting.onnx import export_onnx
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
@@ -20,6 +20,7 @@ __all__ = [
     "export_onnx",
     "export_sampler",
     "first_line",
+    "on_host",
     "read_metadata",
     "skeleton",
     "unwrapped",

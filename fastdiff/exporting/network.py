@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,16 @@ from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.session import first_line
 from fastdiff.exporting.weights import evaluation_copy
 from fastdiff.exporting.whole_times import WholeTimes
+
+
+def on_host(value: Any) -> Tensor:
+    """Return a tensor, an array or numbers in lists as a tensor on the host, without gradients.
+
+    Python's floats become float64, whatever torch's default is.
+    """
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(np.asarray(value), device="cpu")
+    return value.detach().cpu()
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Conditioning:
         A value for one image (of shape `shape`) becomes n = 1.
         """
         try:
-            tensor = torch.as_tensor(value).detach().cpu()
+            tensor = on_host(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidDtype(f"{name}: expected numbers, got {type(value).__name__}") from error
         if tensor.dtype.is_floating_point and not self.dtype.is_floating_point:
@@ -129,8 +140,8 @@ class Network:
         if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
             raise InvalidShape(f"sample_shape: expected (C, H, W), got {self.sample_shape!r}")
         object.__setattr__(self, "sample_shape", shape)
-        if self.module is None:
-            return
+        if self.module is None or isinstance(self.module, torch.jit.ScriptModule):
+            return  # the latter does not tell the names of its arguments
         known = inspect.signature(self.module.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
         missing = [name for name in self.conditioning if name not in known]

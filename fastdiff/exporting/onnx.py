@@ -22,9 +22,11 @@ from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.rewriting import rewrite
 from fastdiff.exporting.translating import OPSET, DenoiserForward, translate
 from fastdiff.exporting.weights import evaluation_copy
+from fastdiff.modes import compiling
 from fastdiff.sampling import Schedule
 
 
+@compiling()
 def export_onnx(
     network: Network,
     path: Path | str,

@@ -28,7 +28,7 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         The module holds something that cannot be copied, or has no weights yet.
     """
     try:
-        with _CopiesOfResults():
+        with torch.no_grad(), _CopiesOfResults():
             copied: nn.Module = copy.deepcopy(module)
     except Exception as error:  # whatever the parts of somebody's module raise
         raise InvalidArgument(

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, on_host
 from fastdiff.runtime.requests import GuidedSteps
 from fastdiff.sampling import PackedTable
 
@@ -54,7 +53,7 @@ def tensor(
 ) -> Tensor:
     """Return (n, *shape) float32 on the host, finite; perhaps with one channel instead of C."""
     try:
-        result = torch.as_tensor(value).detach().cpu()
+        result = on_host(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
     channels = {1, shape[0]} if one_channel else {shape[0]}

@@ -213,7 +213,7 @@ class Ticket:
         self.done = False
         self._remaining = request.rows
         self._error: BaseException | None = None
-        self._samples = torch.empty(request.rows, *sample_shape)
+        self._samples = torch.empty(request.rows, *sample_shape, dtype=torch.float32)
 
     def result(self) -> Tensor:
         """Return the samples, (n, C, H, W) float32, or raise what went wrong."""
