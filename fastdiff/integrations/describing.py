@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network, uncompiled
+from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.architectures import MODEL_NAMES, cached_weights, named_model
 from fastdiff.integrations.conditioning import with_conditioning
 from fastdiff.integrations.diffusers import from_diffusers
@@ -87,7 +87,7 @@ def _read(
             )
         name = getattr(model, "__name__", type(model).__name__)
         return replace(_of_module(FunctionModule(model), sample_shape, name), name=name), config
-    return _of_module(uncompiled(model), sample_shape), config
+    return _of_module(unwrapped(model), sample_shape), config
 
 
 def _load(path: Path) -> tuple[nn.Module, Path | None]:
