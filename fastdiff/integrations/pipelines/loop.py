@@ -251,9 +251,10 @@ class StepStates:
 
     def note(self, info: StepInfo) -> None:
         """Keep what a step made of its images: a callback of `Sampler.sample`."""
-        self._taken[info.images] += 1
-        for image, state in zip(info.images.tolist(), info.read_state(), strict=True):
-            self._after[int(self._taken[image])][image] = state
+        steps = (self._taken[info.images] + 1).tolist()
+        for step, image, state in zip(steps, info.images.tolist(), info.read_state(), strict=True):
+            self._after[step][image] = state
+        self._taken[info.images] += 1  # only now: another thread may wait for it
 
     def pop(self, step: int) -> Tensor:
         """Return all images after a step, (n, C, H, W) float32, and forget them."""

@@ -35,8 +35,9 @@ class Seeds:
     """
 
     def __init__(self, generator: torch.Generator | list[torch.Generator] | None) -> None:
-        one_for_all = torch.default_generator if generator is None else generator
-        given = generator if isinstance(generator, list) else [one_for_all]
+        if generator is None:
+            generator = torch.default_generator
+        given = generator if isinstance(generator, list) else [generator]
         for one in given:
             if not isinstance(one, torch.Generator):
                 raise InvalidDtype(
