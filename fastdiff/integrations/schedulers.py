@@ -44,7 +44,8 @@ _READ_BY_STEPS = (
 
 def is_scheduler(value: object) -> bool:
     """Whether `value` is a scheduler object of diffusers, or of a class derived from one."""
-    return _class_of_diffusers(value) is not None
+    bases = type(value).__mro__
+    return any(base.__name__ == "SchedulerMixin" and _is_of_diffusers(base) for base in bases)
 
 
 def read_scheduler(scheduler: Any) -> tuple[Solver, Schedule]:
@@ -71,12 +72,11 @@ def schedule_of(scheduler: Any) -> Schedule:
 
 
 def _class_of_diffusers(scheduler: object) -> type | None:
-    """Return the scheduler class of diffusers that an object is of or derived from."""
-    bases = type(scheduler).__mro__
-    if not any(_is_of_diffusers(base) and base.__name__ == "SchedulerMixin" for base in bases):
+    """Return the class of diffusers that a scheduler is of or derived from, if there is one."""
+    if not is_scheduler(scheduler):
         return None
-    own = next(base for base in bases if _is_of_diffusers(base))
-    return None if own.__name__.endswith("Mixin") else own
+    first = next(base for base in type(scheduler).__mro__ if _is_of_diffusers(base))
+    return None if first.__name__.endswith("Mixin") else first
 
 
 def _is_of_diffusers(kind: type) -> bool:

@@ -293,11 +293,13 @@ class Engine:
 
     def _notify(self, step: Step, share: Share, callback: Callback) -> None:
         ticket, total = share.ticket, share.ticket.request.steps
+        slots = step.plan.slots[share.positions]
         info = StepInfo(
             step=step.behind(share),
             total=total,
             images=share.indices.copy(),
-            denoised=self.executor.read_denoised(step.plan.slots[share.positions]),
+            denoised=self.executor.read_denoised(slots),
+            read_state=lambda: self.executor.read_state(slots),
         )
         try:
             callback(info)

@@ -183,12 +183,15 @@ class StepInfo:
         larger than the engine's capacity.
     denoised : Tensor
         (k, C, H, W) float32: the current estimate of x0, a copy.
+    read_state : callable
+        Returns a copy of x after the step, (k, C, H, W) float32; only while the callback runs.
     """
 
     step: int
     total: int
     images: npt.NDArray[np.int64]
     denoised: Tensor
+    read_state: Callable[[], Tensor]
     cancelled: bool = False
 
     def cancel(self) -> None:

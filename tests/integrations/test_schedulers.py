@@ -180,7 +180,13 @@ def test_a_class_that_is_not_of_diffusers_is_refused_whatever_its_name():
     class DDIMScheduler:
         config = diffusers.DDIMScheduler().config
 
+    class Own(diffusers.SchedulerMixin, diffusers.ConfigMixin):
+        pass
+
     assert is_scheduler(diffusers.LMSDiscreteScheduler())
+    assert is_scheduler(Own())
+    with pytest.raises(UnknownName, match=r"scheduler class '.*Own'; known"):
+        schedule_of(Own())
     assert not is_scheduler(DDIMScheduler())
     with pytest.raises(UnknownName, match=r"DDIMScheduler'; known: DDIMInverseScheduler"):
         read_scheduler(DDIMScheduler())
