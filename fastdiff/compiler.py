@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
+from fastdiff.modes import compiling
 from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
 from fastdiff.runtime.progress import compile_progress, tell_result
 
 __all__ = ["compile", "describe", "load"]
 
 
+@compiling()
 def compile(
     model: Model,
     *,
@@ -146,7 +147,6 @@ def compile(
             progress=progress,
         )
     network, chosen = describe(model, **description)
-    network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
@@ -155,6 +155,7 @@ def compile(
     return sampler
 
 
+@compiling()
 def load(
     path: str | os.PathLike[str],
     *,

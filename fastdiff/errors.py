@@ -77,6 +77,10 @@ class AccuracyWarning(UserWarning):
     """A candidate that strays from the float32 model is used because the caller said so."""
 
 
+class CacheWarning(UserWarning):
+    """A compiled model cannot be kept for the next time."""
+
+
 class KernelWarning(UserWarning):
     """A GPU kernel gave wrong results in the check of its first use, and is not used."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,20 @@ from fastdiff.errors import (
     Unavailable,
 )
 from fastdiff.exporting.onnx_file import OnnxFile
+from fastdiff.exporting.session import first_line
+from fastdiff.exporting.weights import evaluation_copy
+from fastdiff.exporting.whole_times import WholeTimes
 from fastdiff.sampling.checks import plain, require_memory, whole_number
+
+
+def on_host(value: Any) -> Tensor:
+    """Return a tensor, an array or numbers in lists as a tensor on the host, without gradients.
+
+    Python's floats become float64, whatever torch's default is.
+    """
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(np.asarray(value), device="cpu")
+    return value.detach().cpu()
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class Conditioning:
         A value for one image (of shape `shape`) becomes n = 1.
         """
         try:
-            tensor = torch.as_tensor(value).detach().cpu()
+            tensor = on_host(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidDtype(f"{name}: expected numbers, got {type(value).__name__}") from error
         whole = not self.dtype.is_floating_point
@@ -98,7 +113,8 @@ class Network:
     Attributes
     ----------
     module : nn.Module
-        Returns (B, C, H, W), or (B, 2C, H, W) when the second half is a learned variance.
+        Returns (B, C, H, W), or (B, 2C, H, W) when the second half is a learned variance. It may
+        be somebody's own, so only copies of it are run.
     sample_shape : tuple of int
         (C, H, W) of one sample.
     conditioning : mapping of str to Conditioning
@@ -108,7 +124,7 @@ class Network:
     onnx : Path or None
         The network as a file, once it has been exported (`fastdiff.exporting.export_onnx`).
     output_channels : int or None
-        C or 2C; None until it is known, see `probe`.
+        C or 2C; None until it is known, see `probed`.
     batch : int or None
         Rows that every call takes, where their number is fixed.
     file : OnnxFile or None
@@ -116,6 +132,8 @@ class Network:
     samples : tuple of (x, t, conditioning)
         Inputs of a sampling run, from which engines take the range of activations; empty unless
         one needs them (`fastdiff.runtime.calibration`).
+    num_train_timesteps : int
+        Times that the network knows are below this: that of its schedule.
 
     The module is None where only a file is known.
     """
@@ -129,11 +147,12 @@ class Network:
     batch: int | None = None
     file: OnnxFile | None = None
     samples: tuple[tuple[Tensor, Tensor, dict[str, Tensor]], ...] = field(default=(), repr=False)
+    num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sample_shape", _sample_shape(self.sample_shape))
-        if self.module is None:
-            return
+        if self.module is None or isinstance(self.module, torch.jit.ScriptModule):
+            return  # the latter does not tell the names of its arguments
         known = inspect.signature(self.module.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
         missing = [name for name in self.conditioning if name not in known]
@@ -182,30 +201,57 @@ class Network:
         """Return inputs (x, t, conditioning) of `batch` rows, for tracing and measuring."""
         self.require_memory(batch)
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(batch, *self.sample_shape, generator=generator)
-        t = torch.linspace(1, 900, batch)
+        floats: dict[str, Any] = {"generator": generator, "dtype": torch.float32}
+        x = torch.randn(batch, *self.sample_shape, **floats)
+        last = 9 * self.num_train_timesteps // 10
+        t = torch.linspace(min(1, last), last, batch, dtype=torch.float32)
         inputs = {}
         for name, spec in self.conditioning.items():
             size = (batch, *spec.shape)
             if spec.dtype.is_floating_point:
-                inputs[name] = torch.randn(size, generator=generator).to(spec.dtype)
+                inputs[name] = torch.randn(size, **floats).to(spec.dtype)
             else:
                 high = spec.num_classes or 2
                 inputs[name] = torch.randint(high, size, generator=generator, dtype=spec.dtype)
         return x, t, inputs
 
     def probe(self) -> int:
-        """Return the number of output channels, C or 2C; run the module once if it is not known.
+        """Return the number of output channels, C or 2C; errors are those of `probed`."""
+        return self.output_channels or self.probed().probe()
+
+    def probed(self) -> Network:
+        """Return this network with what a run of it tells, unless that is known.
+
+        That is the number of output channels, and whether the module fails on any times but whole
+        ones: then it is put into `WholeTimes`.
 
         Raises
         ------
+        InvalidArgument
+            The module does not run on its inputs, or cannot be copied.
         ModelOutputError
-            The module returned no tensor, or one of another shape.
+            It returned no tensor, or one of another shape.
         """
         if self.output_channels is not None:
-            return self.output_channels
+            return self
         rows = self.batch or 2
-        output = self._run(*self.example(rows))
+        x, t, conditioning = self.example(rows)
+        if self.file is not None:
+            output: object = self.file.open()(x, t, conditioning)
+            return replace(self, output_channels=self._channels(output, rows))
+        module = self.require_module()
+        copied = evaluation_copy(module).float()
+        try:
+            output = self._run(copied, x, t, conditioning)
+        except InvalidArgument:  # the reason may be the times
+            last = self.num_train_timesteps - 1
+            t = torch.linspace(last, 0, rows, dtype=torch.float32)
+            output = self._run(WholeTimes(copied), x, t, conditioning)
+            module = WholeTimes(module)
+        return replace(self, module=module, output_channels=self._channels(output, rows))
+
+    def _channels(self, output: object, rows: int) -> int:
+        """Check the shape of an output and return its number of channels."""
         channels, height, width = self.sample_shape
         if not isinstance(output, Tensor):
             raise ModelOutputError(
@@ -220,15 +266,22 @@ class Network:
             )
         return got[1]
 
-    def _run(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> object:
-        """Return what the module answers, or the file that the network was given as."""
-        if self.file is not None:
-            return self.file.open()(x, t, conditioning)
-        module = self.require_module()
-        first = next(module.parameters(), x)
-        dtype = first.dtype if first.dtype.is_floating_point else x.dtype
-        with torch.inference_mode():
-            return module(x.to(first.device, dtype), t.to(first.device), **conditioning)
+    def _run(
+        self, module: nn.Module, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> object:
+        """Return what `module` answers on its own device."""
+        device = next(module.parameters(), x).device
+        inputs = {"x": x, "t": t, **conditioning}
+        moved = {name: value.to(device) for name, value in inputs.items()}
+        try:
+            with torch.inference_mode():
+                return module(moved.pop("x"), moved.pop("t"), **moved)
+        except Exception as error:
+            given = ", ".join(f"{k} {tuple(v.shape)} {v.dtype}" for k, v in inputs.items())
+            raise InvalidArgument(
+                f"{self.name} does not run on {given}, with times up to {float(t.max()):g}: "
+                f"{first_line(error)}"
+            ) from error
 
 
 def _sample_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import AssumptionWarning, InvalidArgument, InvalidDtype, UnknownName
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.architectures import MODEL_NAMES, cached_weights, named_model
 from fastdiff.integrations.conditioning import with_conditioning
 from fastdiff.integrations.diffusers import from_diffusers
 from fastdiff.integrations.folders import load_diffusers
+from fastdiff.integrations.functions import FunctionModule
 from fastdiff.integrations.onnx_files import from_onnx
-from fastdiff.integrations.programs import FunctionModule, from_program
+from fastdiff.integrations.programs import from_program
 from fastdiff.integrations.schedulers import is_scheduler, schedule_of
 from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
 from fastdiff.sampling import Schedule
@@ -66,7 +67,7 @@ def describe(
             AssumptionWarning,
             stacklevel=3,  # whoever called compile
         )
-    return network, chosen
+    return replace(network, num_train_timesteps=chosen.num_train_timesteps), chosen
 
 
 def _schedule(given: ScheduleLike) -> Schedule:
@@ -114,7 +115,7 @@ def _read(
             )
         name = getattr(model, "__name__", type(model).__name__)
         return replace(_of_module(FunctionModule(model), sample_shape, name), name=name), config
-    return _of_module(model, sample_shape), config
+    return _of_module(unwrapped(model), sample_shape), config
 
 
 def _load(path: Path) -> tuple[nn.Module, Path | None]:
@@ -152,6 +153,6 @@ def _label(name: str) -> str:
     warnings.warn(
         f"{name} has random weights, since the local Hugging Face cache holds none: it serves to "
         "measure speed, its samples are noise",
-        stacklevel=5,  # whoever called compile
+        stacklevel=6,  # whoever called compile
     )
     return f"{name} (random weights)"

@@ -8,6 +8,7 @@ folder, by device, driver and the kernel's own content, so that it is asked once
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -85,7 +86,8 @@ def verdict(operator: str, language: str, kernel: Kernel, device: torch.device) 
         found = Verdict(
             operator, language, facts["device"], CHECKS[operator](kernel, device), str(path)
         )
-        _keep(found, path)
+        with contextlib.suppress(OSError):  # it is asked again in the next process then
+            _keep(found, path)
     if found.mismatch is not None:
         warnings.warn(
             f"the {language} kernel {operator} is not used on {found.device}: {found.mismatch}; "
@@ -139,7 +141,8 @@ def _check_fill_normal(kernel: Kernel, device: torch.device) -> str | None:
         seeds = torch.from_numpy(rng.integers(-(2**63), 2**63, ROWS))
         images = torch.from_numpy(rng.integers(0, 2**48, ROWS))
         draw = int(rng.integers(0, 2**32))
-        expected, got = torch.empty(ROWS, n), torch.full((ROWS, n), torch.nan, device=device)
+        expected = torch.empty(ROWS, n, dtype=torch.float32)
+        got = torch.full_like(expected, torch.nan, device=device)
         torch.ops.fastdiff.fill_normal(expected, seeds, images, draw, 1, 1.5, first)
         kernel(got, seeds.to(device), images.to(device), draw, 1, 1.5, first)
         if difference := _bits(f"normals of {n} elements", got, expected):
@@ -165,8 +168,9 @@ def _check_gather(kernel: Kernel, device: torch.device) -> str | None:
     for seed, n in enumerate((63, 4096)):
         step = random_step(seed, n, torch.float16)
         inputs = {name: step[name] for name in ("table", "rows")}
-        inputs["next_input"] = torch.randn(step["state"].shape).half()
-        x, t = torch.zeros(2 * ROWS, n, dtype=torch.float16), torch.zeros(2 * ROWS)
+        inputs["next_input"] = step["state"].half()
+        x = torch.zeros(2 * ROWS, n, dtype=torch.float16)
+        t = torch.zeros(2 * ROWS, dtype=torch.float32)
         expected = inputs | {"x": x.clone(), "t": t.clone()}
         got = {name: value.to(device) for name, value in (inputs | {"x": x, "t": t}).items()}
         torch.ops.fastdiff.gather(**expected)
@@ -271,7 +275,7 @@ def random_step(seed: int, n: int, dtype: torch.dtype) -> dict[str, Tensor]:
         "flags": torch.full((ROWS + 1,), 9, dtype=torch.uint8),
         "history": torch.from_numpy(rng.normal(size=(4, slots, n)).astype(np.float32)),
         "next_input": torch.zeros(slots, n, dtype=dtype),
-        "denoised": torch.zeros(slots, n),
+        "denoised": torch.zeros(slots, n, dtype=torch.float32),
     }
 
 

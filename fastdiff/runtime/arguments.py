@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, on_host
 from fastdiff.runtime.requests import GuidedSteps
 from fastdiff.sampling import PackedTable
 from fastdiff.sampling.checks import plain, whole_number
@@ -56,7 +55,7 @@ def tensor(name: str, value: Any, shape: tuple[int, int, int], *, is_mask: bool 
     pixels from 0 to 255 would be taken for data in [-1, 1].
     """
     try:
-        result = torch.as_tensor(value).detach().cpu()
+        result = on_host(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
     channels = {1, shape[0]} if is_mask else {shape[0]}

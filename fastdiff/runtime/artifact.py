@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 
 from fastdiff.denoisers import parts_of
 from fastdiff.errors import ArtifactError, InvalidShape
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import Network, WholeTimes, export_onnx
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
 from fastdiff.runtime.certificate import Trajectory, reference_table
 from fastdiff.runtime.compiled import Compiled, Workspace
@@ -76,6 +76,7 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             "sample_shape": network.sample_shape,
             "output_channels": network.probe(),
             "batch": network.batch,
+            "whole_times": isinstance(network.module, WholeTimes),
             "conditioning": {k: conditioning_to_json(v) for k, v in network.conditioning.items()},
             "schedule": compiled.schedule.to_config(),
             "files": hashes,
@@ -133,6 +134,8 @@ class Artifact:
         By its ONNX file, without a module.
     schedule : Schedule
     reference : Trajectory
+    whole_times : bool
+        Whether the module that it was made of takes whole times alone.
     workspace : Workspace
         Where the files lie.
     """
@@ -164,7 +167,9 @@ class Artifact:
             onnx=folder / NETWORK,
             output_channels=int(manifest["output_channels"]),
             batch=_batch(manifest.get("batch")),
+            num_train_timesteps=self.schedule.num_train_timesteps,
         )
+        self.whole_times = manifest.get("whole_times") is True
         tensors = load_file(folder / REFERENCE)
         self.reference = _trajectory(tensors, self.network, self.schedule)
         self._machines: Mapping[str, Any] = dict(manifest["machines"])

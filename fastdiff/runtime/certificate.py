@@ -160,7 +160,7 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Te
     """Run `denoiser` once on (R, C, H, W) at time `t`; return its output in float32 on the host."""
     device, shape = denoiser.device, (len(x), denoiser.output_channels, *x.shape[2:])
     out = torch.empty(shape, dtype=denoiser.output_dtype, device=device)
-    times = torch.full((len(x),), float(t), device=device)
+    times = torch.full((len(x),), float(t), dtype=torch.float32, device=device)
     placed = {name: value.to(device) for name, value in conditioning.items()}
     denoiser.bind(x.to(device, denoiser.input_dtype).contiguous(), times, placed, out)()
     return out.cpu().float()

@@ -63,10 +63,7 @@ class Edit:
         """Return how many of the first of `steps` steps are left out, as in diffusers' img2img."""
         taken = min(int(steps * self.strength), steps)
         if taken == 0:
-            raise InvalidArgument(
-                f"strength: {self.strength:g} of {steps} steps is less than one step; "
-                f"give more than 1/{steps}, or more steps"
-            )
+            raise less_than_one_step(self.strength, steps)
         return steps - taken
 
     def start(self, table: PackedTable, n: int) -> Start | None:
@@ -84,3 +81,11 @@ class Edit:
         if self.mask is None:
             return None
         return Blend(self.image.expand(n, -1, -1, -1), self.mask.expand(n, -1, -1, -1))
+
+
+def less_than_one_step(strength: float, steps: int) -> InvalidArgument:
+    """Return the refusal of a strength that leaves no step."""
+    return InvalidArgument(
+        f"strength: {strength:g} of {steps} steps is less than one step; "
+        f"give more than 1/{steps}, or more steps"
+    )

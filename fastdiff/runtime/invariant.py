@@ -37,7 +37,7 @@ class FixedCall:
     def __init__(self, network: Network, denoiser: Denoiser, rows: int) -> None:
         self.rows = rows
         self.x = torch.zeros(rows, *network.sample_shape, dtype=denoiser.input_dtype)
-        self.t = torch.zeros(rows)
+        self.t = torch.zeros(rows, dtype=torch.float32)
         self.conditioning = {
             name: torch.zeros(rows, *spec.shape, dtype=spec.dtype)
             for name, spec in network.conditioning.items()

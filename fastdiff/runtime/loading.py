@@ -10,12 +10,13 @@ from torch import nn
 
 from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of
 from fastdiff.errors import ArtifactError, FastdiffError, InvalidArgument
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, WholeTimes
 from fastdiff.runtime.artifact import Artifact, Measured, save_artifact
-from fastdiff.runtime.cache import Cache, cache_key
+from fastdiff.runtime.cache import Cache
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, without_weights
+from fastdiff.runtime.content import cache_key
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
@@ -43,23 +44,34 @@ def tune_or_recall(
     """
     key = cache_key(network, schedule, choices) if cache else None
     if key is None:
-        return tune(network, schedule, choices, say)
+        return tune(network.probed(), schedule, choices, say)
     store = Cache()
+    kept = _recall(store, key, say, network.module)
+    if kept is not None:
+        return kept
     with store.lock(key):
-        path = store.path(key)
-        if path.exists():
-            try:
-                kept = load_artifact(path, say, module=network.module)
-            except ArtifactError:
-                path.unlink(missing_ok=True)
-            else:
-                store.touch(key)
-                return kept
-        compiled = tune(network, schedule, choices, say)
-        with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
-            save_artifact(compiled, path)
-            store.trim()
-        return compiled
+        kept = _recall(store, key, say, network.module)  # somebody else may have made it
+        if kept is None:
+            kept = compiled = tune(network.probed(), schedule, choices, say)
+            with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
+                store.keep(key, lambda path: save_artifact(compiled, path))
+    return kept
+
+
+def _recall(store: Cache, key: str, say: Say, module: nn.Module | None) -> Compiled | None:
+    """Return the entry `key`; None if there is none, or it is damaged."""
+    path = store.path(key)
+    try:
+        if not path.exists():
+            return None
+        kept = load_artifact(path, say, module=module)
+    except OSError:  # it is not this user's to read
+        return None
+    except ArtifactError:
+        store.remove(key)
+        return None
+    store.touch(key)
+    return kept
 
 
 def load_artifact(
@@ -94,6 +106,8 @@ def load_artifact(
     """
     say(Stage(f"reading {path.name}"))
     artifact = Artifact(path)
+    if module is not None and artifact.whole_times:
+        module = WholeTimes(module)
     network = replace(artifact.network, module=module)
     measured = artifact.measured_here(trust_blobs)
     denoiser = None

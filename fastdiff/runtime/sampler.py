@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastdiff.modes import own_modes
 from fastdiff.runtime import arguments
 from fastdiff.runtime.artifact import save_artifact
 from fastdiff.runtime.batcher import EVERYONE, Batching
@@ -281,14 +282,15 @@ class Sampler:
             Which of them share a step.
         """
         compiled = self._compiled
-        return Engine(
-            compiled.network,
-            compiled.denoiser,
-            compiled.batch_seconds,
-            max_rows,
-            batching=batching,
-            batch_invariant=self._batch_invariant,
-        )
+        with own_modes():
+            return Engine(
+                compiled.network,
+                compiled.denoiser,
+                compiled.batch_seconds,
+                max_rows,
+                batching=batching,
+                batch_invariant=self._batch_invariant,
+            )
 
     def with_schedule(self, schedule: Schedule) -> Sampler:
         """Return a sampler of the same network on another noise schedule; both share the engine."""

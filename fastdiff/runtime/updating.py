@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of, reference_denoiser
 from fastdiff.errors import AccuracyWarning, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, with_weights
+from fastdiff.modes import compiling
 from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import Certificate, Trajectory, certify, reference_trajectory
 from fastdiff.runtime.compiled import Compiled, Workspace, without_weights
 from fastdiff.runtime.report import Candidate, Report
 
 
+@compiling()
 def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]) -> Compiled:
     """Return `compiled` with other weights: what `fastdiff.compile` would make of them.
 
@@ -75,8 +77,7 @@ def _network(old: Network, weights: nn.Module | Mapping[str, Tensor]) -> Network
             f"{old.name} was loaded from a file, without its module: pass the whole module, called "
             "as module(x, t, **conditioning)"
         )
-    network = replace(old, module=module, onnx=None, file=None, output_channels=None)
-    return replace(network, output_channels=network.probe())
+    return replace(old, module=module, onnx=None, file=None, output_channels=None).probed()
 
 
 def _renew(
@@ -92,7 +93,7 @@ def _renew(
         message = f"{old.engine} {old.precision} with the new weights: {certificate.refusal}"
         if before.refusal is None:
             raise Unavailable(f"{message}; compile the new model")
-        warnings.warn(message, AccuracyWarning, stacklevel=4)
+        warnings.warn(message, AccuracyWarning, stacklevel=5)
     return new, certificate
 
 

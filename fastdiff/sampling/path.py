@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,18 +33,23 @@ class Path:
         What the network gets as time.
     alpha, sigma : array
         The levels of the process.
-    skipped : int
-        How many steps of the whole path lie before these.
+    left_out : array
+        Times of the whole path that lie before these.
     """
 
     t: Float64Array
     alpha: Float64Array
     sigma: Float64Array
-    skipped: int = 0
+    left_out: Float64Array = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         """Return the number of steps, n."""
         return len(self.t)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps of the whole path lie before these."""
+        return len(self.left_out)
 
     def after(self, start: int) -> Path:
         """Return the path without its first `start` steps.
@@ -55,7 +60,8 @@ class Path:
             If that leaves none.
         """
         start = whole_number("start", start, 0, len(self) - 1)
-        return Path(self.t[start:], self.alpha[start:], self.sigma[start:], self.skipped + start)
+        left_out = np.append(self.left_out, self.t[:start])
+        return Path(self.t[start:], self.alpha[start:], self.sigma[start:], left_out)
 
 
 @dataclass(frozen=True)

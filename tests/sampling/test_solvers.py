@@ -302,8 +302,9 @@ def test_zero_terminal_snr_is_refused_where_it_cannot_be_computed():
         with pytest.raises(InvalidArgument, match=r"zero terminal SNR.*v_prediction"):
             get_solver(solver).table(zero, 5)
     v = Schedule(**{**zero.to_config(), "prediction_type": "v_prediction"})
-    with pytest.raises(InvalidArgument, match="use 'ddim'"):
-        get_solver("euler").table(v, 5)
+    for solver in ("euler", "pndm"):
+        with pytest.raises(InvalidArgument, match="use 'ddim'"):
+            get_solver(solver).table(v, 5)
     for solver in ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"):
         table = get_solver(solver).table(v, 5)
         assert (table.alpha[0], table.p[0], table.q[0]) == (0.0, 0.0, -1.0)

@@ -12,9 +12,9 @@ from typing import Any
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Conditioning
 from fastdiff.integrations.folders import load_pretrained
-from fastdiff.integrations.pipelines.families import Shape, family_of
+from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Choices, Sampler, tune_or_recall
 from fastdiff.runtime.progress import compile_progress, tell_result
 
@@ -67,7 +67,8 @@ def compile_pipeline(
     """
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
-    family = family_of(type(pipe).__name__)
+    family = family_of(class_of_pipeline(pipe))
+    _, schedule = read_scheduler(pipe.scheduler)
     network = family.describe(pipe, sample_shape)
     unknown = [name for name in conditioning or () if name not in network.conditioning]
     if unknown:
@@ -75,9 +76,11 @@ def compile_pipeline(
         raise InvalidArgument(
             f"conditioning: the pipeline's denoiser has no input {unknown[0]!r}; it has: {takes}"
         )
-    network = replace(network, conditioning={**network.conditioning, **(conditioning or {})})
-    network = replace(network, output_channels=network.probe())
-    _, schedule = read_scheduler(pipe.scheduler)
+    network = replace(
+        network,
+        conditioning={**network.conditioning, **(conditioning or {})},
+        num_train_timesteps=schedule.num_train_timesteps,
+    )
     choices = Choices(backend, precision, max_batch, tune, verify)
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)

@@ -15,6 +15,7 @@ from fastdiff.sampling.checks import check_number, plain
 from fastdiff.sampling.path import Path, PathRules, visit
 from fastdiff.sampling.prediction import denoised_coefficients
 from fastdiff.sampling.schedule import Schedule
+from fastdiff.sampling.scheduler_keys import READS
 from fastdiff.sampling.solvers.grid import Grid, thresholding
 from fastdiff.sampling.table import StepTable
 
@@ -79,7 +80,8 @@ class Solver(ABC):
                     f"set it to {value!r} or leave it out"
                 )
         own = {f.name for f in fields(cls)} - {f.name for f in fields(Schedule)} | {*cls.reads}
-        options = {key: config[key] for key in own if config.get(key) is not None}
+        read = own & READS[config["_class_name"]]
+        options = {key: config[key] for key in read if config.get(key) is not None}
         for key in options.keys() & cls.aliases.keys():
             options[key] = cls.aliases[key].get(options[key], options[key])
         return cls(**options)

@@ -6,7 +6,6 @@ import numpy as np
 import PIL.Image
 import pipelines
 import pytest
-import torch
 
 from fastdiff.integrations.pipelines import compile_pipeline
 
@@ -46,7 +45,3 @@ def region():
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 8:40] = 255
     return PIL.Image.fromarray(mask)
-
-
-def generators(*seeds):
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
