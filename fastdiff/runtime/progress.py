@@ -86,11 +86,10 @@ class ProgressBar:
     total : int
         Row steps until done.
     enabled : bool
-        False makes every method do nothing, and so does a stderr that nobody looks at.
+        False makes every method do nothing.
     """
 
     def __init__(self, total: int, *, enabled: bool) -> None:
-        console = Console(stderr=True)
         self._progress = (
             Progress(
                 TextColumn("sampling"),
@@ -98,9 +97,8 @@ class ProgressBar:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]:.0f} row steps/s"),
                 TimeRemainingColumn(),
-                console=console,
             )
-            if enabled and (console.is_terminal or console.is_jupyter)
+            if enabled
             else None
         )
         self._total = total
