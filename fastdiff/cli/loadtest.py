@@ -119,7 +119,7 @@ def _progress() -> Progress:
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.file.isatty(),
     )
 
 

@@ -23,9 +23,8 @@ def test_demo_writes_a_grid_of_ten_columns(tmp_path, capsys):
     assert image.size == ((10 * 9 + 1) * 8, (2 * 9 + 1) * 8)
     assert np.asarray(image).std() > 20
     out = capsys.readouterr().out
+    assert "images/s" in out
     assert "chosen" in out
-    assert out.splitlines()[-2].startswith("20 images of 4 guided steps")  # and no bar among them
-    assert "sampling" not in out
 
 
 def test_sample_writes_arrays_that_the_seed_decides(tmp_path):
