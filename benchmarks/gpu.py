@@ -9,9 +9,7 @@ without. Writes gpu-report.json and gpu-report.md; please attach both to a repor
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import importlib
 import json
 import os
 import shutil
@@ -32,9 +30,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from fastdiff.bench import Plan, describe_run, run
 from fastdiff.bench.results import HEADINGS, cells, ordered
 from fastdiff.denoisers import engine_status
-from fastdiff.errors import Unavailable
-from fastdiff.kernels.first_use import CHECKS, describe_device, random_step, verdict
-from fastdiff.kernels.operators import LANGUAGES, ROOMS
+from fastdiff.kernels.checks import random_step
+from fastdiff.kernels.first_use import describe_device
+from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES, load, refusal
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 MODELS, BATCHES = ("digits", "ddpm-cifar10", "dit-s2"), (1, 8, 32)
@@ -43,17 +41,14 @@ _ROUNDS, _CALLS = 15, 20
 
 def first_uses(device: torch.device) -> list[dict[str, Any]]:
     """Check every kernel in every language; one that is missing says why."""
-    pairs = [(operator, language) for operator in CHECKS for language in LANGUAGES]
+    pairs = [(name, language) for name, (_, languages) in KERNELS.items() for language in languages]
     return [first_use(operator, language, device) for operator, language in pairs]
 
 
 def first_use(operator: str, language: str, device: torch.device) -> dict[str, Any]:
     """Check one kernel."""
-    try:
-        room = importlib.import_module(f"fastdiff.kernels.{ROOMS[operator]}.{language}")
-        return asdict(verdict(operator, language, getattr(room, operator), device))
-    except (ImportError, AttributeError, Unavailable) as error:
-        return {"operator": operator, "language": language, "mismatch": f"missing: {error}"}
+    mismatch = refusal(operator, language, device)
+    return {"operator": operator, "language": language, "mismatch": mismatch}
 
 
 def seconds_per_call(call: Callable[[], object], device: torch.device) -> float:
@@ -129,10 +124,8 @@ def attention_rates(device: torch.device, length: int = 1024) -> list[dict[str, 
     """Return the TFLOP/s of attention in each language, beside torch's own."""
     calls: dict[str, Callable[..., object]] = {}
     for language in LANGUAGES:
-        with contextlib.suppress(ImportError, Unavailable):
-            room = importlib.import_module(f"fastdiff.kernels.attention.{language}")
-            if first_use("attention", language, device)["mismatch"] is None:
-                calls[language] = room.attention
+        if refusal("attention", language, device) is None:
+            calls[language] = load("attention", language)
     calls["torch"] = lambda q, k, v, out, scale: scaled_dot_product_attention(q, k, v, scale=scale)
     results = []
     for size in (32, 40, 64, 80, 128, 160):

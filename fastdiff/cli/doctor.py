@@ -61,8 +61,8 @@ def _check_gpu_kernels(console: Console) -> None:
     import torch
 
     from fastdiff.errors import Unavailable
-    from fastdiff.kernels.first_use import CHECKS, describe_device
-    from fastdiff.kernels.operators import gpu_kernel
+    from fastdiff.kernels.first_use import describe_device
+    from fastdiff.kernels.gpu_kernels import KERNELS, refusal
 
     if not torch.cuda.is_available():
         raise Unavailable(
@@ -70,14 +70,13 @@ def _check_gpu_kernels(console: Console) -> None:
             f"{torch.__version__} and it finds none"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    console.print(describe_device(device))
+    console.print(describe_device(device), markup=False)
     failed = False
-    for operator in CHECKS:
-        try:
-            kernel = gpu_kernel(operator, device)
-            console.print(f"{operator}: right, {kernel.__module__}")
-        except Unavailable as error:  # noqa: PERF203
-            failed = True
-            console.print(f"{operator}: {error}", markup=False)
+    for operator, (_, languages) in KERNELS.items():
+        reasons = {language: refusal(operator, language, device) for language in languages}
+        for language, reason in reasons.items():
+            state = "right" if reason is None else f"not used: {reason}"
+            console.print(f"{operator}, {language}: {state}", markup=False)
+        failed |= None not in reasons.values()
     if failed:
         raise typer.Exit(1)
