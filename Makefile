@@ -5,7 +5,7 @@
 # make performance   the tables of docs/performance.md
 # make native        the tables of docs/native-engine.md
 # make serving       the tables of docs/serving-performance.md; about an hour
-# make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
+# make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.md; BUDGET=1800 for seconds
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
 # make emulated      tests of the AVX-512 and AMX kernels on a CPU without them: tests/emulated/README.md
 # make build   a wheel in dist/
@@ -14,6 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 JOBS   ?= 2
+BUDGET ?= 600
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
 
@@ -54,7 +55,7 @@ serving: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.serving --write docs/serving-performance.md
 
 gpu-check: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu --budget $(BUDGET)
 
 gpu-evidence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.traffic --write docs/gpu-evidence.md
