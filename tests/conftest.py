@@ -1,21 +1,29 @@
 """Keep the tests away from the user's cache, and parallel workers from each other's cores.
 
-``--bfloat16`` makes the suite believe that the processor is another one, since no test's outcome may
-depend on it: one without instructions for bfloat16 (``absent``), with them (``present``), or with such
-fast ones that whatever leaves the precision to measurement gets bfloat16 (``fastest``).
+``--bfloat16`` makes the suite believe that the processor is another one, since no test's outcome
+may depend on it: one without instructions for bfloat16 (``absent``), with them (``present``), or
+with such fast ones that whatever leaves the precision to measurement gets bfloat16 (``fastest``).
 ``FASTDIFF_CPU`` does the same for the instruction set of the kernels.
+
+Where an optional package is missing, the modules that need it are skipped.
 """
 
 import os
 
 import pytest
 from hypothesis import settings
+from optional_packages import Module
 
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # of pytest -n; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Collect modules that lack an optional package as skipped."""
+    return Module.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(autouse=True, scope="session")

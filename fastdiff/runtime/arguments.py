@@ -149,7 +149,7 @@ def guidance_scales(
 ) -> npt.NDArray[np.float32]:
     """Return the guidance scale of each image, (n,)."""
     try:
-        scales = torch.as_tensor(scale, dtype=torch.float32).detach().cpu().numpy()
+        scales = on_host(scale).float().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"guidance_scale: expected numbers, got {scale!r}") from error
     if scales.ndim > 1 or (scales.ndim == 1 and len(scales) != n):

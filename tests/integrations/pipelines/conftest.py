@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import PIL.Image
-import pipelines
 import pytest
 
 from fastdiff.integrations.pipelines import compile_pipeline
@@ -15,6 +14,8 @@ QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.0
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
     """Return ``compiled(name)``: a pipeline of diffusers, and the same compiled from its folder."""
+    import pipelines  # needs diffusers, as the modules here do
+
     kept = {}
 
     def get(name):
