@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # What a pipeline calls with floating tensors that other parts have made.
 _CALLED_WITH_FLOATS = {
@@ -17,19 +17,19 @@ _CALLED_WITH_FLOATS = {
 }
 
 
-def in_their_types(pipe: Any) -> dict[str, nn.Module]:
+def in_their_types(pipe: Any) -> dict[str, Any]:
     """Return parts of a pipeline that take floating tensors of any type, by name.
 
     They share the weights of the pipeline's own, and round their inputs to the type of those:
     diffusers leaves latents in the type of the text encoder, which may be another.
     """
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, methods in _CALLED_WITH_FLOATS.items():
         part = getattr(pipe, name, None)
-        if isinstance(part, nn.Module):
+        dtype = getattr(part, "dtype", None)
+        if isinstance(dtype, torch.dtype):  # a function in the place of a safety checker has none
             parts[name] = copy.copy(part)
-            rounding = {method: _rounding(getattr(part, method), part.dtype) for method in methods}
-            vars(parts[name]).update(rounding)
+            vars(parts[name]).update({m: _rounding(getattr(part, m), dtype) for m in methods})
     return parts
 
 

@@ -129,7 +129,7 @@ def _text_unet(pipe: Any, sample_shape: Shape | None) -> Network:
     """Describe a U-Net that reads text; its null value is the text of an empty prompt."""
     empty = _empty_prompt(pipe)
     text = {"encoder_hidden_states": Conditioning((*empty.shape,), torch.float32, null=empty)}
-    unet = unwrapped(pipe.unet)
+    unet: Any = unwrapped(pipe.unet)
     if not paints_masked(unet):
         network = _unet(pipe, sample_shape)
         return replace(network, conditioning={**network.conditioning, **text})
