@@ -72,7 +72,8 @@ def compile(
     conditioning : mapping of str to Conditioning
         Other named inputs of the model; for a file or a program what it does not tell of them;
         for a pipeline those that differ from what its configuration says, such as longer prompt
-        embeddings.
+        embeddings. A model that looks t up in a table is found by trying;
+        ``{"t": Conditioning()}`` declares it.
     backend : str
         ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
         ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,

@@ -279,8 +279,8 @@ class Network:
         except Exception as error:
             given = ", ".join(f"{k} {tuple(v.shape)} {v.dtype}" for k, v in inputs.items())
             raise InvalidArgument(
-                f"{self.name} does not run on {given}, with times up to {float(t.max()):g}: "
-                f"{first_line(error)}"
+                f"{self.name} does not run on {given}, with times up to {float(t.max()):g}, where "
+                f"num_train_timesteps is {self.num_train_timesteps}: {first_line(error)}"
             ) from error
 
 
