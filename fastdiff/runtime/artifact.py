@@ -39,15 +39,16 @@ from fastdiff.denoisers import parts_of
 from fastdiff.errors import ArtifactError, InvalidShape
 from fastdiff.exporting import Network, export_onnx
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
-from fastdiff.runtime.certificate import Trajectory, reference_table
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.runtime.onnx_check import check_onnx
+from fastdiff.runtime.probing import MOST_PROBES, Probes
 from fastdiff.runtime.report import Report
 from fastdiff.runtime.signing import is_own, sign
+from fastdiff.runtime.trajectory import Trajectory, reference_table
 from fastdiff.sampling import Schedule
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, NETWORK, REFERENCE = "manifest.json", "denoiser.onnx", "reference.safetensors"
 _BLOB, _BLOBS = "blob-", "blobs"  # in front of their names in the file; their folder when read
 _MAX_MANIFEST_BYTES = 4 << 20
@@ -299,8 +300,16 @@ def _measured_to_json(compiled: Compiled, hashes: Mapping[str, str]) -> dict[str
 
 
 def _tensors(reference: Trajectory) -> dict[str, torch.Tensor]:
-    own = {name: getattr(reference, name).contiguous() for name in ("states", "outputs")}
-    return own | {f"conditioning.{k}": v.contiguous() for k, v in reference.conditioning.items()}
+    probes = reference.probes
+    own = {
+        "states": reference.states,
+        "outputs": reference.outputs,
+        "probes.outputs": probes.outputs,
+        "probes.far": probes.far,
+    }
+    own |= {f"conditioning.{k}": v for k, v in reference.conditioning.items()}
+    own |= {f"probes.conditioning.{k}": v for k, v in probes.conditioning.items()}
+    return {name: value.contiguous() for name, value in own.items()}
 
 
 def _trajectory(
@@ -310,14 +319,26 @@ def _trajectory(
     table = reference_table(schedule)
     rows, levels = tensors["outputs"].shape[1], len(table)
     channels, height, width = network.sample_shape
+    probes, own = len(tensors["probes.far"]), network.conditioning.items()
     shapes = {
         "states": (levels + 1, rows, channels, height, width),
         "outputs": (levels, rows, network.output_channels, height, width),
-    } | {f"conditioning.{k}": (rows, *v.shape) for k, v in network.conditioning.items()}
+        "probes.outputs": (probes, network.output_channels, height, width),
+        "probes.far": (min(probes, MOST_PROBES),),
+    }
+    shapes |= {f"conditioning.{k}": (rows, *v.shape) for k, v in own}
+    shapes |= {f"probes.conditioning.{k}": (probes, *v.shape) for k, v in own}
     if set(tensors) != set(shapes):
         raise InvalidShape(f"{REFERENCE} holds {sorted(tensors)}, expected {sorted(shapes)}")
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
             raise InvalidShape(f"{REFERENCE}: {name} is {tuple(tensors[name].shape)}, not {shape}")
     conditioning = {k: tensors[f"conditioning.{k}"] for k in network.conditioning}
-    return Trajectory(table, conditioning, tensors["states"], tensors["outputs"])
+    asked = {k: tensors[f"probes.conditioning.{k}"] for k in network.conditioning}
+    return Trajectory(
+        table,
+        conditioning,
+        tensors["states"],
+        tensors["outputs"],
+        Probes(asked, tensors["probes.outputs"], tensors["probes.far"]),
+    )

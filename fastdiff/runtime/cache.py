@@ -128,6 +128,7 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
         _add(digest, [network.name, network.sample_shape, list(astuple(choices))])
         for name, spec in network.conditioning.items():
             _add(digest, [name, spec.shape, spec.dtype, spec.null, spec.num_classes])
+            _add(digest, spec.value_range)
         _add(digest, [json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])
         _add(digest, network.batch)
         if network.file is not None:
