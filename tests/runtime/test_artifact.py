@@ -51,6 +51,10 @@ def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, save
     assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
     assert loaded.schedule == sampler.schedule
     assert str(loaded.report) == str(sampler.report)
+    kept, probes = loaded._compiled.reference.probes, sampler._compiled.reference.probes
+    assert probes.conditioning["class_labels"].tolist() == [3]  # the null class
+    assert torch.equal(kept.conditioning["class_labels"], probes.conditioning["class_labels"])
+    assert torch.equal(kept.outputs, probes.outputs)
     with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2"):
         loaded.sample(class_labels=[3])
 
