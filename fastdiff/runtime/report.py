@@ -83,7 +83,7 @@ class Report:
         best = self.chosen
         refused = [c for c in self.candidates if c.refusal]
         table = Table(
-            title=f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s",
+            title=Text(f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s"),
             caption=Text("\n".join([self.machine, *self._coupled(), *map(_refusal, refused)])),
             title_justify="left",
             caption_justify="left",

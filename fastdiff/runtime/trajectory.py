@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
+from fastdiff.errors import InvalidShape
 from fastdiff.exporting import Network
-from fastdiff.runtime.probing import NO_PROBES, Probes, make_probes
+from fastdiff.runtime.probing import MOST_PROBES, NO_PROBES, Probes, make_probes
 from fastdiff.sampling import Schedule, StepTable, get_solver, run_table
 
 _LEVELS, _ROWS = 8, 2
@@ -106,3 +107,55 @@ def run_from(
 
     states = torch.from_numpy(run_table(table, model, start.numpy()))
     return Trajectory(table, conditioning, torch.cat([start[None], states]), torch.stack(outputs))
+
+
+def to_tensors(reference: Trajectory) -> dict[str, Tensor]:
+    """Return what `from_tensors` makes an equal trajectory of, by names for a file."""
+    probes = reference.probes
+    own = {
+        "states": reference.states,
+        "outputs": reference.outputs,
+        "probes.outputs": probes.outputs,
+        "probes.far": probes.far,
+    }
+    own |= {f"conditioning.{k}": v for k, v in reference.conditioning.items()}
+    own |= {f"probes.conditioning.{k}": v for k, v in probes.conditioning.items()}
+    return {name: value.contiguous() for name, value in own.items()}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], network: Network, schedule: Schedule) -> Trajectory:
+    """Rebuild a trajectory from a file.
+
+    Raises
+    ------
+    InvalidShape
+        A tensor is missing, or has not the shape that the network's has.
+    """
+    table = reference_table(schedule)
+    rows, levels = tensors["outputs"].shape[1], len(table)
+    channels, height, width = network.sample_shape
+    probes, own = len(tensors["probes.far"]), network.conditioning.items()
+    shapes = {
+        "states": (levels + 1, rows, channels, height, width),
+        "outputs": (levels, rows, network.output_channels, height, width),
+        "probes.outputs": (probes, network.output_channels, height, width),
+        "probes.far": (min(probes, MOST_PROBES),),
+    }
+    shapes |= {f"conditioning.{k}": (rows, *v.shape) for k, v in own}
+    shapes |= {f"probes.conditioning.{k}": (probes, *v.shape) for k, v in own}
+    if set(tensors) != set(shapes):
+        raise InvalidShape(f"the reference holds {sorted(tensors)}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise InvalidShape(
+                f"the reference's {name} is {tuple(tensors[name].shape)}, not {shape}"
+            )
+    conditioning = {k: tensors[f"conditioning.{k}"] for k in network.conditioning}
+    asked = {k: tensors[f"probes.conditioning.{k}"] for k in network.conditioning}
+    return Trajectory(
+        table,
+        conditioning,
+        tensors["states"],
+        tensors["outputs"],
+        Probes(asked, tensors["probes.outputs"], tensors["probes.far"]),
+    )
