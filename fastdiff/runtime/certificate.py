@@ -138,7 +138,7 @@ class Certificate:
         lines = ["".join(cell.rjust(13) for cell in row) for row in zip(*columns, strict=True)]
         probed = max((*self.probe_errors, *self.far_errors), default=None)
         if probed is not None:
-            lines.append(f"output, other conditioning: {_short(probed)}".rjust(26))
+            lines.append(f"output for other conditioning: {_short(probed)}")
         return "\n".join([*lines, f"refused: {self.refusal}" if self.refusal else "passed"])
 
 

@@ -17,7 +17,14 @@ def reason_of(error: Exception, what: str) -> str:
     """Return why `what` cannot be used, in a line.
 
     The traceback of an error that was not raised to say so goes to the log.
+
+    Raises
+    ------
+    Warning
+        The error is one: the caller has asked for warnings to be errors.
     """
+    if isinstance(error, Warning):
+        raise error
     if isinstance(error, _EXPECTED):
         return first_line(error)
     _log.warning("%s failed and is not used", what, exc_info=error)

@@ -86,7 +86,7 @@ def test_a_refusal_at_an_end_of_a_range_says_so():
     assert certificate.refusal.endswith(
         "for null values or ends of ranges of the conditioning is over 1e-04"
     )
-    assert "output, other conditioning: " in str(certificate)
+    assert "output for other conditioning: " in str(certificate)
 
 
 def test_a_precision_is_not_blamed_for_what_a_rounding_of_the_input_does():
