@@ -53,12 +53,16 @@ class Conditioning:
         must always be given.
     num_classes : int or None
         For labels: what a user may ask for is 0 to ``num_classes - 1``.
+    value_range : (float, float) or None
+        For floats: the lowest and the highest value that a user may ask for. Engines are compared
+        with the model over the whole of it; without one, near zero and in a few places far from it.
     """
 
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.int64
     null: float | int | Tensor | None = None
     num_classes: int | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(plain(size) for size in self.shape))
@@ -66,6 +70,18 @@ class Conditioning:
         if self.num_classes is not None:
             classes = whole_number("num_classes", self.num_classes, 1)
             object.__setattr__(self, "num_classes", classes)
+        if self.value_range is None:
+            return
+        low, high = self.value_range
+        if not (self.dtype.is_floating_point and -math.inf < low < high < math.inf):
+            raise InvalidArgument(
+                "value_range: expected (lowest, highest) of an input of floats, got "
+                f"{self.value_range!r} for {self.dtype}"
+            )
+
+    def within_range(self, values: Tensor) -> Tensor:
+        """Return floats with those outside of `value_range` moved to its ends."""
+        return values if self.value_range is None else values.clamp(*self.value_range)
 
     def row_bytes(self) -> int:
         """Return the size of one image's value."""
@@ -76,6 +92,14 @@ class Conditioning:
         if self.null is None:
             raise InvalidArgument("this conditioning has no null value")
         return torch.as_tensor(self.null, dtype=self.dtype).broadcast_to(self.shape).contiguous()
+
+    def draw(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return floats: uniform over `value_range`, standard normal without one."""
+        if self.value_range is None:
+            return torch.randn(size, generator=generator, dtype=torch.float32).to(self.dtype)
+        low, high = self.value_range
+        uniform = torch.rand(size, generator=generator, dtype=torch.float32)
+        return (low + (high - low) * uniform).to(self.dtype)
 
     def check(self, name: str, value: object) -> Tensor:
         """Return `value` as an (n, ...) tensor of `dtype`, or say what is wrong with it.
@@ -102,6 +126,14 @@ class Conditioning:
                 bad = low if low < 0 else high
                 raise InvalidArgument(
                     f"{name}: expected labels from 0 to {self.num_classes - 1}, got {bad}"
+                )
+        if self.value_range is not None and tensor.numel():
+            least, most = float(tensor.min()), float(tensor.max())
+            lowest, highest = self.value_range
+            if not (lowest <= least and most <= highest):
+                raise InvalidArgument(
+                    f"{name}: expected values from {lowest:g} to {highest:g}, the value_range that "
+                    f"engines were compared over, got {least if least < lowest else most:g}"
                 )
         return tensor.to(self.dtype)
 
@@ -209,7 +241,7 @@ class Network:
         for name, spec in self.conditioning.items():
             size = (batch, *spec.shape)
             if spec.dtype.is_floating_point:
-                inputs[name] = torch.randn(size, **floats).to(spec.dtype)
+                inputs[name] = spec.draw(size, generator)
             else:
                 high = spec.num_classes or 2
                 inputs[name] = torch.randint(high, size, generator=generator, dtype=spec.dtype)

@@ -18,7 +18,7 @@ _WHOLE = (torch.int64, torch.int32)
 def completed(
     name: str, specs: Mapping[str, Conditioning], given: Mapping[str, Conditioning]
 ) -> dict[str, Conditioning]:
-    """Add to what a graph says of its inputs what the caller knows: null values and classes.
+    """Add to what a graph says of its inputs what the caller knows: null values, classes, ranges.
 
     Raises
     ------
@@ -31,7 +31,9 @@ def completed(
         raise InvalidArgument(f"{name} has no input {unknown[0]!r}; its conditioning: {takes}")
     both = {own: (spec, given.get(own, Conditioning())) for own, spec in specs.items()}
     return {
-        own: replace(spec, null=said.null, num_classes=said.num_classes)
+        own: replace(
+            spec, null=said.null, num_classes=said.num_classes, value_range=said.value_range
+        )
         for own, (spec, said) in both.items()
     }
 

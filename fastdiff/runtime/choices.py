@@ -25,7 +25,8 @@ class Choices:
         ``"auto"``, or the name of an engine, or of a precision. ``"int8"`` is tried only when
         it is named.
     max_batch : int or None
-        Rows per denoiser call; None measures several sizes.
+        Rows per denoiser call; None measures several sizes. Rows that couple get calls of their own
+        whatever it says.
     tune : str or float
         ``"fast"`` (4 s, or 30 evaluations where they take longer), ``"full"`` (a minute, and
         engines that are slow to build), or a time to spend on measuring in seconds.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.exporting import Network, evaluation_copy, skeleton
-from fastdiff.runtime.certificate import Trajectory
 from fastdiff.runtime.report import Report
+from fastdiff.runtime.trajectory import Trajectory
 from fastdiff.sampling import Schedule
 
 

@@ -12,7 +12,7 @@ import inspect
 import json
 import sys
 import types
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
     try:
         content.add([network.name, network.sample_shape, network.batch, list(astuple(choices))])
         for name, spec in network.conditioning.items():
-            content.add([name, spec.shape, spec.dtype, spec.null, spec.num_classes])
+            content.add([name, *(getattr(spec, field.name) for field in fields(spec))])
         content.add([json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])
         if network.file is not None:
             content.add_file(network.file)

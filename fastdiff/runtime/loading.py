@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of
-from fastdiff.errors import ArtifactError, FastdiffError, InvalidArgument
+from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of, row_by_row
+from fastdiff.errors import ArtifactError, InvalidArgument
 from fastdiff.exporting import Network, WholeTimes
 from fastdiff.runtime.artifact import Artifact, Measured, save_artifact
 from fastdiff.runtime.cache import Cache
@@ -17,6 +17,7 @@ from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, without_weights
 from fastdiff.runtime.content import cache_key
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
@@ -136,11 +137,16 @@ def load_artifact(
 
 def _build(network: Network, measured: Measured) -> Denoiser | None:
     """Build what was chosen; None if it cannot run any more, so that others are measured."""
+    coupled = {c.engine for c in measured.report.candidates if c.coupled}
     for blobs in (measured.blobs, None):
-        with contextlib.suppress(FastdiffError, RuntimeError):
+        try:
             built = {
                 engine: build_denoiser(engine, network, measured.precision, blobs)
                 for engine in set(measured.engines.values())
             }
-            return by_size({size: built[engine] for size, engine in measured.engines.items()})
+        except Exception as error:  # another engine may serve
+            reason_of(error, f"{', '.join(set(measured.engines.values()))} from the file")
+            continue
+        apart = {name: row_by_row(d) if name in coupled else d for name, d in built.items()}
+        return by_size({size: apart[engine] for size, engine in measured.engines.items()})
     return None

@@ -32,6 +32,8 @@ class Candidate:
         Why it cannot be chosen.
     chosen_from : int or None
         The smallest number of rows for which it is the best choice.
+    coupled : bool
+        Its rows depend on each other, so it evaluates them one by one.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Candidate:
     certificate: Certificate | None = None
     refusal: str | None = None
     chosen_from: int | None = None
+    coupled: bool = False
 
     @property
     def name(self) -> str:
@@ -97,7 +100,7 @@ class Report:
         refused = [c for c in self.candidates if c.refusal]
         table = Table(
             title=Text(f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s"),
-            caption=Text("\n".join([self.machine, *map(_refusal, refused)])),
+            caption=Text("\n".join([self.machine, *self._coupled(), *map(_refusal, refused)])),
             title_justify="left",
             caption_justify="left",
         )
@@ -120,6 +123,11 @@ class Report:
                 style="bold" if c.chosen_from else None,
             )
         return table
+
+    def _coupled(self) -> list[str]:
+        """Return a line on the candidates whose rows depend on each other, if there are any."""
+        names = dict.fromkeys(c.name for c in self.candidates if c.coupled)
+        return [f"rows couple in {', '.join(names)}: evaluated one by one"] if names else []
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` makes an equal report."""

@@ -53,6 +53,10 @@ def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, save
     assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
     assert loaded.schedule == sampler.schedule
     assert str(loaded.report) == str(sampler.report)
+    kept, probes = loaded._compiled.reference.probes, sampler._compiled.reference.probes
+    assert probes.conditioning["class_labels"].tolist() == [3]  # the null class
+    assert torch.equal(kept.conditioning["class_labels"], probes.conditioning["class_labels"])
+    assert torch.equal(kept.outputs, probes.outputs)
     with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2"):
         loaded.sample(class_labels=[3])
 
@@ -178,8 +182,8 @@ TAMPERED = {
     "a file that is not listed": (lambda e: e.update(extra=b"x"), "does not list the entries"),
     "a missing network": (lambda e: e.pop("denoiser.onnx"), "does not list the entries"),
     "no manifest": (lambda e: e.pop("manifest.json"), "no manifest.json"),
-    "a later format": (in_manifest(format=3), "has format 3, this version of fastdiff reads 2"),
-    "an earlier format": (in_manifest(format=1), "has format 1"),
+    "a later format": (in_manifest(format=4), "has format 4, this version of fastdiff reads 3"),
+    "an earlier format": (in_manifest(format=2), "has format 2"),
     "a manifest without a schedule": (in_manifest(schedule=None), "does not hold what its format"),
     "an impossible shape": (in_manifest(sample_shape=[1, 5]), "does not hold what its format"),
     "a wrong shape": (in_manifest(sample_shape=[1, 4, 5]), "does not hold what its format"),

@@ -139,12 +139,41 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch):
         Cache()
 
 
+def test_command_line_shows_what_was_measured_and_renews_it(monkeypatch, tmp_path, capsys):
+    from fastdiff.cli import app
+
+    def run(*arguments):
+        with pytest.raises(SystemExit):
+            app(["cache", *arguments])
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    fastdiff.compile(
+        Scaled(), sample_shape=(1, 2, 2), backend="eager", precision="float32", tune=0.01
+    )
+    (entry,) = Cache().entries()
+    listed = run("list")
+    assert "Scaled" in listed
+    assert entry.path.stem[:10] in listed
+    assert "eager float32" in listed
+    for name in ("Scaled", entry.path.stem[:4]):
+        shown = run("show", name)
+        assert "chosen from 1 row" in shown
+        assert str(entry.path) in shown
+    with pytest.raises(errors.UnknownName, match="unknown kept model 'Scale'; known: "):
+        app(["cache", "renew", "Scale"])
+    assert "Scaled will be measured anew" in run("renew", "Scaled")
+    assert Cache().entries() == []
+
+
 def test_command_line_lists_and_clears(monkeypatch, tmp_path, capsys):
     from fastdiff.cli import app
 
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path))
     Cache().path("abc").write_bytes(b"x" * 2_000_000)
     for command, expected in (
+        ("list", "another version's"),
         ("list", "2.0 MB"),
         ("clear", "removed 1 models"),
         ("list", "0 models"),
