@@ -32,9 +32,10 @@ def on_host(value: Any) -> Tensor:
 
     Python's floats become float64, whatever torch's default is.
     """
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(np.asarray(value), device="cpu")
-    return value.detach().cpu()
+    tensor: Tensor = (
+        value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
+    )
+    return tensor.detach().cpu()
 
 
 @dataclass(frozen=True)
