@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map
 from fastdiff.denoisers.base import DTYPES, HOST
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network, evaluation_copy, first_line
+from fastdiff.exporting.translating import tell_names_apart
 
 _OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
 
@@ -110,10 +112,12 @@ def export_half(network: Network, precision: str, path: Path) -> Path:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                program, (), str(path), input_names=names, output_names=["output"],
-                opset_version=_OPSET, dynamo=True, verbose=False,
+            exported: Any = torch.onnx.export(
+                program, (), input_names=names, output_names=["output"], opset_version=_OPSET,
+                dynamo=True, verbose=False,
             )  # fmt: skip
+            tell_names_apart(exported.model)
+            exported.save(path)
     except Exception as error:  # as above
         reason = f"{network.name} has no {precision} ONNX: {first_line(error)}"
         raise Unavailable(reason) from error

@@ -105,8 +105,20 @@ def translate(
             ) from error
     if program is None:
         raise InvalidArgument(f"{network.name} cannot be exported to ONNX: torch returned nothing")
+    tell_names_apart(program.model)
     _strip(program.model)
     return program
+
+
+def tell_names_apart(model: onnx_ir.Model) -> None:
+    """Rename values that are called like others; inputs and outputs keep their names.
+
+    The exporter calls a value like the operator that made it: ``weight.t()`` becomes ``t``, as the
+    network's times are called.
+    """
+    from onnx_ir.passes.common import NameFixPass
+
+    NameFixPass()(model)
 
 
 def _group_norm(

@@ -266,6 +266,22 @@ CASES = {
         g = Max (f, e) h = Min (g, x) i = Tanh (h) j = Neg (i) k = Relu (j) l = Pow (k, two)
         m = Clip (l, low, high) output = Div (m, two)""",
         {"one": scalar(1), "two": scalar(2), "low": scalar(0.1), "high": scalar(0.4)}),
+    "a weight that is also looked at": Case(  # an exporter keeps equal ones once
+        """parts = Reshape (x, apart) normed = InstanceNormalization (parts, ones, zeros)
+        joined = Reshape (normed, as_image) last = Transpose <perm = [0, 2, 3, 1]> (joined)
+        scaled = Mul (last, ones) y = Add (scaled, zeros)
+        output = Transpose <perm = [0, 3, 1, 2]> (y)""",
+        {"apart": ints(0, 4, -1), "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32),
+         **PLACES}),
+    "labels moved by a number": Case(
+        """rounded = Round (t) labels = Cast <to = 7> (rounded) moved = Add (one, labels)
+        there = Cast <to = 6> (moved) whole = Cast <to = 7> (there)
+        row = Gather (table, whole) y = Unsqueeze (row, axes) output = Add (x, y)""",
+        {"table": normal(9, 4), "axes": ints(2, 3), "one": np.array(1, np.int64)}),
+    "a negative whole number divided": Case(
+        """halved = Div (seven, two) q = Cast <to = 1> (halved) output = Add (x, q)""",
+        {"seven": ints(-7), "two": ints(2)}),
+    "no bounds": Case("output = Clip (x)"),
     "half precision inside": Case("low = Cast <to = 10> (x) output = Cast <to = 1> (low)",
                                   atol=2e-3),
     "einsum": Case('output = Einsum <equation = "nchw->nhcw"> (x)'),
@@ -347,7 +363,17 @@ REFUSED = {
                        {"scales": np.array([1, 1, 2, 2], np.float32)}), "linear"),
     "another size than twice the same": (
         Case('output = Resize <mode = "nearest"> (x, , scales)',
-             {"scales": np.array([1, 1, 3, 3], np.float32)}), r"makes \[18, 18\] of \[6, 6\]"),
+             {"scales": np.array([1, 1, 3, 3], np.float32)}), "it resizes by"),
+    "a scale near two": (
+        Case('output = Resize <mode = "nearest"> (x, , scales)',
+             {"scales": np.array([1, 1, 2.1, 2.1], np.float32)}), "it resizes by"),
+    "more channels": (
+        Case('output = Resize <mode = "nearest"> (x, , scales)',
+             {"scales": np.array([1, 2, 2, 2], np.float32)}), "it resizes by"),
+    "a truth of times": (
+        Case("""rounded = Round (t) times = Cast <to = 7> (rounded) some = Cast <to = 9> (times)
+             y = Cast <to = 1> (some) column = Reshape (y, s) output = Mul (x, column)""",
+             {"s": ints(-1, 1, 1, 1)}), "it casts to BOOL"),
     "a dropout that drops": (
         Case("output = Dropout (x, half, yes)", {"half": scalar(0.5), "yes": np.array(True)}),
         "as in training"),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from fastdiff import errors
-from fastdiff.exporting import Network, export_onnx, first_line, read_metadata
+from fastdiff.exporting import Conditioning, Network, export_onnx, first_line, read_metadata
 from fastdiff.exporting.onnx import OPSET, replacing
 
 
@@ -108,6 +108,32 @@ def test_open_size_is_refused_with_the_reason(tmp_path):
         with pytest.raises(errors.InvalidArgument, match=f"one-size cannot be exported.*{reason}"):
             export_onnx(network, tmp_path / "m.onnx", dynamic_size=True)
     assert list(tmp_path.iterdir()) == []
+
+
+class CalledAlike(nn.Module):
+    """Its transposed weight and a product of its own are called like its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x, t, mul):
+        y = (x.flatten(1) * mul) @ self.weight.t()
+        return y.view_as(x) + t[:, None, None, None]
+
+
+def test_what_is_called_like_an_input_has_another_name_in_the_file(tmp_path):
+    conditioning = {"mul": Conditioning((4,), torch.float32)}
+    network = Network(CalledAlike(), (1, 2, 2), conditioning, "alike")
+    session = onnxruntime.InferenceSession(
+        export_onnx(network, tmp_path / "m.onnx"), providers=["CPUExecutionProvider"]
+    )
+    assert [value.name for value in session.get_inputs()] == ["x", "t", "mul"]
+    x, t, given = network.example(3)
+    got = session.run(None, {"x": x.numpy(), "t": t.numpy(), "mul": given["mul"].numpy()})[0]
+    expected = network.module(x, t, **given).detach()
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 class DecidesByData(nn.Module):

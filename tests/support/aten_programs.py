@@ -117,12 +117,12 @@ class AtenProgram:
             if node.op == "call_function":
                 self.program.graph.erase_node(node)
 
-    def run(self, inputs, dtype, noise=0.0):
+    def run(self, inputs, dtype, noise=0.0, seed=0):
         """Return what torch makes of inputs by their names, as (B, elements).
 
         With `noise`, every number on the way is off by about this part of it.
         """
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
 
         def rounded(value):
             if not noise or not isinstance(value, torch.Tensor) or not value.is_floating_point():

@@ -60,9 +60,7 @@ def _linear(r: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> V
     rows = r.rows(x)
     x_pixels = r.reshape(rows, (1, *rows.shape))
     y = View.of("", (1, rows.shape[0], weight.shape[0]))
-    name = r.weight(weight)
-    array = r.graph.weights[name]
-    r.graph.weights[name] = array.reshape(*weight.shape, 1, 1)
+    name = r.weight(weight, shape=(*weight.shape, 1, 1))
     out = r.emit(Conv(r.scope(), x_pixels, y, name, r.vector(bias, int(weight.shape[0]))))
     return r.reshape(out, (*x.shape[:-1], int(weight.shape[0])))
 

@@ -35,7 +35,8 @@ class Reader:
         self.node: fx.Node  # the operator that is being read
         self._names: Counter[str] = Counter()
         self._memo: dict[str, str] = {}
-        self._weight_names: dict[int, str] = {}
+        self._called: dict[int, str] = {}  # what the program calls a tensor
+        self._kept: dict[tuple[int, Shape], str] = {}  # weights by tensor and shape
         self._contents: dict[object, str] = {}
         self._tensors: list[Tensor] = []  # keeps the ids above alive
         self._joined: dict[tuple[tuple[View, ...], int], View] = {}
@@ -123,20 +124,24 @@ class Reader:
             raise self.refuse(f"it computes with the labels {labels[0].buffer}")
         self.graph.nodes.append(node)
 
-    def weight(self, tensor: Tensor, name: str | None = None) -> str:
-        """Keep a float32 tensor among the weights and return its name.
+    def weight(self, tensor: Tensor, name: str | None = None, shape: Shape | None = None) -> str:
+        """Keep a float32 tensor among the weights, in `shape` if that is given; return its name.
 
-        A tensor that was kept before, or a small one of the same content, is not kept again.
+        A tensor that was kept in that shape before, or a small one of the same content, is not
+        kept again.
         """
-        array = tensor.detach().to(torch.float32).contiguous().numpy()
-        known = self._weight_names.get(id(tensor))
-        if known is None:
-            content = (array.shape, array.tobytes()) if array.size <= _SMALL else id(tensor)
-            known = self._contents.get(content) or self.unique(name or self.label("constant"))
-            self._contents[content] = self._weight_names[id(tensor)] = known
+        shape = tuple(tensor.shape) if shape is None else shape
+        key = (id(tensor), shape)
+        if key not in self._kept:
+            array = tensor.detach().to(torch.float32).contiguous().numpy().reshape(shape)
+            content = (shape, array.tobytes()) if array.size <= _SMALL else key
+            if content not in self._contents:
+                called = self._called.get(id(tensor)) or name or self.label("constant")
+                self._contents[content] = self.unique(called)
+                self.graph.weights[self._contents[content]] = array
+            self._kept[key] = self._contents[content]
             self._tensors.append(tensor)
-        self.graph.weights.setdefault(known, array)
-        return known
+        return self._kept[key]
 
     def vector(self, tensor: Tensor | None, channels: int) -> str | None:
         """Keep a tensor (channels,), if there is one, among the weights and return its name."""
@@ -148,7 +153,7 @@ class Reader:
 
     def name_weight(self, tensor: Tensor, name: str) -> None:
         """Say what `tensor` is called if it turns out to be used."""
-        self._weight_names[id(tensor)] = self.unique(name)
+        self._called[id(tensor)] = name
         self._tensors.append(tensor)
 
     def keeps(self, given: object) -> bool:
@@ -156,11 +161,11 @@ class Reader:
         places = {tensor.untyped_storage().data_ptr() for tensor in self._tensors}
         return isinstance(given, Tensor) and given.untyped_storage().data_ptr() in places
 
-    def constant(self, tensor: Tensor) -> View:
+    def constant(self, tensor: Tensor, shape: Shape) -> View:
         """Return a view of a tensor that all images share."""
-        name = self.weight(tensor)
+        name = self.weight(tensor, shape=shape)
         self.graph.values[name] = Value(1, tensor.numel(), "weight")
-        return View.of(name, tuple(tensor.shape))
+        return View.of(name, shape)
 
     def operand(self, given: Result) -> View | float:
         """Return an operand of an element-wise operator as a view for one image, or a number."""
@@ -174,21 +179,13 @@ class Reader:
             raise self.refuse(f"it reads a {type(given).__name__}")
         if given.numel() == 1:
             return float(given)
+        shape = tuple(given.shape)
         _, lead = self.image_shape()
-        if lead and given.ndim == len(self.node.meta["val"].shape):
-            if given.shape[0] != 1:
-                raise self.refuse(f"a constant of shape {tuple(given.shape)} fixes the batch")
-            given = self._without_first(given)
-        return self.constant(given)
-
-    def _without_first(self, tensor: Tensor) -> Tensor:
-        """Drop the first axis; under the same name each time."""
-        name = self._weight_names.get(id(tensor))
-        dropped = tensor[0]
-        if name is not None:
-            self._weight_names[id(dropped)] = name
-            self._tensors.append(dropped)
-        return dropped
+        if lead and len(shape) == len(self.node.meta["val"].shape):
+            if shape[0] != 1:
+                raise self.refuse(f"a constant of shape {shape} fixes the batch")
+            shape = shape[1:]
+        return self.constant(given, shape)
 
     def elementwise(self, op: str, operands: Sequence[View | float], program: list[Step]) -> View:
         """Append a program over operands of broadcastable shapes.

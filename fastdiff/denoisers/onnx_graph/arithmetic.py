@@ -105,7 +105,7 @@ def _mul(a: Value, b: Value) -> Value:
 @operator("Div")
 def _div(a: Value, b: Value) -> Value:
     divisor = number(b)
-    if isinstance(a, Scores) and divisor is not None:
+    if isinstance(a, Scores) and divisor:
         return Scores(a.q, a.k, a.scale / divisor)
     if isinstance(a, Tensor) and divisor is not None and abs(divisor - math.sqrt(2)) < 1e-6:
         return Halved(a)
@@ -165,7 +165,7 @@ def _sqrt(x: Value) -> Value:
 @operator("Clip")
 def _clip(x: Value, low: Value = None, high: Value = None) -> Value:
     bounds = [None if bound is None else constant(bound).item() for bound in (low, high)]
-    return tensor(x).clamp(*bounds)
+    return x if bounds == [None, None] else tensor(x).clamp(*bounds)
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Operator:
@@ -205,14 +205,14 @@ def _round(x: Value) -> Value:
 def _cast(x: Value, *, to: int) -> Value:
     if isinstance(x, Rounded) and to in _INTEGERS:
         return Whole(x.value)
-    if isinstance(x, Whole):
+    if isinstance(x, Whole) and to in (*_FLOATS, *_INTEGERS):
         return x.x if to in _FLOATS else x
     if isinstance(x, (Scores, Probabilities)) and to in _FLOATS:
         return x  # a half precision is computed in float32 too
     value = tensor(x)
     if value.is_floating_point() and to in _FLOATS:
         return x
-    if not value.is_floating_point() and to in _INTEGERS:
+    if value.dtype in {torch.int32, torch.int64} and to in _INTEGERS:
         return x
     if to not in (*_FLOATS, *_INTEGERS):
         raise Unreadable(f"it casts to {TensorProto.DataType.Name(to)}")

@@ -55,7 +55,8 @@ def fold(operator: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) ->
         It is asked for something that is not known here.
     """
     try:
-        return np.asarray(FOLDING[operator](*inputs, **attributes))
+        with np.errstate(all="ignore"):  # infinities and NaN are numbers like others
+            return np.asarray(FOLDING[operator](*inputs, **attributes))
     except (TypeError, ValueError, IndexError) as error:
         raise Unreadable(str(error)) from error
 
@@ -95,8 +96,10 @@ for _name, _function in _UFUNCS.items():
 
 @folding("Div")
 def _div(a: Array, b: Array) -> Array:
-    floating = np.result_type(a, b).kind == "f"
-    return np.asarray(a / b if floating else a // b)
+    if np.result_type(a, b).kind not in "iuO":  # bfloat16 has a kind of its own
+        return np.asarray(a / b)
+    whole = np.abs(a) // np.abs(b)  # ONNX rounds towards zero, NumPy down
+    return np.asarray(np.where((a < 0) != (b < 0), -whole, whole))
 
 
 @folding("Pow")

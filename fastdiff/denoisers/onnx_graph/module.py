@@ -70,7 +70,7 @@ class OnnxModule(nn.Module):
         self._output = graph.output[0].name
         self._weights: dict[str, nn.Parameter] = {}
         calls = [self._call(node) for node in graph.node if not self._fold(node)]
-        used = {name for call in calls for name in call.reads if name not in self._weights}
+        used = {self._output, *(name for call in calls for name in call.values)}
         self._constants = {key: self._constants[key] for key in used & set(self._constants)}
         self._calls = tuple(calls)  # in order; as submodules they have names
         for call in calls:
@@ -137,6 +137,8 @@ class _Call(nn.Module):
             stem, _, leaf = name.rpartition(".")
             self._named[name] = _free(self, _plain(leaf) if stem else "weight")
             self.register_parameter(self._named[name], weight)
+        # What is a weight here may be looked at elsewhere: the exporter merges equal ones.
+        self.values = tuple(name for name in self.reads if name not in self._named)
 
     def forward(self, values: Mapping[str, Value] | Deferred) -> Any:
         """Return what the operator writes, or compute what it has deferred."""
@@ -149,7 +151,7 @@ class _Call(nn.Module):
             if self.operator not in OPERATORS:
                 raise Unreadable("it is known for constants alone")
             written = OPERATORS[self.operator](*inputs, **self.attributes)
-        except (Unreadable, TypeError) as error:
+        except (Unreadable, TypeError, ValueError, IndexError) as error:
             raise self._refusal(str(error)) from error
         if isinstance(written, Deferred) and written.within is None:
             written = replace(written, within=self)

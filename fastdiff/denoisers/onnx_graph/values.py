@@ -52,9 +52,15 @@ def constant(value: Value) -> Array:
 
 
 def number(value: Value) -> float | None:
-    """Return a constant of one element, which has no shape to broadcast; else None."""
+    """Return a constant of one element, which has no shape to broadcast; else None.
+
+    A whole number stays one: torch makes floats of integers that meet a float.
+    """
     one = isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= 1
-    return float(value.item()) if one else None  # type: ignore[union-attr]
+    if not one:
+        return None
+    item = value.item()  # type: ignore[union-attr]
+    return item if isinstance(item, int) else float(item)
 
 
 def operand(value: Value) -> Tensor | float:

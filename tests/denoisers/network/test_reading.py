@@ -58,6 +58,29 @@ OPERATORS = {
         )
     ),
     "numbers": layer(lambda m, x, t: 2 - (1 / (x * x + 3)).clamp(min=0.2, max=0.3) * -x + x / 1.0),
+    "bounds": layer(
+        lambda m, x, t: (3 * x).clamp(-1, 1)
+        + (3 * x).clamp(0, 1)
+        + torch.minimum(3 * x, torch.ones(3, 1, 1))
+        + torch.maximum(torch.tensor(1.0), 3 * x)
+    ),
+    "signs_of_zero": layer(
+        lambda m, x, t: sum((1 / zero).clamp(-1, 1) for zero in (x * x * -0.0 + 0.0, x * x * -0.0))
+        + x
+    ),
+    "own_divisor": layer(
+        lambda m, x, t: functional.avg_pool2d(
+            functional.interpolate(x, scale_factor=2.0), 2, divisor_override=3
+        )
+    ),
+    "nothing_joined": layer(
+        lambda m, x, t: torch.cat([x[:, 3:], x, torch.empty(0)], 1).split([0, 3], 1)[1] * 2
+    ),
+    "constants_of_every_row": layer(
+        lambda m, x, t: x * torch.zeros(x.shape[0], 3).cos().unflatten(1, (3, 1, 1))
+        + m[0](torch.zeros_like(torch.empty(2 * x.shape[0], 3))).mean(),
+        lambda: nn.Linear(3, 3),
+    ),
     "functions": layer(
         lambda m, x, t: torch.exp(-x.sigmoid())
         + torch.sqrt(x**2 + 1).log()
@@ -105,6 +128,30 @@ REFUSED = {
     ),
     "other_types": (layer(lambda m, x, t: (x.double() * 2).float()), "torch.float64"),
     "changed_for_others": (layer(lambda m, x, t: half_and_whole(x + 1)), "in place"),
+    "padding_mode": (
+        layer(lambda m, x, t: m[0](x), conv(padding_mode="reflect")),
+        "aten.pad.default in layers.0: reflect padding",
+    ),
+    "circular_padding": (
+        layer(lambda m, x, t: functional.pad(x, (1, 1, 1, 1), "circular")), "circular padding",
+    ),
+    "nearly_doubled": (
+        layer(lambda m, x, t: functional.interpolate(x, scale_factor=2.1)), "only a doubling",
+    ),
+    "times_of_others": (layer(lambda m, x, t: x * (t + t[:, None])[:, :1, None, None]), "batch"),
+    "order_in_the_batch": (
+        layer(lambda m, x, t: x * torch.ones(x.shape[0]).cumsum(0)[:, None, None, None]),
+        "aten.cumsum.default in the network: its result depends on the size of the batch",
+    ),
+    "row_of_a_table": (
+        layer(lambda m, x, t: x * torch.arange(9.0)[x.shape[0]]), "size of the batch"
+    ),
+    "noise_of_its_own": (layer(lambda m, x, t: x + torch.randn(3, 1, 1)), "random numbers"),
+    "memory_of_its_own": (
+        layer(lambda m, x, t: x * m[0].running_mean.add_(1)[:, None, None],
+              lambda: nn.BatchNorm2d(3)),
+        "kept from call to call",
+    ),
     "mask": (
         layer(lambda m, x, t: functional.scaled_dot_product_attention(x, x, x, is_causal=True)),
         "causal",
@@ -126,6 +173,29 @@ def test_labels_choose_rows_and_nothing_else(read):
 
     with pytest.raises(Unavailable, match="labels"):
         read(Doubled, labels=Conditioning(num_classes=4))
+
+
+def test_labels_join_no_numbers(read):
+    class Joined(nn.Module):
+        def forward(self, x, t, labels):
+            return torch.cat([x.flatten(1), labels[:, None]], 1)[:, 1:].view_as(x)
+
+    with pytest.raises(Unavailable, match="labels"):
+        read(Joined, labels=Conditioning(num_classes=4))
+
+
+def test_a_table_may_be_a_matrix_too(read):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(4, 4)
+
+        def forward(self, x, t, labels):
+            return functional.linear(x + self.table(labels)[:, None, None], self.table.weight)
+
+    case = read(Tied, labels=Conditioning(num_classes=4))
+    got = run_reference(make_plan(case.program, case.network), case.inputs, len(case.expected))
+    assert error(got, case.expected) < 2e-6
 
 
 def test_a_fixed_batch_is_refused(model):
