@@ -9,6 +9,7 @@ Where an optional package is missing, the modules that need it are skipped.
 """
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,18 @@ def own_cache(pytestconfig, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTDIFF_CACHE", str(folder / "cache"))
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in a line for each reason how many tests it has skipped."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        terminalreporter.section("skipped, by reason")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:5} {reason}")
 
 
 def pytest_addoption(parser):
