@@ -15,9 +15,10 @@ from fastdiff.denoisers.network.results import Rows
 _FEW = 3  # images in the batch that tells whether a constant depends on it
 
 
-def in_place(name: str) -> bool:
-    """Whether the operator ``aten.<name>`` writes over its first operand."""
-    return name.startswith("aten.") and name.split(".")[1].endswith("_")
+def in_place(target: Any) -> bool:
+    """Whether an operator writes over one of its operands."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def is_empty(value: Any) -> bool:
@@ -42,14 +43,14 @@ def compute_constant(reader: Reader, args: Any, kwargs: Any, env: Mapping[fx.Nod
     node = reader.node
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         raise reader.refuse("it draws random numbers")
-    if in_place(str(node.target)) and reader.keeps(args[0]):
+    if in_place(node.target) and reader.keeps(args[0]):
         raise reader.refuse("it changes what is a weight, or is kept from call to call")
     compute: Any = node.target
     try:
         with torch.no_grad():
             few = _compute_few(node, env) if _sees_batch(node, env) else None
             one = compute(*_sized(args, 1), **_sized(kwargs, 1))
-    except (RuntimeError, IndexError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise reader.refuse(f"torch cannot compute it: {error}") from error
     if few is not None and not _alike(node.meta["val"], one, few):
         raise reader.refuse("its result depends on the size of the batch")

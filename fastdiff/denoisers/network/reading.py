@@ -118,7 +118,7 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     if name not in SIZED and any(isinstance(leaf, Rows) for leaf in leaves):
         raise reader.refuse("it computes with the size of the batch")
     _check_types(reader, node)
-    if in_place(name):
+    if in_place(node.target):
         _check_mutation(reader, args[0], env)
     if name != "aten.conv2d.default":
         args, kwargs = tree_map(lambda arg: materialised(reader, arg), (args, kwargs))

@@ -96,7 +96,10 @@ for _name, _function in _UFUNCS.items():
 
 @folding("Div")
 def _div(a: Array, b: Array) -> Array:
-    if np.result_type(a, b).kind not in "iuO":  # bfloat16 has a kind of its own
+    kind = np.result_type(a, b).kind
+    if kind == "O":  # sizes, never negative
+        return np.asarray(a // b)
+    if kind not in "iu":  # bfloat16 has a kind of its own
         return np.asarray(a / b)
     whole = np.abs(a) // np.abs(b)  # ONNX rounds towards zero, NumPy down
     return np.asarray(np.where((a < 0) != (b < 0), -whole, whole))

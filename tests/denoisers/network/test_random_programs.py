@@ -16,6 +16,7 @@ from fastdiff.errors import Unavailable
 
 ROWS = 3
 MOST = 2048  # elements of a value, for one image
+LEAST = 1e-30  # what is smaller may be 0
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, -100.0, 1e-3, math.inf, -math.inf, math.nan]
 UNARY = [
     "neg", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "round", "relu",
@@ -276,7 +277,7 @@ def check_close(got, expected, moved, tolerance, what):
     sure = np.logical_and.reduce([alike(other, expected) for other in moved])
     with np.errstate(invalid="ignore", over="ignore"):
         moves = np.max([np.abs(other - expected) for other in moved], axis=0)
-        room = tolerance * np.abs(expected[finite & sure]).max(initial=0) + 100 * moves
+        room = tolerance * np.abs(expected[finite & sure]).max(initial=LEAST) + 100 * moves
         off = ~alike(got, expected) | finite & (np.abs(got - expected) > room)
     for at in map(tuple, np.argwhere(sure & off)[:1]):
         raise AssertionError(f"{what} at {at}: {got[at]}, expected {expected[at]} +- {room[at]}")
