@@ -73,6 +73,10 @@ class AccuracyWarning(UserWarning):
     """A candidate that strays from the float32 model is used because the caller said so."""
 
 
+class DeviationWarning(UserWarning):
+    """A pipeline of diffusers is not followed where it gives wrong images."""
+
+
 class KernelWarning(UserWarning):
     """A GPU kernel gave wrong results in the check of its first use, and is not used."""
 
