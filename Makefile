@@ -16,8 +16,8 @@ BIN    := $(VENV)/bin
 PIP    := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 JOBS   ?= 2
 BUDGET ?= 600
-LOWEST := triton==3.7.0 nvidia-cuda-nvcc==13.0.48 nvidia-cuda-runtime==13.0.48 \
-          nvidia-cuda-cccl==13.0.50 nvidia-cuda-crt==13.0.48 nvidia-nvvm==13.0.48
+LOWEST := triton==3.7.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.48 \
+          nvidia-cuda-cccl==13.0.50 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
 

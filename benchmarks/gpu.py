@@ -73,7 +73,7 @@ def plan() -> list[Part]:
     ]
     return [
         *(Part("first_uses", (kernel,), 75, decides=True) for kernel in kernels),
-        *(Part("digits", (precision,), 90, decides=True) for precision in ("float16", "float32")),
+        *(Part("digits", (precision,), 120, decides=True) for precision in ("float16", "float32")),
         Part("kernels"),
         Part("attention"),
         Part("tests", (), 150, decides=True),
