@@ -237,7 +237,7 @@ def _share(value: float, ticks: Sequence[float], axis: Axis) -> float:
 
 
 def _linear_ticks(high: float) -> list[float]:
-    """Return 0 and at most six equal steps to a round number that is at least `high`."""
+    """Return 0 and at most five equal steps to a round number that is at least `high`."""
     high = high or 1.0
     power = 10.0 ** math.floor(math.log10(high / 5))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * 5 >= high)

@@ -27,7 +27,10 @@ def file_urls(scope: Scope, public_url: str) -> Callable[[str], str]:
 
 
 def _own_url(scope: Scope) -> str:
+    """Return where the request came in, or no more than the path if that has no address."""
+    path: str = scope.get("root_path", "")
+    if scope.get("server") is None:
+        return path
     host, port = scope["server"]
     shown = f"[{host}]" if ":" in host else host
-    suffix = "" if port is None else f":{port}"
-    return f"{scope['scheme']}://{shown}{suffix}{scope.get('root_path', '')}"
+    return f"{scope['scheme']}://{shown}{'' if port is None else f':{port}'}{path}"
