@@ -293,9 +293,10 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # in torch.compile's own code
 def test_compile_leaves_what_a_function_uses(kind):
     torch.manual_seed(3)
-    model = Body(nn.Sequential(Counting(), nn.BatchNorm2d(4)))
+    model = Body(nn.BatchNorm2d(4))
     function = FUNCTIONS[kind](model)
     before = snapshot(model)
     sampler = fastdiff.compile(function, **OPTIONS)
@@ -303,7 +304,7 @@ def test_compile_leaves_what_a_function_uses(kind):
     assert snapshot(model) == before
     with torch.no_grad():
         model.last.weight.zero_()
-    assert torch.equal(sampler.sample(1, steps=2, seed=0).sign(), images.sign())
+    assert torch.equal(sampler.sample(1, steps=2, seed=0), images)
 
 
 def test_what_cannot_be_copied_is_refused_by_name():
