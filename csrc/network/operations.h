@@ -32,6 +32,7 @@ namespace fastdiff::network {
   X(kSilu, "silu", silu<L>(u))                      \
   X(kGelu, "gelu", gelu<L>(u))                      \
   X(kGeluTanh, "gelu_tanh", gelu_tanh<L>(u))        \
+  X(kMish, "mish", mish<L>(u))                      \
   X(kRound, "round", round<L>(u))
 
 // Those that a convolution or a group norm applies before it stores a result.

@@ -8,13 +8,6 @@ from typing import TypeAlias
 
 from fastdiff.denoisers.network.views import View
 
-ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
-UNARY = (
-    "negate", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "gelu",
-    "gelu_tanh", "round",
-)  # fmt: skip
-BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
-
 MAP_AXES, MAP_INPUTS, MAP_STEPS = 4, 8, 24  # what the kernel takes, the image not counted
 
 Step: TypeAlias = tuple[str, int, int, float]
