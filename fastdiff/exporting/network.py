@@ -30,9 +30,8 @@ def on_host(value: Any) -> Tensor:
 
     Python's floats become float64, whatever torch's default is.
     """
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(np.asarray(value), device="cpu")
-    return value.detach().cpu()
+    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
+    return given.detach().cpu()
 
 
 @dataclass(frozen=True)
