@@ -80,6 +80,7 @@ def export_sampler(
     ModelOutputError
         onnxruntime's output differs from the module's.
     """
+    network = network.probed()
     _check(network, table, guidance_scale)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
         source = network.onnx or export_onnx(network, Path(folder) / "denoiser.onnx")

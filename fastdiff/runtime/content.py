@@ -173,7 +173,7 @@ class _Content:
                     raise _Unknown from error
 
     def _source(self, module: str, path: Path) -> None:
-        """Add a file of Python and what it imports; of an installed package, its version instead.
+        """Add a file of Python, and all that it imports or the version of its package.
 
         So a change of the functions that a class calls counts as well.
         """
