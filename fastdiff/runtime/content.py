@@ -122,7 +122,7 @@ class _Content:
             raise _Unknown  # it may mean something else than its numbers
         try:
             plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            content = memoryview(plain.flatten().view(torch.uint8).numpy())
+            content: Any = plain.flatten().view(torch.uint8).numpy()
         except (RuntimeError, TypeError) as error:  # sparse, quantised or without memory
             raise _Unknown from error
         self._text(f"tensor {plain.dtype} {tuple(plain.shape)}")
