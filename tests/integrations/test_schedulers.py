@@ -147,6 +147,12 @@ def test_a_shift_that_was_set_later_is_refused():
         read_scheduler(clipped)
 
 
+def test_a_scheduler_in_a_scheduler_is_refused():
+    inner = diffusers.DDIMScheduler()
+    with pytest.raises(InvalidArgument, match=r"(?s)solver_p=.*not supported by 'unipc'"):
+        read_scheduler(diffusers.UniPCMultistepScheduler(solver_p=inner))
+
+
 def test_times_of_the_last_run_say_nothing():
     """Whoever samples sets them anew."""
     scheduler = diffusers.EulerDiscreteScheduler()
