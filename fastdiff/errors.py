@@ -77,6 +77,10 @@ class CacheWarning(UserWarning):
     """A compiled model cannot be kept for the next time."""
 
 
+class DeviationWarning(UserWarning):
+    """A pipeline of diffusers is not followed where it gives wrong images."""
+
+
 class KernelWarning(UserWarning):
     """A GPU kernel gave wrong results in the check of its first use, and is not used."""
 

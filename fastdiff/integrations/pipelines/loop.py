@@ -15,6 +15,7 @@ everything else.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.errors import InvalidArgument
+from fastdiff.errors import DeviationWarning, InvalidArgument
 from fastdiff.integrations.pipelines.families import Family
 from fastdiff.integrations.pipelines.seeds import Seeds
 from fastdiff.integrations.pipelines.stand_ins import SchedulerStandIn
@@ -178,27 +179,31 @@ class Loop:
             compat="diffusers",
             **options,
         )
-        # The pipeline has noised its picture or scaled its noise: x starts as what it made of them.
-        request.start = Start(state[:n].float().cpu(), 1.0, 0.0)
-        self._check(request)
+        if self.scheduler.turns_left < request.steps:
+            raise InvalidArgument(
+                "strength: with given times diffusers counts the evaluations of "
+                f"{self.scheduler.__class__.__name__} as steps and leaves out too many of them; "
+                "give num_inference_steps instead"
+            )
+        if request.table.first_c_in == 1 or self.scheduler.scales_input:
+            # The pipeline has noised its picture, or scaled its noise: x starts as what that gave.
+            request.start = Start(state[:n].float().cpu(), 1.0, 0.0)
+        else:
+            self._warn_of_scaling()
         if request.table.uses_noise:
             self.seeds.move_on()
         return request
 
-    def _check(self, request: Request) -> None:
-        """Refuse loops that diffusers itself runs wrongly."""
+    def _warn_of_scaling(self) -> None:
+        """Say that diffusers is not followed: its loop leaves the level out that its steps need."""
         name = self.scheduler.__class__.__name__
-        if request.table.first_c_in != 1 and not self.scheduler.scaled:
-            raise InvalidArgument(
-                f"this pipeline does not scale the denoiser's input, which {name} needs: diffusers "
-                "warns of it and gives wrong images; set a scheduler that needs no scaling, such "
-                "as DDIMScheduler, or sample with pipe.sampler.sample()"
-            )
-        if self.scheduler.turns_left < request.steps:
-            raise InvalidArgument(
-                f"strength: with given times diffusers counts the evaluations of {name} as steps "
-                "and leaves out too many of them; give num_inference_steps instead"
-            )
+        warnings.warn(
+            f"with {name} this pipeline of diffusers gives wrong images: it does not scale its "
+            f"noise and the denoiser's input as that scheduler needs. fastdiff does, as "
+            f"pipe.sampler.sample(solver={self._solver.name!r}, compat='diffusers')",
+            DeviationWarning,
+            stacklevel=2,
+        )
 
     def _times(self) -> dict[str, Any]:
         """Return the arguments that say which times are visited."""

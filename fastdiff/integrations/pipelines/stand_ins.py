@@ -31,14 +31,15 @@ class SchedulerStandIn:
 
     Attributes
     ----------
-    scaled : bool
-        Whether the loop has scaled the denoiser's input.
+    scales_input : bool
+        Whether the loop scales the denoiser's input, and that alone.
     """
 
     def __init__(self, scheduler: Any, course: Course) -> None:
         self._scheduler, self._course = copy.copy(scheduler), course
         self._turn = 0
-        self.scaled = False
+        self.scales_input = False
+        self._scaled: Tensor | None = None
         self.set_timesteps = self._scheduler.set_timesteps  # pipelines look at its signature
 
     @property  # type: ignore[misc]
@@ -70,15 +71,16 @@ class SchedulerStandIn:
             self._scheduler.set_begin_index(begin_index)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Leave the scaling to the engine."""
-        self.scaled = True
-        return sample
+        """Leave the scaling to the engine; what comes back is an object of its own."""
+        self._scaled = sample.view_as(sample)
+        return self._scaled
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any
     ) -> _PreviousSample:
         """Have the engine take a step."""
         self._turn += 1  # counted from 1
+        self.scales_input = self._scaled is not None and sample is not self._scaled
         self._scheduler._step_index = self._turn  # to whose level `add_noise` goes from now on
         return _PreviousSample(self._course.turn(sample, last=self.turns_left == 1))
 

@@ -18,6 +18,7 @@ import fastdiff
 from fastdiff import errors
 from fastdiff.integrations.pipelines.loop import StepStates
 from fastdiff.runtime.requests import StepInfo
+from fastdiff.sampling import Schedule
 
 pytestmark = [
     pytest.mark.peer,
@@ -221,11 +222,22 @@ def test_times_of_which_diffusers_leaves_out_evaluations_are_refused(compiled, p
         fast(prompt="a cat", image=picture, timesteps=[900, 600, 300, 77], strength=0.8)
 
 
-def test_loop_that_does_not_scale_its_input_is_refused(compiled):
-    _, fast = compiled("ldm_text_to_image")
+@pytest.mark.parametrize("name", ["class_conditional", "ddpm"])
+def test_loop_that_scales_what_it_should_not_is_mended_with_a_warning(compiled, name):
+    """DiTPipeline steps the scaled input, DDPMPipeline scales nothing; neither scales its noise."""
+    _, fast = compiled(name)
     fast.scheduler = EulerDiscreteScheduler.from_config(fast.scheduler.config)
-    with pytest.raises(errors.InvalidArgument, match=r"does not scale .* EulerDiscreteScheduler"):
-        fast(prompt="a cat", num_inference_steps=2)
+    given = {"class_labels": [3], "guidance_scale": 1.0} if name == "class_conditional" else {}
+    with pytest.warns(errors.DeviationWarning, match=r"EulerDiscreteScheduler .*solver='euler'"):
+        got = fast(generator=seeded(5), num_inference_steps=3, output_type="pt", **given).images
+    sampler = fast.sampler.with_schedule(Schedule.from_config(fast.scheduler.config))
+    latents = torch.randn(1, *fast.sampler.network.sample_shape, generator=seeded(5))
+    labels = {"class_labels": [3]} if given else {}
+    asked = {"solver": "euler", "steps": 3, "compat": "diffusers", "latents": latents, **labels}
+    x = sampler.sample(**asked)
+    if given:
+        x = fast.vae.decode(x / fast.vae.config.scaling_factor).sample
+    torch.testing.assert_close(torch.as_tensor(got), (x / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
 
 
 def test_pipeline_made_of_a_compiled_one_is_refused(compiled):
