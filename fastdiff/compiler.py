@@ -68,7 +68,8 @@ def compile(
         For a model with an input ``class_labels``: how many labels there are, and which one means
         unconditional.
     conditioning : mapping of str to Conditioning
-        Other named inputs of the model; for a file or a program what it does not tell of them.
+        Other named inputs of the model; for a file or a program what it does not tell of them. A
+        model that looks t up in a table is found by trying; ``{"t": Conditioning()}`` declares it.
     backend : str
         ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
         ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,

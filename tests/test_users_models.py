@@ -1,6 +1,8 @@
 """What is compiled stays as it was, and so does the process that it is compiled in."""
 
+import functools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import fastdiff
 import fastdiff.compiler  # now: rich, which it imports, draws random numbers for that
+from fastdiff import errors
 
 OPTIONS = {
     "sample_shape": (2, 3, 5),
@@ -249,6 +252,83 @@ def process():
     states = (torch.get_rng_state().numpy().tobytes(), random.getstate())
     legacy = np.random.get_state()  # noqa: NPY002
     return mode, flags, states, legacy[1].tobytes(), legacy[2:]
+
+
+def closure(model):
+    return lambda x, t: model(x, t)
+
+
+def decorated(model):
+    @torch.no_grad()
+    def predict(x, t, *, net=model):
+        return net(x, t)
+
+    return predict
+
+
+def of_a_global_name(model):
+    code = "def helper(x, t):\n    return net(x, t)\ndef predict(x, t):\n    return helper(x, t)"
+    names = {"net": model}
+    exec(code, names)  # noqa: S102 - as in a notebook
+    return names["predict"]
+
+
+class Guide:
+    def __init__(self, model):
+        self.model = model
+
+    def predict(self, x, t):
+        return self.model(x, t)
+
+
+FUNCTIONS = {
+    "closure": closure,
+    "decorated": decorated,
+    "global name": of_a_global_name,
+    "list": lambda model: (lambda models: lambda x, t: models[0](x, t))([model]),
+    "method": lambda model: Guide(model).predict,
+    "partial": lambda model: functools.partial(lambda net, x, t: net(x, t), model),
+    "torch.compile": lambda model: torch.compile(closure(model)),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # in torch.compile's own code
+def test_compile_leaves_what_a_function_uses(kind):
+    torch.manual_seed(3)
+    model = Body(nn.BatchNorm2d(4))
+    function = FUNCTIONS[kind](model)
+    before = snapshot(model)
+    sampler = fastdiff.compile(function, **OPTIONS)
+    images = sampler.sample(1, steps=2, seed=0)
+    assert snapshot(model) == before
+    with torch.no_grad():
+        model.last.weight.zero_()
+    assert torch.equal(sampler.sample(1, steps=2, seed=0), images)
+
+
+def test_what_cannot_be_copied_is_refused_by_name():
+    model = Body()
+    model.lock = threading.Lock()
+    with pytest.raises(
+        errors.InvalidArgument, match=r"Body cannot be copied, .*lock.*__deepcopy__"
+    ):
+        fastdiff.compile(model, **OPTIONS)
+    model = Body(nn.LazyConv2d(4, 1))
+    with pytest.raises(errors.InvalidArgument, match=r"middle.weight has no values yet: run"):
+        fastdiff.compile(model, **OPTIONS)
+
+
+def test_training_on_does_not_change_what_was_compiled(tmp_path):
+    torch.manual_seed(3)
+    model = Body()
+    sampler = fastdiff.compile(model, **OPTIONS)
+    images = sampler.sample(1, steps=2, seed=0)
+    with torch.no_grad():
+        model.last.weight.zero_()
+    sampler.save(tmp_path / "body.fastdiff")
+    loaded = fastdiff.load(tmp_path / "body.fastdiff")
+    torch.testing.assert_close(loaded.sample(1, steps=2, seed=0), images, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,9 +30,8 @@ def on_host(value: Any) -> Tensor:
 
     Python's floats become float64, whatever torch's default is.
     """
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(np.asarray(value), device="cpu")
-    return value.detach().cpu()
+    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
+    return given.detach().cpu()
 
 
 @dataclass(frozen=True)
@@ -254,6 +253,6 @@ class Network:
         except Exception as error:
             given = ", ".join(f"{k} {tuple(v.shape)} {v.dtype}" for k, v in inputs.items())
             raise InvalidArgument(
-                f"{self.name} does not run on {given}, with times up to {float(t.max()):g}: "
-                f"{first_line(error)}"
+                f"{self.name} does not run on {given}, with times up to {float(t.max()):g}, where "
+                f"num_train_timesteps is {self.num_train_timesteps}: {first_line(error)}"
             ) from error

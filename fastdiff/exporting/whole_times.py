@@ -15,14 +15,15 @@ class WholeTimes(nn.Module):
     Parameters
     ----------
     module : nn.Module
-        Takes t (B,) int64.
+    dtype : torch.dtype
+        Of the times that it takes.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype = torch.int64) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.dtype = module, dtype
 
     def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
         """Map (B, C, H, W) and t (B,) float32 to the prediction."""
-        output: Tensor = self.module(x, t.round().to(torch.int64), **conditioning)
+        output: Tensor = self.module(x, t.round().to(self.dtype), **conditioning)
         return output

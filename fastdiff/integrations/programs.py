@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import InvalidArgument, InvalidShape
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, WholeTimes
 from fastdiff.integrations.conditioning import completed
 
 _MOST_ROWS = 32  # that a call is measured with
@@ -91,8 +91,9 @@ def from_program(
             raise InvalidArgument("sample_shape=(C, H, W) is needed: the program leaves it open")
         sample_shape = channels, height, width
     specs = {name: Conditioning(tuple(value.shape[1:]), value.dtype) for name, value in rest}
+    module: nn.Module = ProgramModule(program)
     return Network(
-        ProgramModule(program),
+        module if t.dtype.is_floating_point else WholeTimes(module, t.dtype),
         sample_shape,
         completed("the program", specs, conditioning or {}),
         "program",

@@ -106,7 +106,7 @@ def load_artifact(
     """
     say(Stage(f"reading {path.name}"))
     artifact = Artifact(path)
-    if module is not None and artifact.whole_times:
+    if artifact.whole_times and module is not None and not isinstance(module, WholeTimes):
         module = WholeTimes(module)
     network = replace(artifact.network, module=module)
     measured = artifact.measured_here(trust_blobs)
