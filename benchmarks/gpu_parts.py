@@ -25,9 +25,8 @@ from torch.nn.functional import scaled_dot_product_attention
 import fastdiff
 from fastdiff.bench import Plan, run
 from fastdiff.bench.results import cells, ordered
-from fastdiff.kernels import cuda_module, triton_module
 from fastdiff.kernels.checks import random_step
-from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES, load, refusal
+from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES, STATUS, load, refusal
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 Findings = Iterator[dict[str, Any]]
@@ -38,7 +37,6 @@ GPU_TESTS = ("tests/kernels/attention", "tests/kernels/triton", "tests/runtime/t
 LARGEST_ERROR = 0.05
 """Relative L2 distance that float16 may put between an image on a GPU and the CPU's."""
 
-_STATUS = {"cuda": cuda_module.status, "triton": triton_module.status}
 _ROUNDS, _CALLS = 15, 20
 
 
@@ -53,7 +51,7 @@ def first_uses(device: torch.device, *asked: str) -> Findings:
 def first_use(operator: str, language: str, device: torch.device) -> dict[str, Any]:
     """Check one kernel; where its language is not installed it is missing, which is not wrong."""
     found = {"operator": operator, "language": language}
-    if (missing := _STATUS[language]()) is not None:
+    if (missing := STATUS[language]()) is not None:
         return found | {"missing": missing}
     reason = refusal(operator, language, device)
     return found if reason is None else found | {"wrong": reason}
@@ -220,7 +218,7 @@ def gpu_tests(device: torch.device) -> Findings:
 def sanitized(device: torch.device, check: str, language: str) -> Findings:
     """Run a language's first uses, which are not recalled, under a check of compute-sanitizer."""
     tool = shutil.which("compute-sanitizer")
-    missing = _STATUS[language]() if tool else "compute-sanitizer comes with the CUDA toolkit"
+    missing = STATUS[language]() if tool else "compute-sanitizer comes with the CUDA toolkit"
     if missing:
         yield {"check": check, "language": language, "missing": missing}
         return

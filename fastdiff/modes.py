@@ -74,7 +74,8 @@ def compiling() -> Iterator[None]:
 @contextlib.contextmanager
 def _kept_random_states() -> Iterator[None]:
     """Put the process's random states back at the end, whatever somebody's network draws."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if started else ()
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the process's own
     try:
         with torch.random.fork_rng(devices):

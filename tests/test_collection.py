@@ -29,7 +29,7 @@ class Installed(PathFinder):
 
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
-sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "tests"]))
+sys.exit(pytest.main(["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", "tests"]))
 """
 
 

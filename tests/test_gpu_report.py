@@ -31,7 +31,7 @@ def installed(monkeypatch):
     def refusal(operator, language, device):
         return refused.get(f"{operator}.{language}")
 
-    monkeypatch.setattr(gpu_parts, "_STATUS", dict.fromkeys(gpu_kernels.LANGUAGES, lambda: None))
+    monkeypatch.setattr(gpu_parts, "STATUS", dict.fromkeys(gpu_kernels.LANGUAGES, lambda: None))
     monkeypatch.setattr(gpu_parts, "refusal", refusal)
     return refused
 
@@ -50,7 +50,7 @@ def test_a_wrong_kernel_is_told_from_a_language_that_is_not_installed(
     assert gpu.run_part("first_uses", ["cuda"], "cpu", None) == 0
     assert gpu.run_part("first_uses", ["gather.triton"], "cpu", None) == 1
     assert '"wrong": "3 of 7 differ"' in capsys.readouterr().out
-    monkeypatch.setattr(gpu_parts, "_STATUS", {"cuda": lambda: "no nvcc"})
+    monkeypatch.setattr(gpu_parts, "STATUS", {"cuda": lambda: "no nvcc"})
     assert gpu.run_part("first_uses", ["cuda"], "cpu", None) == 0
     assert capsys.readouterr().out.count('"missing": "no nvcc"') == 4
 

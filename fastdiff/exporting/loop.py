@@ -80,7 +80,7 @@ def export_sampler(
     ModelOutputError
         onnxruntime's output differs from the module's.
     """
-    _check(network, table, guidance_scale)
+    network = _checked(network, table, guidance_scale)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
         source = network.onnx or export_onnx(network, Path(folder) / "denoiser.onnx")
         denoiser = converted(onnx.load(source), network)
@@ -112,7 +112,8 @@ def export_sampler(
     return Path(path)
 
 
-def _check(network: Network, table: PackedTable, guidance_scale: float) -> None:
+def _checked(network: Network, table: PackedTable, guidance_scale: float) -> Network:
+    """Refuse what a file cannot hold, and return what is known of `network` once it has run."""
     taken = sorted({"seed", "images"} & network.conditioning.keys())
     if taken:
         raise InvalidArgument(
@@ -131,12 +132,14 @@ def _check(network: Network, table: PackedTable, guidance_scale: float) -> None:
             "dynamic thresholding looks at whole images between the steps, which a sampler's file "
             "does not; use a schedule with thresholding=False"
         )
+    network = network.probed()
     channels, got = network.sample_shape[0], network.probe()
     if table.needs_variance and got != 2 * channels:
         raise InvalidArgument(
             f"a learned variance needs a model that returns {2 * channels} channels, this one "
             f"returns {got}; use variance_type='fixed_small'"
         )
+    return network
 
 
 class _Columns:

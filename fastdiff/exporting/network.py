@@ -32,10 +32,10 @@ def on_host(value: Any) -> Tensor:
 
     Python's floats become float64, whatever torch's default is.
     """
-    tensor: Tensor = (
+    given: Tensor = (
         value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
     )
-    return tensor.detach().cpu()
+    return given.detach().cpu()
 
 
 @dataclass(frozen=True)

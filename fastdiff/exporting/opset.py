@@ -22,7 +22,8 @@ _LEAST_IR_VERSION = 8  # the one that came with it
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Return the version of the standard operators."""
-    return max(int(e.version) for e in model.opset_import if e.domain in {"", "ai.onnx"})
+    version: int = max(e.version for e in model.opset_import if e.domain in {"", "ai.onnx"})
+    return version
 
 
 def converted(model: onnx.ModelProto, network: Network) -> onnx.ModelProto:

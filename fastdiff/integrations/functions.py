@@ -79,7 +79,8 @@ class _Rebinding:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
-            return types.MethodType(value.__func__, self.rebound(value.__self__))
+            owner = self.rebound(value.__self__)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
         if isinstance(value, functools.partial):
             named = {name: self.rebound(part) for name, part in value.keywords.items()}
             return functools.partial(

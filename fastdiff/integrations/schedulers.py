@@ -102,8 +102,15 @@ def _configuration(scheduler: Any) -> dict[str, Any]:
 
 
 def _made(known: type, config: Mapping[str, Any]) -> Any:
-    """Return a scheduler as its class makes it; some classes take a third of a second."""
-    return _made_of_json(known, json.dumps(config, default=lambda array: array.tolist()))
+    """Return a scheduler as its class makes it.
+
+    Some classes take a third of a second, so it is kept, unless JSON cannot hold its configuration.
+    """
+    try:
+        text = json.dumps(config, default=lambda array: array.tolist())
+    except AttributeError:
+        return known(**config)
+    return _made_of_json(known, text)
 
 
 @functools.lru_cache(maxsize=16)
@@ -158,7 +165,7 @@ def _changed_betas(scheduler: Any, fresh: Any) -> dict[str, Any]:
 
 def _refuse_own_values(scheduler: Any, fresh: Any) -> None:
     names = [name for name in _READ_BY_STEPS if name in vars(fresh)] + ["order"]
-    if fresh.config.get("lambda_min_clipped", -math.inf) > -math.inf:
+    if fresh.config.get("lambda_min_clipped") not in (None, -math.inf):
         names.append("lambda_t")  # where the times are cut off
     for name in names:
         given, expected = getattr(scheduler, name, None), getattr(fresh, name)

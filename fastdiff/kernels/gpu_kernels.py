@@ -19,9 +19,13 @@ from typing import Any
 import torch
 
 from fastdiff.errors import KernelWarning, Unavailable, UnknownName
+from fastdiff.kernels import cuda_module, triton_module
 
 LANGUAGES = ("cuda", "triton")
 """What GPU kernels are written in, in order of preference."""
+
+STATUS = {"cuda": cuda_module.status, "triton": triton_module.status}
+"""By language: says why this installation or machine lacks it; None if it does not."""
 
 KERNELS = {
     "fill_normal": ("noise", LANGUAGES),
@@ -77,7 +81,8 @@ def refusal(operator: str, language: str, device: torch.device) -> str | None:
     Warns
     -----
     KernelWarning
-        The kernel raised, or its results differ; with the path of a report.
+        The language is there, but the kernel raised or its results differ; with the path of a
+        report.
     """
     allowed = os.environ.get("FASTDIFF_GPU")
     if allowed and allowed not in LANGUAGES:
@@ -91,12 +96,12 @@ def refusal(operator: str, language: str, device: torch.device) -> str | None:
 def _first_use(operator: str, language: str, device: torch.device) -> str | None:
     from fastdiff.kernels import first_use  # it checks with the operators that import this module
 
+    if (missing := STATUS[language]()) is not None:
+        return missing
     if first_use.is_lost(device):
         return f"this process can use {device} no more, after an error of another kernel"
     try:
         found = first_use.verdict(operator, language, load(operator, language), device)
-    except Unavailable as error:  # it is not built or not installed
-        return str(error)
     except Exception as error:  # what compilers and drivers raise shares no other root
         found = first_use.raised(operator, language, error, device)
     if found.mismatch is not None:

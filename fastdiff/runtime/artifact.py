@@ -18,7 +18,6 @@ other files they are compiled again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -39,6 +38,7 @@ from fastdiff.errors import ArtifactError
 from fastdiff.exporting import Network, WholeTimes, export_onnx
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
 from fastdiff.runtime.compiled import Compiled, Workspace
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.runtime.onnx_check import check_onnx
 from fastdiff.runtime.report import Report
@@ -97,8 +97,11 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
 def _save_blobs(compiled: Compiled, files: Path) -> None:
     """Write what the engine compiled, under names that tell it from the rest."""
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        with contextlib.suppress(RuntimeError):  # a file is complete without them
+        try:
             compiled.denoiser.save(Path(folder), compiled.batch_seconds)
+        except Exception as error:  # a file is complete without them
+            reason_of(error, f"the compiled code of {compiled.denoiser.engine}")
+            return
         for blob in Path(folder).iterdir():
             shutil.move(blob, files / f"{_BLOB}{blob.name}")
 

@@ -122,7 +122,7 @@ class _Content:
             raise _Unknown  # it may mean something else than its numbers
         try:
             plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            content = plain.flatten().view(torch.uint8).numpy().data
+            content: Any = plain.flatten().view(torch.uint8).numpy()
         except (RuntimeError, TypeError) as error:  # sparse, quantised or without memory
             raise _Unknown from error
         self._text(f"tensor {plain.dtype} {tuple(plain.shape)}")
@@ -173,7 +173,7 @@ class _Content:
                     raise _Unknown from error
 
     def _source(self, module: str, path: Path) -> None:
-        """Add a file of Python and what it imports; of an installed package, its version instead.
+        """Add a file of Python, and all that it imports or the version of its package.
 
         So a change of the functions that a class calls counts as well.
         """

@@ -115,6 +115,7 @@ def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
         raise InvalidArgument(
             f"max_batch: every call of {network.name} takes {fixed} rows, got {choices.max_batch}"
         )
+    network.require_memory(fixed)
     return (fixed,)
 
 

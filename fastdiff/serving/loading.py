@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import fastdiff
 from fastdiff.compiler import describe
-from fastdiff.errors import FastdiffError, InvalidArgument
+from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import is_pipeline
 from fastdiff.runtime import Sampler
 from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
@@ -143,9 +143,10 @@ def _compile(
         shape = channels, height // scale, width // scale
         try:
             compiled = fastdiff.compile(model, sample_shape=shape, **options)
-        except FastdiffError:
-            raise
-        except RuntimeError as error:  # the network's own, as of layers that do not fit together
+        except InvalidArgument as error:
+            if error.__cause__ is None:
+                raise
+            # The network's own, as of layers that do not fit together.
             raise InvalidArgument(f"{refusal}: {error}") from error
         sampler = compiled if isinstance(compiled, Sampler) else compiled.sampler
         if sampler.network.sample_shape != shape:

@@ -11,7 +11,7 @@ import torch
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.integrations.schedulers import is_scheduler, read_scheduler, schedule_of
-from fastdiff.sampling import Schedule, known_schedulers, solver_from_config
+from fastdiff.sampling import Schedule, known_schedulers, run_table, solver_from_config
 
 pytestmark = [
     pytest.mark.peer,
@@ -32,15 +32,17 @@ def derive(name, **members):
     return type("Mine", (getattr(diffusers, name),), members)
 
 
-def used(scheduler):
-    """Sample with a scheduler, as a pipeline does."""
+def sample(scheduler):
+    """Sample with a scheduler, as a pipeline does; the network halves what it gets."""
     scheduler.set_timesteps(6)
-    x = torch.full((1, 1, 2, 2), 0.5)
+    x = torch.tensor([[[[0.5, -0.8]]]]) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
         if hasattr(scheduler, "scale_model_input"):
-            scheduler.scale_model_input(x, t)
-        x = scheduler.step(0.5 * x, t, x).prev_sample
-    return scheduler
+            m = 0.5 * scheduler.scale_model_input(x, t)
+        else:
+            m = 0.5 * x
+        x = scheduler.step(m, t, x).prev_sample
+    return x
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +53,8 @@ def test_an_object_says_what_its_configuration_says(name):
     config = {**scheduler.config, "_class_name": name}
     expected = solver_from_config(config), Schedule.from_config(config)
     assert read_scheduler(scheduler) == expected
-    assert read_scheduler(used(scheduler)) == expected
+    sample(scheduler)
+    assert read_scheduler(scheduler) == expected
     assert read_scheduler(derive(name)(num_train_timesteps=60, **options)) == expected
     assert schedule_of(scheduler) == expected[1]
 
@@ -66,6 +69,30 @@ def test_betas_that_were_changed_are_read(name):
     read = schedule_of(scheduler)
     np.testing.assert_allclose(read.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-12)
     assert read == Schedule.from_config({**plain.to_config(), "trained_betas": read.trained_betas})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_changed_betas_give_the_samples_that_the_object_gives(name):
+    scheduler = make(name)
+    plain = sample(scheduler)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod**3
+    solver, schedule = read_scheduler(scheduler)
+    table = solver.table(schedule, 6, compat="diffusers")
+    start = np.array([[[[0.5, -0.8]]]]) * table.init_noise_sigma
+    ours = run_table(table, lambda x, t: 0.5 * x, start)[-1]
+    np.testing.assert_allclose(sample(scheduler), ours, rtol=1e-4, atol=1e-5)
+    assert abs(plain - ours).max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler"])
@@ -145,6 +172,12 @@ def test_a_shift_that_was_set_later_is_refused():
     clipped.lambda_t = clipped.lambda_t + 1
     with pytest.raises(InvalidArgument, match="lambda_t is"):
         read_scheduler(clipped)
+
+
+def test_a_scheduler_in_a_scheduler_is_refused():
+    inner = diffusers.DDIMScheduler()
+    with pytest.raises(InvalidArgument, match=r"(?s)solver_p=.*not supported by 'unipc'"):
+        read_scheduler(diffusers.UniPCMultistepScheduler(solver_p=inner))
 
 
 def test_times_of_the_last_run_say_nothing():

@@ -1,5 +1,7 @@
 """Denoisers of diffusers in wrappers, of derived classes, and of half precision."""
 
+import copy
+
 import diffusers
 import pytest
 import torch
@@ -8,9 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
+import fastdiff
 from fastdiff.integrations import from_diffusers
 
 pytestmark = pytest.mark.peer
+
+QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.01, "cache": False}
 
 
 class Derived(diffusers.UNet2DModel):
@@ -82,10 +87,43 @@ def test_a_derived_class_that_is_called_otherwise_is_a_module_like_any():
     assert from_diffusers(OfNoModel()) is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("build", [unet2d, unet2d_condition, dit])
-def test_a_model_of_half_precision_is_computed_in_float32(build, dtype):
+class Own(nn.Module):
+    """A module with a float input besides x and t."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix, self.read = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(3, 1)
+
+    def forward(self, x, t, style):
+        return self.mix(x) + self.read(style)[:, :, None, None] * (t / 1000)[:, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "dtype"),
+    [
+        (Own, {"style": (3,)}, torch.float16),
+        (Own, {"style": (3,)}, torch.bfloat16),
+        (unet2d_condition, {"encoder_hidden_states": (5, 12)}, torch.float16),
+        (dit, {}, torch.bfloat16),
+    ],
+)
+def test_a_model_of_half_precision_is_computed_in_float32(build, shape, dtype):
     model = build().to(dtype)
-    network = from_diffusers(model).probed()
-    assert network.output_channels in {1, 2, 4}
-    assert model.dtype is dtype
+    inputs = {name: fastdiff.Conditioning(of_one, torch.float32) for name, of_one in shape.items()}
+    given = {name: torch.full((1, *of_one), 0.3) for name, of_one in shape.items()}
+    if build is dit:
+        given["class_labels"] = [3]
+    images = [
+        fastdiff.compile(
+            model,
+            schedule={"clip_sample": False},
+            sample_shape=(1, 8, 8) if build is Own else None,
+            conditioning=inputs,
+            **QUICK,
+        ).sample(1, steps=2, seed=1, **given)
+        for model in (model, copy.deepcopy(model).float())
+    ]
+    assert torch.equal(*images)
+    assert images[0].dtype is torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}

@@ -130,7 +130,7 @@ def test_the_lowest_versions_that_are_claimed_are_those_that_are_tested() -> Non
         "nvidia-cuda-cccl", "nvidia-cuda-nvcc", "nvidia-cuda-runtime", "triton",
     ]  # fmt: skip
     for name, lowest in claimed.items():
-        assert tested[name].startswith(f"{lowest}.")
+        assert f"{tested[name]}.".startswith(f"{lowest}.")
 
 
 def test_missing_compiler_is_one_clear_line(

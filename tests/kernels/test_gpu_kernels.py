@@ -3,6 +3,7 @@
 import json
 import subprocess
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ FAULTS = {
     "AcceleratorError: CUDA error": torch.AcceleratorError("CUDA error: misaligned address"),
     "CompilationError: at 12:4": CompilationError("at 12:4:"),
     "AssertionError": AssertionError(),
+    "Unavailable: the CUDA kernel step": Unavailable("the CUDA kernel step: no kernel image"),
 }
 
 
@@ -40,11 +42,12 @@ class Kernels:
     """Kernels of both languages that return their language, or raise or differ as planted."""
 
     def __init__(self):
-        self.missing, self.raises, self.differs, self.calls = {}, {}, {}, []
+        self.missing, self.broken, self.raises, self.differs = {}, {}, {}, {}
+        self.calls = []
 
     def load(self, operator, language):
-        if language in self.missing:
-            raise self.missing[language]
+        if language in self.broken:
+            raise self.broken[language]
 
         def kernel():
             self.calls.append((operator, language))
@@ -65,6 +68,8 @@ def planted(monkeypatch, tmp_path):
     kernels = Kernels()
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path))
     monkeypatch.delenv("FASTDIFF_GPU", raising=False)
+    status = {name: partial(kernels.missing.get, name) for name in LANGUAGES}
+    monkeypatch.setattr(gpu_kernels, "STATUS", status)
     monkeypatch.setattr(gpu_kernels, "load", kernels.load)
     monkeypatch.setattr(first_use, "CHECKS", dict.fromkeys(KERNELS, kernels.check))
     monkeypatch.setattr(first_use, "describe_device", lambda device: "a card")
@@ -91,7 +96,7 @@ def test_cuda_comes_first_unless_it_is_not_there_or_not_allowed(planted, monkeyp
     assert refusal("step", "cuda", GPU) == "FASTDIFF_GPU=triton"
     forget()
     monkeypatch.delenv("FASTDIFF_GPU")
-    planted.missing["cuda"] = Unavailable("no CUDA kernels in this build")
+    planted.missing["cuda"] = "no CUDA kernels in this build"
     assert gpu_kernel("step", GPU)() == "triton"
 
 
@@ -101,7 +106,7 @@ def test_a_kernel_that_failed_its_check_is_passed_over(planted):
         assert gpu_kernel("step", GPU)() == "triton"
 
 
-@pytest.mark.parametrize("moment", ["missing", "raises"])
+@pytest.mark.parametrize("moment", ["broken", "raises"])
 @pytest.mark.parametrize("reason", FAULTS)
 def test_whatever_a_kernel_raises_it_is_named_reported_and_replaced(planted, reason, moment):
     getattr(planted, moment)["cuda"] = FAULTS[reason]
@@ -114,7 +119,7 @@ def test_whatever_a_kernel_raises_it_is_named_reported_and_replaced(planted, rea
 
 
 def test_without_gpu_kernels_every_reason_is_named(planted, monkeypatch):
-    planted.missing["cuda"] = Unavailable("not built")
+    planted.missing["cuda"] = "not built"
     planted.raises["triton"] = CompilationError("at 12:4")
     expected = "no GPU kernel for step: cuda: not built; triton: CompilationError: at 12:4"
     with pytest.warns(KernelWarning), pytest.raises(Unavailable, match=expected):
@@ -164,7 +169,7 @@ def test_doctor_explains_each_kernel_and_fails_where_an_operator_has_none(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    planted.missing["cuda"] = OSError("libcuda.so.1 [too old]")
+    planted.broken["cuda"] = OSError("libcuda.so.1 [too old]")
     with pytest.warns(KernelWarning):
         done = CliRunner().invoke(app, ["doctor", "--gpu"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output

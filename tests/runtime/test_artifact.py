@@ -90,6 +90,18 @@ def test_another_machine_measures_again_without_the_module(sampler, saved, monke
     )
 
 
+def test_an_error_inside_the_engine_of_a_file_lets_others_be_measured(
+    sampler, saved, monkeypatch, caplog
+):
+    def build(*args):
+        raise KeyError("dedup_17")
+
+    monkeypatch.setattr(loading, "build_denoiser", build)
+    monkeypatch.setattr(loading, "tune", lambda *args: sampler._compiled)
+    assert fastdiff.load(saved).report is sampler.report
+    assert "raise KeyError" in caplog.text
+
+
 def rewrite(path, target, change):
     """Copy an artifact with its entries changed by `change(entries)`, hashes as they were."""
     with zipfile.ZipFile(path) as archive:

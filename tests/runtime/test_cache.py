@@ -285,7 +285,7 @@ def test_a_process_with_another_hash_seed_finds_the_same_keys():
 def test_without_a_folder_to_write_everything_works_and_one_warning_says_so(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path / "file" / "cache"))
-    options = {"sample_shape": (1, 4, 4), "backend": "eager", "tune": 0.001}
+    options = {"schedule": Schedule(), "sample_shape": (1, 4, 4), "backend": "eager", "tune": 0.001}
     with pytest.warns(errors.CacheWarning, match="file/cache cannot be .* FASTDIFF_CACHE") as seen:
         sampler = fastdiff.compile(Scaled(), **options)
     assert len(seen) == 1

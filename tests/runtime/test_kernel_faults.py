@@ -10,6 +10,7 @@ from recorded_graph import RecordedDevice
 
 from fastdiff.errors import KernelWarning
 from fastdiff.kernels import first_use, gpu_kernels, operators
+from fastdiff.kernels.gpu_kernels import LANGUAGES
 
 NATIVE = {
     "fill_normal": operators._fill_normal,
@@ -50,6 +51,7 @@ def chosen_kernels(monkeypatch, tmp_path):
 
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path))
     monkeypatch.delenv("FASTDIFF_GPU", raising=False)
+    monkeypatch.setattr(gpu_kernels, "STATUS", dict.fromkeys(LANGUAGES, lambda: None))
     monkeypatch.setattr(gpu_kernels, "load", load)
     monkeypatch.setattr(first_use, "CHECKS", dict.fromkeys(NATIVE, check))
     gpu_kernels.gpu_kernel.cache_clear()

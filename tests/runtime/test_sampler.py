@@ -142,7 +142,7 @@ BAD_CALLS = {
     "unknown solver 'rk4'; known: .*ddim": {"n": 1, "solver": "rk4"},
     "labels from 0 to 3, got 4": {"class_labels": [0, 4]},
     "labels from 0 to 3, got -1": {"class_labels": [-1]},
-    "class_labels: expected integers, got torch.float32": {"class_labels": [0.5]},
+    "class_labels: expected integers, got torch.float64": {"class_labels": [0.5]},
     "class_labels: expected numbers, got str": {"class_labels": "seven"},
     r"class_labels: expected shape \(n\), got \(1, 2\)": {"class_labels": [[1, 2]]},
     "sample.. got 'prompt'; this model's conditioning: class_labels": {"n": 1, "prompt": "cat"},

@@ -117,27 +117,28 @@ class AtenProgram:
             if node.op == "call_function":
                 self.program.graph.erase_node(node)
 
-    def run(self, inputs, dtype, noise=0.0, seed=0):
+    def run(self, inputs, dtype, noise=None):
         """Return what torch makes of inputs by their names, as (B, elements).
 
-        With `noise`, every number on the way is off by about this part of it.
+        Parameters
+        ----------
+        inputs : dict of str to Tensor
+        dtype : torch.dtype
+            What is computed in.
+        noise : callable, optional
+            Changes every number on the way: a function of an operator, which is None for inputs
+            and weights, its arguments and its result.
         """
-        generator = torch.Generator().manual_seed(seed)
-
-        def rounded(value):
-            if not noise or not isinstance(value, torch.Tensor) or not value.is_floating_point():
-                return value
-            return value * (1 + noise * torch.randn(value.shape, generator=generator, dtype=dtype))
-
         env = {}
+        change = noise or (lambda target, args, value: value)
         for name, node in self.nodes.items():
             value = inputs[name] if name in inputs else getattr(self.network.module, name)
             kind = dtype if value.is_floating_point() else value.dtype
-            env[node] = rounded(value.to(kind, copy=True))
+            env[node] = change(None, (), value.to(kind, copy=True))
         for node in self.program.graph.nodes:
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-                env[node] = rounded(node.target(*args, **kwargs))
+                env[node] = change(node.target, args, node.target(*args, **kwargs))
         result = env[self._output.args[0][0]]
         return result.reshape(len(inputs["x"]), -1)
 

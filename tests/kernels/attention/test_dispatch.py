@@ -182,7 +182,7 @@ def test_a_kernel_is_chosen_once_it_was_found_right() -> None:
     tensors = inputs()
     choice = choose(*tensors, measure=Stopwatch(torch=2.0, cuda=1.0))
     assert choice == Choice("cuda", {"torch": 2.0, "cuda": 1.0}, choice.refused)
-    assert choice.refused["triton"].startswith("the Triton kernels take tensors in a GPU")
+    assert choice.refused["triton"].startswith(f"torch {torch.__version__} finds no GPU")
     out = dispatch.run("cuda", *tensors, 0.2)
     assert_as_accurate_as_torch(out, tensors, 0.2)
     assert out.transpose(1, 2).is_contiguous()
