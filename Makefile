@@ -5,8 +5,9 @@
 # make performance   the tables of docs/performance.md
 # make native        the tables of docs/native-engine.md
 # make serving       the tables of docs/serving-performance.md; about an hour
-# make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.json
+# make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.md; BUDGET=1800 for seconds
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
+# make gpu-lowest    tests of the GPU kernels with the lowest compilers that pyproject.toml claims
 # make emulated      tests of the AVX-512 and AMX kernels on a CPU without them: tests/emulated/README.md
 # make build   a wheel in dist/
 PYTHON ?= python3
@@ -14,13 +15,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 JOBS   ?= 2
+BUDGET ?= 600
+LOWEST := triton==3.7.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.48 \
+          nvidia-cuda-cccl==13.0.50 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
 
 # The tests start dozens of processes that import torch, each of which would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence emulated build clean
+.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence gpu-lowest emulated build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -54,11 +58,15 @@ serving: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.serving --write docs/serving-performance.md
 
 gpu-check: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu --budget $(BUDGET)
 
 gpu-evidence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.traffic --write docs/gpu-evidence.md
 	$(BIN)/python -m benchmarks.evidence --write docs/gpu-evidence.md
+
+gpu-lowest: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/lowest $(LOWEST)
+	PATH=$$PWD/build/lowest/nvidia/cu13/bin:$$PATH PYTHONPATH=build/lowest $(BIN)/pytest tests/kernels/triton tests/kernels/cuda tests/kernels/attention tests/kernels/test_build.py
 
 emulated: $(VENV)/.dev
 	$(BIN)/python tests/emulated/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py tests/denoisers/test_native_levels.py

@@ -27,20 +27,26 @@ def lines(rounds: int, say: Console) -> Iterator[str]:
         f"Ratios: median (quartiles). {sizes}."
     )
     yield ""
-    yield "| digits, 50 DDIM steps, beside `DDIMPipeline` | fastdiff | diffusers | ratio |"
-    yield "| --- | --- | --- | --- |"
+    yield (
+        "| digits, 50 DDIM steps, beside `DDIMPipeline` | fastdiff ran on | fastdiff "
+        "| diffusers float32 | ratio |"
+    )
+    yield "| --- | --- | --- | --- | --- |"
     say.print("whole samples ...")
     difference = 0.0
     for row in pipelines():
         difference = max(difference, row["difference"])
         yield (
-            f"| batch {row['batch']} | {row['fastdiff_ms']:.0f} ms | {row['diffusers_ms']:.0f} ms "
-            f"| **{row['ratio']:.1f}** |"
+            f"| batch {row['batch']} | {row['ran_on']} | {row['fastdiff_ms']:.0f} ms "
+            f"| {row['diffusers_ms']:.0f} ms | **{row['ratio']:.1f}** |"
         )
     yield ""
-    yield f"Same weights and latents: the images differ by at most {difference:.0e} of [-1, 1]."
+    yield (
+        "Same weights and latents: at the precisions of this table the images differ by at most "
+        f"{difference:.0e} of [-1, 1]."
+    )
     yield ""
-    yield "| kernel against its peer, ns per element | fastdiff | peer | ratio |"
+    yield "| kernel against its peer, both float32, ns per element | fastdiff | peer | ratio |"
     yield "| --- | --- | --- | --- |"
     for comparison in comparisons():
         say.print(f"{comparison.name} ...")

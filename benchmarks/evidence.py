@@ -34,6 +34,7 @@ PARTS = {
     "operators and the check of a first use": [
         "tests/kernels/test_operators.py",
         "tests/kernels/test_first_use.py",
+        "tests/kernels/test_gpu_kernels.py",
     ],
     "graph runtime on a recorded device": [
         "tests/runtime/test_graphs.py",

@@ -1,262 +1,266 @@
 """Everything that only a GPU can tell, in one command: ``make gpu-check``.
 
-Runs the tests that are skipped without a GPU, the first-use check of every kernel, the same under
-compute-sanitizer where it is installed, and the speed tables: kernels against the card's own copy
-rate, and whole samples beside diffusers, ``torch.compile`` and onnxruntime, with CUDA graphs and
-without. Writes gpu-report.json and gpu-report.md; please attach both to a report.
+The essential first: every kernel's first use, digits end to end without and with CUDA graphs, the
+kernels beside a copy and beside torch's own attention, the tests that need a GPU; then whole
+samples beside diffusers, the kernels under compute-sanitizer, and what is slow to start. Each part
+runs in a process of its own, so that one that hangs or loses the device costs itself alone, and all
+of them end within ``--budget`` seconds; ``BUDGET=1800 make gpu-check`` gives more.
+
+Findings are appended to gpu-report.jsonl as they come, and gpu-report.md is written anew after each
+part; please attach both to a report. The exit code is 1 if anything is wrong, or if a part that
+tells right from wrong did not end.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import importlib
 import json
 import os
-import shutil
-import statistics
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from fastdiff.bench import Plan, describe_run, run
-from fastdiff.bench.results import HEADINGS, cells, ordered
-from fastdiff.denoisers import engine_status
-from fastdiff.errors import Unavailable
-from fastdiff.kernels.first_use import CHECKS, describe_device, random_step, verdict
-from fastdiff.kernels.operators import LANGUAGES, ROOMS
-from fastdiff.records import BATCH_ROW, TABLE_ROW
+from benchmarks.gpu_parts import PARTS
+from fastdiff.bench import describe_run
+from fastdiff.bench.results import HEADINGS
+from fastdiff.kernels.first_use import describe_device
+from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES
 
-MODELS, BATCHES = ("digits", "ddpm-cifar10", "dit-s2"), (1, 8, 32)
-_ROUNDS, _CALLS = 15, 20
+LEAST_SECONDS = 10
+"""What a process needs to start; with less left, nothing is begun."""
 
 
-def first_uses(device: torch.device) -> list[dict[str, Any]]:
-    """Check every kernel in every language; one that is missing says why."""
-    pairs = [(operator, language) for operator in CHECKS for language in LANGUAGES]
-    return [first_use(operator, language, device) for operator, language in pairs]
+@dataclass(frozen=True)
+class Part:
+    """A process of the report.
+
+    Attributes
+    ----------
+    name : str
+        One of `PARTS`.
+    arguments : tuple of str
+        What it is given beside the device.
+    seconds : float
+        When it is stopped.
+    decides : bool
+        Whether it tells right from wrong, so that it must end.
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    seconds: float = 60
+    decides: bool = False
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *self.arguments])
 
 
-def first_use(operator: str, language: str, device: torch.device) -> dict[str, Any]:
-    """Check one kernel."""
-    try:
-        room = importlib.import_module(f"fastdiff.kernels.{ROOMS[operator]}.{language}")
-        return asdict(verdict(operator, language, getattr(room, operator), device))
-    except (ImportError, AttributeError, Unavailable) as error:
-        return {"operator": operator, "language": language, "mismatch": f"missing: {error}"}
+def plan() -> list[Part]:
+    """Return the parts of a report, the essential first."""
+    kernels = [
+        f"{operator}.{language}"
+        for language in LANGUAGES
+        for operator, (_, languages) in KERNELS.items()
+        if language in languages
+    ]
+    return [
+        *(Part("first_uses", (kernel,), 75, decides=True) for kernel in kernels),
+        *(Part("digits", (precision,), 120, decides=True) for precision in ("float16", "float32")),
+        Part("kernels"),
+        Part("attention"),
+        Part("tests", (), 150, decides=True),
+        Part("samples", ("digits", "1", "diffusers"), 90),
+        Part("samples", ("dit-s2", "1", "diffusers"), 90),
+        *(Part("sanitizer", (check, "cuda")) for check in ("memcheck", "racecheck")),
+        Part("samples", ("ddpm-cifar10", "1", "diffusers"), 120),
+        Part("samples", ("digits", "0"), 60),
+        Part("samples", ("dit-s2", "0"), 60),
+        *(Part("sanitizer", (check, "cuda")) for check in ("initcheck", "synccheck")),
+        Part("sanitizer", ("memcheck", "triton"), 300),
+        Part("samples", ("dit-s2", "1", "torch.compile", "onnxruntime"), 600),
+    ]
 
 
-def seconds_per_call(call: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of a call, launches in a row, the device's own clock on a GPU."""
-    call()
-    times = []
-    for _ in range(_ROUNDS):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            for _ in range(_CALLS):
-                call()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3 / _CALLS)
-        else:
-            start = time.perf_counter()
-            for _ in range(_CALLS):
-                call()
-            times.append((time.perf_counter() - start) / _CALLS)
-    return statistics.median(times)
+def run_plan(parts: Sequence[Part], device: str, budget: float, out: Path) -> int:
+    """Run the parts within the budget; return the exit code."""
+    deadline = time.monotonic() + budget
+    where = torch.device(device)
+    machine = {"part": "machine", "device": describe_device(where), **describe_run()}
+    out.write_text(json.dumps(machine) + "\n")
+    with tempfile.TemporaryDirectory(prefix="fastdiff-") as cache:
+        for part in parts:
+            left = deadline - time.monotonic()
+            begin = time.monotonic()
+            if left < LEAST_SECONDS:
+                end = {"code": None, "left_out": True}
+            else:
+                end = _run(part, device, min(part.seconds, left), out, Path(cache))
+            end |= {"decides": part.decides, "seconds": round(time.monotonic() - begin, 1)}
+            append(out, {"part": str(part), "ended": end})
+            print(f"{part}: {ending(end)}", flush=True)
+            out.with_suffix(".md").write_text("\n".join(markdown(read(out))) + "\n")
+    findings = read(out)
+    print("\n".join(markdown(findings)))
+    return int(any(True for _ in failures(findings)))
 
 
-def kernel_rates(device: torch.device, n: int = 1 << 20) -> list[dict[str, Any]]:
-    """Return the GB/s of the kernels that memory bounds, beside a copy of the same bytes."""
-    arguments = {name: value.to(device) for name, value in random_step(0, n, torch.float16).items()}
-    rows, slots = len(arguments["rows"]), len(arguments["state"])
-    x = torch.empty(2 * rows, n, dtype=torch.float16, device=device)
-    t = torch.empty(2 * rows, device=device)
-    noise = torch.empty(slots, n, device=device)
-    seeds = torch.arange(slots, device=device)
-    ops = torch.ops.fastdiff
-    inputs = [arguments[name] for name in ("table", "rows", "next_input")]
-    moved = step_bytes(arguments)
-    cases = {
-        "step, every term": (lambda: ops.step(**arguments), moved["step"]),
-        "gather": (lambda: ops.gather(*inputs, x, t), moved["gather"]),
-        "fill_normal": (lambda: ops.fill_normal(noise, seeds, seeds, 0, 1), 4 * noise.numel()),
-    }
-    results = []
-    for name, (call, size) in cases.items():
-        source = torch.empty(size // 8, device=device)
-        target = torch.empty_like(source)
-        seconds = seconds_per_call(call, device)
-        copy = seconds_per_call(lambda a=target, b=source: a.copy_(b), device)
-        results.append(
-            {
-                "kernel": name,
-                "gigabytes_per_second": size / seconds / 1e9,
-                "copy_gigabytes_per_second": 2 * source.numel() * 4 / copy / 1e9,
-            }
+def command(part: Part, device: str, out: Path) -> list[str]:
+    """Return what runs a part in a process of its own."""
+    own = [sys.executable, "-m", "benchmarks.gpu", "--device", device, "--out", str(out)]
+    return [*own, "--part", part.name, *part.arguments]
+
+
+def _run(part: Part, device: str, seconds: float, out: Path, cache: Path) -> dict[str, Any]:
+    """Run a part, and stop it with all its children when its time is spent."""
+    with (cache / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command(part, device, out),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"FASTDIFF_CACHE": str(cache)},  # no verdict of an earlier run
+            start_new_session=True,
         )
-    return results
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        log.seek(0)
+        return {"code": code, "output": "" if code == 0 else log.read()[-2000:]}
 
 
-def step_bytes(arguments: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the bytes that ``step`` and ``gather`` must move for these records."""
-    table = arguments["table"].cpu().numpy().reshape(-1).view(TABLE_ROW)
-    rows = arguments["rows"].cpu().numpy().reshape(-1).view(BATCH_ROW)
-    rows = rows[rows["slot"] >= 0]
-    used, n, half = table[rows["table_row"]], arguments["state"].shape[1], 2
-    history = ((used["x"][:, 1:5] != 0) | (used["h"][:, 1:5] != 0)).sum() + (used["dst"] > 0).sum()
-    guided = (rows["uncond"] >= 0).sum()
-    outputs = len(rows) + guided + (used["w"] != 0).sum()
-    fields = 3 * len(rows) + history  # x, x' and D beside the history, in float32
-    return {
-        "step": int(n * (4 * fields + half * (outputs + len(rows)))),
-        "gather": int(n * half * (2 * len(rows) + guided)),
-    }
+def run_part(name: str, arguments: Sequence[str], device: str, out: Path | None) -> int:
+    """Run a part in this process; print its findings and append them to `out`."""
+    wrong = False
+    for found in PARTS[name](torch.device(device), *arguments):
+        wrong |= "wrong" in found
+        print(json.dumps(found), flush=True)
+        if out is not None:
+            append(out, {"part": " ".join([name, *arguments]), "found": found})
+    return int(wrong)
 
 
-def attention_rates(device: torch.device, length: int = 1024) -> list[dict[str, Any]]:
-    """Return the TFLOP/s of attention in each language, beside torch's own."""
-    calls: dict[str, Callable[..., object]] = {}
-    for language in LANGUAGES:
-        with contextlib.suppress(ImportError, Unavailable):
-            room = importlib.import_module(f"fastdiff.kernels.attention.{language}")
-            if first_use("attention", language, device)["mismatch"] is None:
-                calls[language] = room.attention
-    calls["torch"] = lambda q, k, v, out, scale: scaled_dot_product_attention(q, k, v, scale=scale)
-    results = []
-    for size in (32, 40, 64, 80, 128, 160):
-        q, k, v = torch.randn(3, 4, 8, length, size, device=device).half()
-        given, flops = (q, k, v, torch.empty_like(q), size**-0.5), 4 * 4 * 8 * length**2 * size
-        rates = {
-            name: flops / seconds_per_call(functools.partial(call, *given), device) / 1e12
-            for name, call in calls.items()
-        }
-        results.append({"head_size": size, "tflops": rates})
-    return results
+def append(out: Path, line: dict[str, Any]) -> None:
+    with out.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
-def gpu_tests() -> dict[str, Any]:
-    """Run the tests that need a GPU."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {"exit_code": done.returncode, "output": done.stdout[-4000:]}
+def read(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def sanitized() -> dict[str, Any]:
-    """Run the first-use checks under compute-sanitizer, if it is there."""
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"skipped": "compute-sanitizer is not on PATH; it comes with the CUDA toolkit"}
-    found = {}
-    for check in ("memcheck", "racecheck", "initcheck", "synccheck"):
-        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable]
-        command += ["-m", "benchmarks.gpu", "--first-uses-alone"]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"FASTDIFF_CACHE": f"out/sanitizer-{check}"},
-        )
-        found[check] = {"exit_code": done.returncode, "output": done.stdout[-2000:]}
-    return found
+def failures(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield what makes the exit code 1."""
+    for line in lines:
+        if "wrong" in line.get("found", {}):
+            yield f"{line['part']}: {line['found']['wrong']}"
+        if "ended" in line:
+            end = line["ended"]
+            unfinished = end["decides"] and end["code"] is None
+            if end["code"] or unfinished:
+                yield f"{line['part']}: {ending(end)}"
 
 
-def samples(say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Measure whole samples with every engine that runs on the GPU, beside the peers."""
-    usable = [name for name, status in engine_status().items() if status.usable]
-    engines = [name for name in usable if "cuda" in name or "tensorrt" in name]
-    plan = Plan(
-        backends=("auto", *engines),
-        precisions=("float16", "bfloat16"),
-        peers=("diffusers", "torch.compile", "onnxruntime"),
-        batches=BATCHES,
-    )
-    found = []
-    for graphs in ("1", "0"):
-        os.environ["FASTDIFF_GRAPHS"] = graphs
-        for model in MODELS:
-            results = run(model, plan, say)
-            found.append(
-                {"model": model, "graphs": graphs == "1", "results": [asdict(r) for r in results]}
-            )
-            table = ["| " + " | ".join(cells(result)) + " |" for result in ordered(results)]
-            found[-1]["table"] = table
-    return found
+def ending(end: dict[str, Any]) -> str:
+    """Say how a part ended."""
+    if end.get("left_out"):
+        return "left out, the budget is spent"
+    if end["code"] is None:
+        return f"stopped after {end['seconds']:.0f} s"
+    return f"ended after {end['seconds']:.0f} s" + (f", code {end['code']}" * bool(end["code"]))
 
 
-def markdown(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the report as Markdown."""
-    yield f"# fastdiff on {report['device']}"
+TABLES = {
+    "first_uses": (
+        ("kernel", "language", "first use"),
+        lambda f: (f["operator"], f["language"], f.get("wrong") or f.get("missing") or "right"),
+    ),
+    "digits": (
+        ("precision", "graphs", "solver", "s", "relative L2", "bits of without graphs", "state"),
+        lambda f: (
+            f["precision"], f["graphs"], f["solver"], f"{f['seconds']:.3f}",
+            f"{f['relative_l2']:.1e}", f.get("bits_of_without_graphs", ""), f.get("wrong", "right"),
+        ),
+    ),
+    "kernels": (
+        ("kernel", "GB/s", "copy, GB/s"),
+        lambda f: (
+            f["kernel"],
+            *(f"{f[of]:.0f}" for of in ("gigabytes_per_second", "copy_gigabytes_per_second")),
+        ),
+    ),
+    "attention": (
+        ("head size", "TFLOP/s"),
+        lambda f: (
+            f["head_size"], ", ".join(f"{name} {rate:.1f}" for name, rate in f["tflops"].items())
+        ),
+    ),
+    "tests": (("tests", "state"), lambda f: (f["summary"], f.get("wrong", "right"))),
+    "sanitizer": (
+        ("check", "language", "state"),
+        lambda f: (f["check"], f["language"], f.get("wrong") or f.get("missing") or "right"),
+    ),
+    "samples": (("graphs", *HEADINGS), lambda f: (f["graphs"], *f["cells"])),
+}  # fmt: skip
+"""By part: the headings of its table, and the cells of a finding."""
+
+
+def markdown(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the report as Markdown, of as much as there is."""
+    machine = lines[0]
+    yield f"# fastdiff on {machine['device']}"
     yield ""
-    yield f"{report['machine']['description']}, torch {report['machine']['packages']['torch']}."
+    yield f"{machine['description']}, torch {machine['packages']['torch']}."
+    wrong = list(failures(lines))
     yield ""
-    yield "| kernel | language | first use |"
-    yield "| --- | --- | --- |"
-    for row in report["first_uses"]:
-        yield f"| {row['operator']} | {row['language']} | {row['mismatch'] or 'right'} |"
+    yield "Wrong:" if wrong else "Nothing is wrong."
     yield ""
-    yield "| kernel | GB/s | copy, GB/s |"
-    yield "| --- | ---: | ---: |"
-    for row in report["kernels"]:
-        own, copy = row["gigabytes_per_second"], row["copy_gigabytes_per_second"]
-        yield f"| {row['kernel']} | {own:.0f} | {copy:.0f} |"
+    yield from (f"- {failure}" for failure in wrong)
+    for name, (headings, cells_of) in TABLES.items():
+        of_part = [line for line in lines if line["part"].split()[0] == name]
+        found = [line["found"] for line in of_part if "found" in line]
+        if found:
+            yield ""
+            yield "| " + " | ".join(headings) + " |"
+            yield "|" + " --- |" * len(headings)
+            for one in found:
+                yield "| " + " | ".join(str(c).replace("|", r"\|") for c in cells_of(one)) + " |"
     yield ""
-    yield "| head size | TFLOP/s |"
-    yield "| ---: | --- |"
-    for row in report["attention"]:
-        rates = ", ".join(f"{name} {rate:.1f}" for name, rate in row["tflops"].items())
-        yield f"| {row['head_size']} | {rates} |"
-    for part in report.get("samples", []):
-        yield ""
-        yield f"## {part['model']}, graphs {'on' if part['graphs'] else 'off'}"
-        yield ""
-        yield "| " + " | ".join(HEADINGS) + " |"
-        yield "| ---: | --- | --- |" + " ---: |" * (len(HEADINGS) - 3)
-        yield from part["table"]
+    yield from (f"- {line['part']}: {ending(line['ended'])}" for line in lines if "ended" in line)
 
 
 def main() -> None:
-    """Run everything and write the two files."""
+    """Run everything, or one part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("gpu-report.json"))
-    parser.add_argument("--first-uses-alone", action="store_true", help="for compute-sanitizer")
+    parser.add_argument("--out", type=Path, help="gpu-report.jsonl if nothing is said")
+    parser.add_argument("--budget", type=float, default=600, help="seconds for everything")
+    parser.add_argument("--device", default="cuda", help="cpu: a dry run of the same Python")
+    parser.add_argument("--part", nargs="+", help=f"one part alone, in this process: {[*PARTS]}")
+    parser.add_argument(
+        "--first-uses-alone", action="store_const", const=["first_uses"], dest="part"
+    )
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if options.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit(
             f"gpu-check needs an NVIDIA GPU with its driver and a CUDA build of torch; this is "
             f"torch {torch.__version__} and it finds none"
         )
-    device = torch.device("cuda", torch.cuda.current_device())
-    if options.first_uses_alone:
-        wrong = [row for row in first_uses(device) if row["mismatch"]]
-        raise SystemExit(json.dumps(wrong) if wrong else 0)
-    report: dict[str, Any] = {"device": describe_device(device), "machine": describe_run()}
-    with Console(stderr=True).status("first uses") as status:
-        report["first_uses"] = first_uses(device)
-        for name, part in (
-            ("kernels", lambda: kernel_rates(device)),
-            ("attention", lambda: attention_rates(device)),
-            ("tests", gpu_tests),
-            ("sanitizer", sanitized),
-            ("samples", lambda: samples(status.update)),
-        ):
-            status.update(name)
-            report[name] = part()
-            options.out.write_text(json.dumps(report, indent=1))
-    options.out.with_suffix(".md").write_text("\n".join(markdown(report)) + "\n")
-    print("\n".join(markdown(report)))
+    if options.part:
+        name, *arguments = options.part
+        raise SystemExit(run_part(name, arguments, options.device, options.out))
+    out = options.out or Path("gpu-report.jsonl")
+    raise SystemExit(run_plan(plan(), options.device, options.budget, out))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def section(results: list[Result]) -> Iterator[str]:
         "automatic choice",
         "best peer of its precision",
         "times that peer",
-        "times diffusers",
+        f"times {BASELINE.name}",
     )
     yield "| batch | " + " | ".join(headings) + " |"
     yield "| ---: | --- | --- | ---: | ---: |"
@@ -72,8 +72,8 @@ def verdict(results: list[Result]) -> str:
     against = [
         f"{ratio(list(r.turn_seconds), list(ours.turn_seconds)):.2f}" for r in (best, baseline)
     ]
-    chosen = f"{ours.backend} {ours.precision}"
-    return f"| {ours.batch} | {chosen} | {best.contender} | {against[0]} | {against[1]} |"
+    chosen, peer = (f"{r.backend} {r.precision}" for r in (ours, best))
+    return f"| {ours.batch} | {chosen} | {peer} | {against[0]} | {against[1]} |"
 
 
 def marks(model: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def pipeline_difference(sampler: fastdiff.Sampler, steps: int = 50) -> float:
 
 
 def pipelines(steps: int = 50, rounds: int = 7) -> list[dict[str, Any]]:
-    """Time `sampler.sample` and the pipeline with the same weights, steps and batch."""
+    """Time `sampler.sample` and the float32 pipeline with the same weights, steps and batch."""
     sampler = fastdiff.compile("digits")
     pipeline = peer_pipeline()
     results = []
@@ -77,7 +77,7 @@ def pipelines(steps: int = 50, rounds: int = 7) -> list[dict[str, Any]]:
         results.append(
             {
                 "batch": batch,
-                "engine": str(sampler),
+                "ran_on": sampler.report.serving(batch).name,
                 "fastdiff_ms": Spread.of(seconds["fastdiff"]).median * 1e3,
                 "diffusers_ms": Spread.of(seconds["diffusers"]).median * 1e3,
                 "ratio": ratio(seconds["diffusers"], seconds["fastdiff"]),

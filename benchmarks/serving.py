@@ -175,7 +175,7 @@ def overload_table(found: Overload) -> Iterator[str]:
         "... of those without `Retry-After`": str(found.without_retry_after),
         "failed in another way": str(total.failed),
         "p99 of the time of accepted requests, of the estimate they got": (
-            f"{found.against_promise:.0%}"
+            f"{found.against_estimate:.0%}"
         ),
         "memory of the last quarter, of the second": f"{found.growth:.1%}",
         "`/healthz` p50, p99, max": ", ".join(

@@ -128,7 +128,7 @@ class Overload:
     health_seconds: list[float]
 
     @property
-    def against_promise(self) -> float:
+    def against_estimate(self) -> float:
         """99th percentile, over accepted requests, of their time over the estimate they got."""
         shares = [
             (outcome.seconds - outcome.late_seconds) / outcome.estimate_seconds

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
+from fastdiff.modes import compiling
 from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
-from fastdiff.runtime.progress import compile_progress
+from fastdiff.runtime.progress import compile_progress, tell_result
 
 __all__ = ["compile", "describe", "load"]
 
 
+@compiling()
 def compile(
     model: Model,
     *,
@@ -33,7 +34,7 @@ def compile(
     tune: str | float = "fast",
     verify: str = "strict",
     cache: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     batch_invariant: bool = False,
 ) -> Sampler | Any:
     """Turn a trained denoiser into the fastest correct sampler that this machine can run.
@@ -52,9 +53,11 @@ def compile(
         ``"dit-s2"``, ``"dit-xl2"``, ``"sd15-unet"``, published models whose weights are taken from
         the local Hugging Face cache and are random where it has none. Or a pipeline of diffusers,
         or its folder. docs/models.md has them all.
-    schedule : Schedule, mapping or path
-        Noise schedule and prediction type: a `Schedule`, a diffusers scheduler config, or the path
-        of a scheduler_config.json. The default is DDPM's linear schedule with epsilon prediction.
+    schedule : Schedule, scheduler, mapping or path
+        Noise schedule and prediction type: a `Schedule`, a scheduler of diffusers, its config, or
+        the path of a scheduler_config.json. What a model by name, a file or a folder tells if left
+        out; where it tells nothing, DDPM's linear schedule with epsilon prediction is assumed,
+        with an `AssumptionWarning`.
     prediction_type : str
         What the network predicts, instead of what the schedule says: ``"epsilon"``, ``"sample"``,
         ``"v_prediction"``, ``"flow_prediction"`` or ``"edm"``.
@@ -67,7 +70,10 @@ def compile(
         For a model with an input ``class_labels``: how many labels there are, and which one means
         unconditional.
     conditioning : mapping of str to Conditioning
-        Other named inputs of the model; for a file or a program what it does not tell of them.
+        Other named inputs of the model; for a file or a program what it does not tell of them;
+        for a pipeline those that differ from what its configuration says, such as longer prompt
+        embeddings. A model that looks t up in a table is found by trying;
+        ``{"t": Conditioning()}`` declares it.
     backend : str
         ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
         ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,
@@ -86,8 +92,11 @@ def compile(
     cache : bool
         Keep the result under the user's cache folder, and take it from there the next time this
         model is compiled on this machine with the same choices (`fastdiff cache list`).
-    progress : bool
-        Say on the terminal what is being prepared and measured.
+    progress : bool, optional
+        Say on stderr what is being prepared and measured, and in one line at the end what was
+        chosen, at which precision and with which certified error. None says it on a terminal and
+        in notebooks, unless ``FASTDIFF_PROGRESS`` is 0; True states the end in a pipe too; False
+        says nothing.
     batch_invariant : bool
         Give an image the same bits alone and in any company, by denoiser calls of one fixed size,
         which costs speed (docs/batching.md). A matter of this sampler, which no file keeps. For
@@ -122,12 +131,13 @@ def compile(
     if is_pipeline(model):
         from fastdiff.integrations.pipelines import compile_pipeline
 
-        told = [name for name, value in description.items() if value is not None]
-        if told not in ([], ["sample_shape"]):
-            raise InvalidArgument(f"{told[0]}= is for a denoiser; a pipeline says it itself")
+        for name, value in description.items():
+            if value is not None and name not in {"sample_shape", "conditioning"}:
+                raise InvalidArgument(f"{name}= is for a denoiser; a pipeline says it itself")
         return compile_pipeline(
             model,
             sample_shape=sample_shape,
+            conditioning=conditioning,
             backend=backend,
             precision=precision,
             max_batch=max_batch,
@@ -138,19 +148,21 @@ def compile(
             progress=progress,
         )
     network, chosen = describe(model, **description)
-    network = replace(network, output_channels=network.probe())
     choices = Choices(backend, precision, max_batch, tune, verify)
-    with compile_progress(enabled=progress) as say:
+    with compile_progress(progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
-        return Sampler(compiled, batch_invariant=batch_invariant)
+        sampler = Sampler(compiled, batch_invariant=batch_invariant)
+    tell_result(compiled.report.statement, progress)
+    return sampler
 
 
+@compiling()
 def load(
     path: str | os.PathLike[str],
     *,
     verify: bool = False,
     trust_blobs: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     batch_invariant: bool = False,
 ) -> Sampler:
     """Read a sampler that `Sampler.save` wrote.
@@ -166,9 +178,7 @@ def load(
     trust_blobs : bool
         Run the engine's compiled code in the file although somebody else's fastdiff compiled it:
         native code, which can do anything. Without it, it is compiled again from the network.
-    progress : bool
-        Say on the terminal what is being done.
-    batch_invariant : bool
+    progress, batch_invariant
         As for `compile`.
 
     Raises
@@ -180,6 +190,8 @@ def load(
     Unavailable
         No engine of this machine can run the model.
     """
-    with compile_progress(enabled=progress) as say:
+    with compile_progress(progress) as say:
         compiled = load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs)
-        return Sampler(compiled, batch_invariant=batch_invariant)
+        sampler = Sampler(compiled, batch_invariant=batch_invariant)
+    tell_result(compiled.report.statement, progress)
+    return sampler

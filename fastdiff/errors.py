@@ -69,8 +69,20 @@ class WeightsError(FastdiffError, ValueError):
     """A weights file is corrupt, or does not fit the model."""
 
 
+class AssumptionWarning(UserWarning):
+    """Something that decides the images was neither given nor told by the model, but assumed."""
+
+
 class AccuracyWarning(UserWarning):
     """A candidate that strays from the float32 model is used because the caller said so."""
+
+
+class CacheWarning(UserWarning):
+    """A compiled model cannot be kept for the next time."""
+
+
+class DeviationWarning(UserWarning):
+    """A pipeline of diffusers is not followed where it gives wrong images."""
 
 
 class KernelWarning(UserWarning):

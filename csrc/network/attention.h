@@ -2,6 +2,7 @@
 // channels are ever padded.
 #pragma once
 
+#include "attention_spec.h"
 #include "multiply.h"
 #include "softmax.h"
 

@@ -2,8 +2,8 @@
 // images with a few channels, as a network's own input.
 #pragma once
 
+#include "conv_spec.h"
 #include "epilogue.h"
-#include "layout.h"
 #include "multiply.h"
 
 namespace fastdiff::network {
@@ -143,6 +143,11 @@ struct Convolve {
     memcpy(piece, sums, sizeof piece);
     finish<L, kRows>(conv, pixels, column, columns, piece);
   }
+};
+
+template <class A>
+struct KernelsOf<Conv, A> {
+  static constexpr Stages<Conv> stages = {{Convolve<typename A::L>::run}};
 };
 
 }  // namespace fastdiff::network

@@ -8,17 +8,13 @@
 namespace fastdiff::network {
 
 template <class L>
-FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F x) {
-  switch (activation) {
-    case Activation::kSilu:
-      return silu<L>(x);
-    case Activation::kGelu:
-      return gelu<L>(x);
-    case Activation::kGeluTanh:
-      return gelu_tanh<L>(x);
-    default:
-      return x;
-  }
+FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F u) {
+#define FASTDIFF_CASE(enumerator, name, value) \
+  case Activation::enumerator:                 \
+    return value;
+  switch (activation) { FASTDIFF_ACTIVATIONS(FASTDIFF_CASE) }
+#undef FASTDIFF_CASE
+  return u;
 }
 
 /// An output pixel, found without a division from the one before it.

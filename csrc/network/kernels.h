@@ -4,14 +4,7 @@
 // that no function compiled for a newer CPU can be picked by the linker for an older one.
 #pragma once
 
-#include "attention.h"
-#include "conv.h"
 #include "level.h"
-#include "map.h"
-#include "norm.h"
-#include "tile_attention.h"
-#include "tiles.h"
-#include "winograd.h"
 
 namespace fastdiff::network {
 
@@ -19,28 +12,13 @@ namespace fastdiff::network {
 /// levels without instructions for it.
 template <class L, class T = PlainTiles<Bfloat16>, class I = PlainTiles<Int8>>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
-  using Winograd2 = WinogradOf<L, 2>;
-  using Winograd4 = WinogradOf<L, 4>;
-  using Tiles = ConvolveTiles<L, T>;
-  using Integers = ConvolveTiles<L, I>;
-  return Level{
-      name,
-      needs,
-      supported,
-      Multiply<L>::kPanel,
-      Convolve<L>::run,
-      {Winograd2::to_domain, Winograd2::multiply, Winograd2::from_domain},
-      {Winograd4::to_domain, Winograd4::multiply, Winograd4::from_domain},
-      {Tiles::round_input, Tiles::pad_input, Tiles::gather, Tiles::multiply},
-      {Integers::round_input, Integers::pad_input, Integers::gather, Integers::multiply},
-      T::kName,
-      I::kName,
-      {Norms<L>::statistics, Norms<L>::combine, Norms<L>::apply},
-      Norms<L>::layer_norm,
-      {Attend<L>::copy_values, Attend<L>::run},
-      {AttendTiles<L, T>::round_keys, AttendTiles<L, T>::run},
-      Maps<L>::run,
-  };
+  return Level{name,
+               needs,
+               supported,
+               Multiply<L>::kPanel,
+               T::kName,
+               I::kName,
+               Kernels::of<Arithmetic<L, T, I>>()};
 }
 
 }  // namespace fastdiff::network

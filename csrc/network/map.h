@@ -2,7 +2,7 @@
 // cache, step after step.
 #pragma once
 
-#include "counts.h"
+#include "map_spec.h"
 #include "math.h"
 
 namespace fastdiff::network {
@@ -105,49 +105,21 @@ struct Maps {
   }
 
   static void step(const MapStep& s, const float* a, const float* b, int64_t count, float* to) {
+#define FASTDIFF_CASE(enumerator, name, value) \
+  case MapOp::enumerator:                      \
+    return binary(a, b, count, to, [](F u, F v) { return value; });
+#define FASTDIFF_UNARY_CASE(enumerator, name, value) \
+  case MapOp::enumerator:                            \
+    return unary(a, count, to, [](F u) { return value; });
     switch (s.op) {
       case MapOp::kConstant:
         for (int64_t i = 0; i < count; ++i) to[i] = s.constant;
         return;
-      case MapOp::kAdd:
-        return binary(a, b, count, to, [](F u, F v) { return u + v; });
-      case MapOp::kSubtract:
-        return binary(a, b, count, to, [](F u, F v) { return u - v; });
-      case MapOp::kMultiply:
-        return binary(a, b, count, to, [](F u, F v) { return u * v; });
-      case MapOp::kDivide:
-        return binary(a, b, count, to, [](F u, F v) { return u / v; });
-      case MapOp::kMaximum:
-        return binary(a, b, count, to, [](F u, F v) { return maximum<L>(u, v); });
-      case MapOp::kMinimum:
-        return binary(a, b, count, to, [](F u, F v) { return minimum<L>(u, v); });
-      case MapOp::kNegate:
-        return unary(a, count, to, [](F u) { return -u; });
-      case MapOp::kExp:
-        return unary(a, count, to, [](F u) { return exp<L>(u); });
-      case MapOp::kLog:
-        return unary(a, count, to, [](F u) { return log<L>(u); });
-      case MapOp::kSqrt:
-        return unary(a, count, to, [](F u) { return sqrt<L>(u); });
-      case MapOp::kReciprocalSqrt:
-        return unary(a, count, to, [](F u) { return 1.0f / sqrt<L>(u); });
-      case MapOp::kSin:
-        return unary(a, count, to, [](F u) { return sin<L>(u); });
-      case MapOp::kCos:
-        return unary(a, count, to, [](F u) { return cos<L>(u); });
-      case MapOp::kTanh:
-        return unary(a, count, to, [](F u) { return tanh<L>(u); });
-      case MapOp::kSigmoid:
-        return unary(a, count, to, [](F u) { return sigmoid<L>(u); });
-      case MapOp::kSilu:
-        return unary(a, count, to, [](F u) { return silu<L>(u); });
-      case MapOp::kGelu:
-        return unary(a, count, to, [](F u) { return gelu<L>(u); });
-      case MapOp::kGeluTanh:
-        return unary(a, count, to, [](F u) { return gelu_tanh<L>(u); });
-      case MapOp::kRound:
-        return unary(a, count, to, [](F u) { return round<L>(u); });
+        FASTDIFF_BINARY_OPERATIONS(FASTDIFF_CASE)
+        FASTDIFF_UNARY_OPERATIONS(FASTDIFF_UNARY_CASE)
     }
+#undef FASTDIFF_CASE
+#undef FASTDIFF_UNARY_CASE
   }
 };
 

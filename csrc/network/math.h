@@ -163,6 +163,14 @@ FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
   return L::divide(x, 1.0f + clamped_exp<L>(-inner));
 }
 
+/// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), which is 1 in float32 from 20 on.
+template <class L>
+FASTDIFF_INLINE typename L::F mish(typename L::F x) {
+  const auto e = exp<L>(L::min(L::splat(20.0f), x));
+  const auto n = e * (e + 2.0f);
+  return x * L::divide(n, n + 2.0f);
+}
+
 /// The greater one; NaN if either is.
 template <class L>
 FASTDIFF_INLINE typename L::F maximum(typename L::F a, typename L::F b) {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "lanes.h"
-#include "specs.h"
+#include "operands.h"
 
 namespace fastdiff::network {
 

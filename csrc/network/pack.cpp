@@ -1,8 +1,8 @@
 #include "pack.h"
 
 #include "../cpu/thread_pool.h"
+#include "conv_spec.h"
 #include "lanes.h"
-#include "layout.h"
 
 namespace fastdiff::network {
 namespace {

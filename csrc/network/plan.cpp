@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "../cpu/thread_pool.h"
-#include "counts.h"
 
 namespace fastdiff::network {
 namespace {

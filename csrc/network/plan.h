@@ -95,19 +95,4 @@ class Plan {
 /// The levels of this build, slowest first.
 const std::vector<const Level*>& levels();
 
-// What the stages of a node are, for each kind of node (nodes.cpp).
-/// How a convolution is computed, its weights are packed for that; attention is kDirect or kTiles.
-enum class Algorithm { kDirect, kWinograd2, kWinograd4, kTiles, kInt8 };
-
-/// Blocks of 0 are chosen here; `quantization` is for kInt8. With `ahead`, the node before computes
-/// all of x and nothing else, and rounds it: for tiles.
-void add_conv(Plan& plan, std::string name, Conv conv, Algorithm algorithm,
-              const Quantization& quantization = {}, bool ahead = false);
-void add_group_norm(Plan& plan, std::string name, const GroupNorm& norm);
-void add_layer_norm(Plan& plan, std::string name, const LayerNorm& norm);
-void add_attention(Plan& plan, std::string name, Attention attention, Algorithm algorithm);
-void add_map(Plan& plan, std::string name, const Map& map);
-void add_gather(Plan& plan, std::string name, const Gather& gather);
-void add_observe(Plan& plan, std::string name, const Observe& observe);
-
 }  // namespace fastdiff::network

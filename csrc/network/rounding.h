@@ -4,8 +4,8 @@
 // never goes through memory.
 #pragma once
 
+#include "conv_spec.h"
 #include "lanes.h"
-#include "layout.h"
 
 namespace fastdiff::network {
 

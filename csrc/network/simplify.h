@@ -1,7 +1,7 @@
 // Maps with as few axes as possible, the best one for vectors last. For plain C++ code, once.
 #pragma once
 
-#include "specs.h"
+#include "map_spec.h"
 
 namespace fastdiff::network {
 

@@ -10,7 +10,7 @@
 // So the maximum, exponentials and sum of a softmax run down columns, each lane for itself.
 #pragma once
 
-#include "counts.h"
+#include "attention_spec.h"
 #include "math.h"
 #include "rounding.h"
 #include "transpose.h"

@@ -4,7 +4,7 @@
 // of the first, and its exponentials are that of the second; the softmax itself is in float32.
 #pragma once
 
-#include "layout.h"
+#include "attention_spec.h"
 #include "softmax.h"
 #include "tile_math.h"
 

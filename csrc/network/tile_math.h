@@ -5,7 +5,7 @@
 // take 4 bytes.
 #pragma once
 
-#include "layout.h"
+#include "conv_spec.h"
 
 namespace fastdiff::network {
 namespace {

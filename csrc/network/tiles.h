@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "conv_spec.h"
 #include "epilogue.h"
 #include "rounding.h"
 #include "tile_math.h"
@@ -219,6 +220,15 @@ struct ConvolveTiles {
     typename L::I zeros_[kPanelVectors] = {};
     F factors_[kPanelVectors] = {};
   };
+};
+
+template <class A>
+struct KernelsOf<TileConv, A> {
+  using Tiles = ConvolveTiles<typename A::L, typename A::T>;
+  using Integers = ConvolveTiles<typename A::L, typename A::I>;
+  static constexpr Stages<TileConv> stages = {
+      {Tiles::round_input, Tiles::pad_input, Tiles::gather, Tiles::multiply, Integers::round_input,
+       Integers::pad_input, Integers::gather, Integers::multiply}};
 };
 
 }  // namespace fastdiff::network

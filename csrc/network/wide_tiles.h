@@ -2,7 +2,7 @@
 // of AVX2 for 8 bits saturate.
 #pragma once
 
-#include "layout.h"
+#include "conv_spec.h"
 
 namespace fastdiff::network {
 namespace {

@@ -5,8 +5,8 @@
 // domain each of the t x t points is a matrix product of its own, (tiles, C) by (C, N).
 #pragma once
 
+#include "conv_spec.h"
 #include "epilogue.h"
-#include "layout.h"
 #include "multiply.h"
 
 namespace fastdiff::network {
@@ -174,6 +174,14 @@ struct WinogradOf {
     const int64_t within = i % per_image;
     return {i / per_image, within / spec.tiles_across * kOut, within % spec.tiles_across * kOut};
   }
+};
+
+template <class A>
+struct KernelsOf<Winograd, A> {
+  using Two = WinogradOf<typename A::L, 2>;
+  using Four = WinogradOf<typename A::L, 4>;
+  static constexpr Stages<Winograd> stages = {{Two::to_domain, Two::multiply, Two::from_domain,
+                                               Four::to_domain, Four::multiply, Four::from_domain}};
 };
 
 }  // namespace fastdiff::network

@@ -1,7 +1,7 @@
 """Measuring fastdiff beside its peers: `fastdiff bench`."""
 
 from fastdiff.bench.contenders import BASELINE, PEERS
-from fastdiff.bench.html import require_plotly, to_html
+from fastdiff.bench.html import to_html
 from fastdiff.bench.results import Result, describe_run, to_json, to_table
 from fastdiff.bench.running import Plan, run
 
@@ -11,7 +11,6 @@ __all__ = [
     "Plan",
     "Result",
     "describe_run",
-    "require_plotly",
     "run",
     "to_html",
     "to_json",

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from fastdiff.bench.timing import Spread
 from fastdiff.runtime.machine import describe_machine
@@ -126,16 +128,27 @@ HEADINGS = (
 
 
 def to_table(results: list[Result]) -> Table:
-    """Return results of one model and solver as a rich table, fastest first at each batch size."""
+    """Return results of one model and solver as a rich table, fastest first at each batch size.
+
+    Those that were refused are below it, with their reasons.
+    """
     first = results[0]
+    refused = [f"refused {r.contender}: {r.refused}" for r in ordered(results) if r.refused]
     table = Table(
-        title=f"{first.model}, {first.solver} in {first.steps} steps", title_justify="left"
+        title=f"{first.model}, {first.solver} in {first.steps} steps",
+        caption=Text("\n".join(dict.fromkeys(refused))) if refused else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
     for heading in HEADINGS:
         text = heading in {"contender", "ran on", "times diffusers"}
         table.add_column(heading, justify="left" if text else "right")
     for result in ordered(results):
-        table.add_row(*cells(result), style="dim" if result.refused else None)
+        if result.refused is None:
+            table.add_row(*cells(result))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from fastdiff import __version__
 from fastdiff.cli import bench, cache, demo, doctor, export, inspect, loadtest, sample, serve
@@ -48,5 +49,6 @@ def main() -> None:
     try:
         app()
     except FastdiffError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        text = Text.assemble(("error:", "bold red"), f" {error}")  # nothing in it is markup
+        Console(stderr=True).print(text, soft_wrap=True)
         raise SystemExit(1) from error

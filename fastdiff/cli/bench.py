@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from fastdiff.cli.files import prepare_files
+from fastdiff.cli.terminal import make_console, show_table, tell_progress
 from fastdiff.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def bench(
     """
     from fastdiff import bench as room
 
-    console = Console()
     plan = room.Plan(
         backends=_names(backends),
         precisions=_names(precision),
@@ -78,21 +78,20 @@ def bench(
         steps=steps,
         rounds=rounds,
     )
-    if html_path is not None:
-        room.require_plotly()
+    prepare_files(json_path, html_path)
     machine = room.describe_run()
     results: list[Result] = []
     for model in models:
-        with Console(stderr=True).status("starting") as status:
-            found = room.run(model, plan, status.update)
+        with tell_progress() as say:
+            found = room.run(model, plan, say)
         results += found
         for solver in plan.solvers:
-            console.print(room.to_table([r for r in found if r.solver == solver]))
+            show_table(make_console(), room.to_table([r for r in found if r.solver == solver]))
         _write(results, machine, json_path, html_path)
-    console.print(machine["description"])
+    typer.echo(machine["description"])
     for path in (json_path, html_path):
         if path is not None:
-            console.print(f"wrote {path}")
+            typer.echo(f"wrote {path}")
 
 
 def _write(
@@ -102,8 +101,6 @@ def _write(
     from fastdiff import bench as room
 
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(room.to_json(results, machine), indent=1))
     if html_path is not None:
-        html_path.parent.mkdir(parents=True, exist_ok=True)
         html_path.write_text(room.to_html(results, machine), encoding="utf-8")

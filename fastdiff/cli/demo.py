@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from fastdiff.cli.files import prepare_files
+from fastdiff.cli.terminal import make_console, show_table
 
 
 def demo(
@@ -25,11 +27,11 @@ def demo(
     import fastdiff
     from fastdiff.cli.images import save
 
-    console = Console()
+    prepare_files(out)
     begin = time.perf_counter()
     sampler = fastdiff.compile("digits", progress=True)
-    console.print(f"compiled in {time.perf_counter() - begin:.1f} s")
-    console.print(sampler.report.table())
+    typer.echo(f"compiled in {time.perf_counter() - begin:.1f} s")
+    show_table(make_console(), sampler.report.table())
     labels = list(range(10)) * rows
     begin = time.perf_counter()
     images = sampler.sample(
@@ -42,8 +44,8 @@ def demo(
     )
     seconds = time.perf_counter() - begin
     save(images, out, columns=10)
-    console.print(
+    typer.echo(
         f"{len(labels)} images of {steps} guided steps in {seconds:.2f} s: "
         f"{len(labels) / seconds:.1f} images/s, {len(labels) * steps / seconds:.0f} row steps/s"
     )
-    console.print(f"wrote {out}")
+    typer.echo(f"wrote {out}")

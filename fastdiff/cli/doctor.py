@@ -7,9 +7,9 @@ import platform
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from fastdiff.cli.terminal import make_console, show_table
 
 
 def doctor(
@@ -25,8 +25,7 @@ def doctor(
     from fastdiff.denoisers import engine_status
     from fastdiff.kernels import active_level, cpu_levels, cuda_module, triton_module
 
-    console = Console()
-    console.print(
+    typer.echo(
         f"fastdiff {fastdiff.__version__}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads"
     )
@@ -41,28 +40,24 @@ def doctor(
         table.add_row(f"engine, {name}", "yes" if status.usable else "no", status.detail)
     found = importlib.util.find_spec("diffusers") is not None
     hint = "pip install 'fastdiff-runtime[diffusers]'"
-    table.add_row(
-        "models, diffusers", "yes" if found else "no", "UNet2DModel" if found else escape(hint)
-    )
+    table.add_row("models, diffusers", "yes" if found else "no", "UNet2DModel" if found else hint)
     for name, reason in (
         ("CUDA kernels", cuda_module.status()),
         ("Triton kernels", triton_module.status()),
     ):
-        table.add_row(
-            name, "yes" if reason is None else "no", escape(reason or "checked at first use")
-        )
-    console.print(table)
+        table.add_row(name, "yes" if reason is None else "no", reason or "checked at first use")
+    show_table(make_console(), table)
     if gpu:
-        _check_gpu_kernels(console)
+        _check_gpu_kernels()
 
 
-def _check_gpu_kernels(console: Console) -> None:
+def _check_gpu_kernels() -> None:
     """Run the first-use check of every kernel; exit with 1 unless each operator has a right one."""
     import torch
 
     from fastdiff.errors import Unavailable
-    from fastdiff.kernels.first_use import CHECKS, describe_device
-    from fastdiff.kernels.operators import gpu_kernel
+    from fastdiff.kernels.first_use import describe_device
+    from fastdiff.kernels.gpu_kernels import KERNELS, refusal
 
     if not torch.cuda.is_available():
         raise Unavailable(
@@ -70,14 +65,13 @@ def _check_gpu_kernels(console: Console) -> None:
             f"{torch.__version__} and it finds none"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    console.print(describe_device(device))
+    typer.echo(describe_device(device))
     failed = False
-    for operator in CHECKS:
-        try:
-            kernel = gpu_kernel(operator, device)
-            console.print(f"{operator}: right, {kernel.__module__}")
-        except Unavailable as error:  # noqa: PERF203
-            failed = True
-            console.print(f"{operator}: {error}", markup=False)
+    for operator, (_, languages) in KERNELS.items():
+        reasons = {language: refusal(operator, language, device) for language in languages}
+        for language, reason in reasons.items():
+            state = "right" if reason is None else f"not used: {reason}"
+            typer.echo(f"{operator}, {language}: {state}")
+        failed |= None not in reasons.values()
     if failed:
         raise typer.Exit(1)

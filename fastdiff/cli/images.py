@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidShape
 
+_LEAST_COLUMNS = 10
 _MIN_SIDE = 64  # smaller images are enlarged to at least this many pixels, without smoothing
 
 
@@ -47,6 +49,15 @@ def grid(samples: Tensor, columns: int, gap: int = 1) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
+def columns_of(count: int, group: int) -> int:
+    """Return how many of `count` pictures stand side by side, in whole groups of `group`.
+
+    As many as make a square, but no fewer than ten if there are ten; a group is never broken.
+    """
+    columns = max(math.isqrt(max(count - 1, 0)) + 1, min(count, _LEAST_COLUMNS))
+    return max(group, columns // group * group)
+
+
 def save(samples: Tensor, path: Path, columns: int) -> None:
     """Write samples as a grid (.png) or as they are (.npy, float32).
 
@@ -57,7 +68,6 @@ def save(samples: Tensor, path: Path, columns: int) -> None:
     """
     if path.suffix not in {".png", ".npy"}:
         raise InvalidArgument(f"--out: expected a name ending in .png or .npy, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, samples.numpy())
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.table import Table
 
+from fastdiff.cli.terminal import make_console, show_table, tell_progress
 from fastdiff.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from fastdiff.exporting import Network
 
 _MIB = 2.0**20
+_TEXTS = ("kind", "name", "shape", "with")
 
 
 def inspect(
@@ -63,7 +65,8 @@ def inspect(
         raise InvalidArgument(
             f"--precision: expected one of {', '.join(engine.precisions)}, got {precision!r}"
         )
-    with Console(stderr=True).status("planning and measuring"):
+    with tell_progress() as say:
+        say(f"planning {model}, and measuring its kernels")
         network, schedule = describe(model)
         if network.file is not None:
             folder = Workspace()
@@ -73,7 +76,7 @@ def inspect(
         denoiser = engine.build(network, precision)
         replay = evaluated(denoiser, network, batch)
         seconds = replay.profile(torch.get_num_threads()) if profile else None
-    typer.echo(_report(denoiser, batch, replay.scratch.nbytes, seconds))
+    _show(denoiser, batch, replay.scratch.nbytes, seconds)
 
 
 def evaluated(denoiser: NativeDenoiser, network: Network, batch: int) -> Replay:
@@ -89,31 +92,40 @@ def evaluated(denoiser: NativeDenoiser, network: Network, batch: int) -> Replay:
     return denoiser.replay({name: tensor.shape for name, tensor in tensors.items()})
 
 
-def _report(
+def _show(
     denoiser: NativeDenoiser, batch: int, scratch: int, seconds: dict[str, float] | None
-) -> str:
-    """Return the listing, the totals and the memory."""
+) -> None:
+    """Print the listing, the totals and the memory."""
     import torch
 
-    from fastdiff.denoisers.network.describing import describe_totals, total_by_kind
+    from fastdiff.denoisers.network.describing import node_rows, total_by_kind, total_rows
     from fastdiff.denoisers.network.rounding import rounded_ahead
 
     packed = denoiser.packed
     plan = packed.plan
     algorithms = {name: choice.algorithm for name, choice in packed.choices.items()}
+    ahead = rounded_ahead(plan, packed.choices)
     totals = total_by_kind(plan.nodes, seconds, algorithms, batch)
     weights = sum(array.nbytes for array in packed.weights.values())
     arena, live = (4 * batch * floats for floats in (plan.arena_floats, plan.live_floats))
-    return "\n".join(
-        [
-            plan.describe(seconds, algorithms, batch, rounded_ahead(plan, packed.choices)),
-            "",
-            describe_totals(totals),
-            "",
-            f"native {denoiser.precision}, {packed.level} kernels, {torch.get_num_threads()} "
-            f"threads, batch {batch}",
-            f"weights {weights / _MIB:.2f} MiB as these kernels read them",
-            f"arena {arena / _MIB:.2f} MiB, of which {live / _MIB:.2f} are in use at once; "
-            f"scratch {scratch / _MIB:.2f} MiB",
-        ]
+    console = make_console()
+    for rows in (node_rows(plan.nodes, seconds, algorithms, batch, ahead), total_rows(totals)):
+        show_table(console, _table(rows))
+        typer.echo()
+    typer.echo(
+        f"native {denoiser.precision}, {packed.level} kernels, {torch.get_num_threads()} threads, "
+        f"batch {batch}\n"
+        f"weights {weights / _MIB:.2f} MiB as these kernels read them\n"
+        f"arena {arena / _MIB:.2f} MiB, of which {live / _MIB:.2f} are in use at once; "
+        f"scratch {scratch / _MIB:.2f} MiB"
     )
+
+
+def _table(rows: list[list[str]]) -> Table:
+    """Return bare columns, two spaces apart."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading in _TEXTS else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from fastdiff.cli.files import prepare_files
+from fastdiff.cli.terminal import make_console, show_table
+from fastdiff.errors import UnknownName
 
 if TYPE_CHECKING:
     from fastdiff.serving.loadreport import Report
     from fastdiff.serving.loadtest import Outcome
+
+_CHECK_SECONDS = 10.0
 
 
 def loadtest(
@@ -65,10 +70,6 @@ def loadtest(
     from fastdiff.serving import loadtest as room
     from fastdiff.serving.loadreport import Report
 
-    if html_path is not None:
-        from fastdiff.bench import require_plotly
-
-        require_plotly()
     parameters = {
         "model": model,
         "prompt": prompt,
@@ -86,26 +87,39 @@ def loadtest(
         parameters={name: value for name, value in parameters.items() if value is not None},
     )
     api_key = api_key or os.environ.get("FASTDIFF_API_KEY")
+    prepare_files(json_path, html_path)
+    _check_server(url, api_key, model)
     with _progress() as progress:
         shown = _Shown(progress, len(load.schedule()))
         outcomes = room.send(
             url, load, api_key=api_key, timeout_seconds=timeout, on_outcome=shown.add
         )
     report = Report(load, outcomes, None if goal_ms is None else goal_ms / 1000)
-    console = Console()
-    _show(report, console)
-    _write(report, json_path, html_path, console)
+    _show(report)
+    _write(report, json_path, html_path)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 
 
+def _check_server(url: str, api_key: str | None, model: str | None) -> None:
+    """Raise at once what would let every request fail: the address, the key, the model's name."""
+    from fastdiff.serving import Client
+
+    with Client(url, api_key=api_key, timeout_seconds=_CHECK_SECONDS, retries=0) as client:
+        models = client.models()
+    if model is not None and model not in models:
+        raise UnknownName("model of this server", model, models)
+
+
 def _progress() -> Progress:
+    console = make_console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.file.isatty(),
     )
 
 
@@ -122,7 +136,7 @@ class _Shown:
         self._progress.update(self._task, advance=1, description=text)
 
 
-def _show(report: Report, console: Console) -> None:
+def _show(report: Report) -> None:
     from fastdiff.serving.loadreport import CAPTION, HEADINGS, cells
 
     table = Table(
@@ -133,24 +147,20 @@ def _show(report: Report, console: Console) -> None:
         caption_justify="left",
     )
     for heading in HEADINGS:
-        table.add_column(
-            heading, justify="left" if heading == HEADINGS[0] else "right", no_wrap=True
-        )
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
     for summary in report.summaries():
         table.add_row(*cells(summary))
-    console.print(table)
-    console.print(
+    show_table(make_console(), table)
+    typer.echo(
         f"{report.images_per_second:.2f} images/s; requests were sent at most "
         f"{report.late_seconds * 1e3:.0f} ms late"
     )
     errors = Counter(outcome.error for outcome in report.outcomes if outcome.error)
     for error, count in errors.most_common(3):
-        console.print(f"{count} failed: {error}", style="red", markup=False)
+        typer.secho(f"{count} failed: {error}", fg="red")
 
 
-def _write(
-    report: Report, json_path: Path | None, html_path: Path | None, console: Console
-) -> None:
+def _write(report: Report, json_path: Path | None, html_path: Path | None) -> None:
     from fastdiff.serving.loadreport import to_html
 
     if json_path is not None:
@@ -159,4 +169,4 @@ def _write(
         html_path.write_text(to_html(report), encoding="utf-8")
     for path in (json_path, html_path):
         if path is not None:
-            console.print(f"wrote {path}")
+            typer.echo(f"wrote {path}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from fastdiff.cli.files import prepare_files
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling import list_solvers
 
@@ -96,6 +96,7 @@ def sample(
 
     if out.suffix not in {".png", ".npy"}:
         raise InvalidArgument(f"--out: expected a name ending in .png or .npy, got {out.name!r}")
+    prepare_files(out, save)
     labels = None if classes is None else _numbers("--classes", classes, int)
     interval = None if guidance_interval is None else _pair(guidance_interval)
     levels = None if sigmas is None else _numbers("--sigmas", sigmas, float)
@@ -137,12 +138,11 @@ def sample(
         options |= of_pipelines | {"image": image, "mask": mask}
         images = pipelines.sample(compiled, n, seed, labels, options)
     seconds = time.perf_counter() - begin
-    pictures.save(images, out, columns=min(len(images), max(n, 8)) if labels is None else n)
-    console = Console()
-    console.print(
+    pictures.save(images, out, pictures.columns_of(len(images), 1 if labels is None else n))
+    typer.echo(
         f"{compiled}: {len(images)} images in {seconds:.2f} s, {len(images) / seconds:.1f} images/s"
     )
-    console.print(f"wrote {out}")
+    typer.echo(f"wrote {out}")
 
 
 def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:

@@ -93,6 +93,14 @@ def serve(
         list[str] | None,
         typer.Option(help="Site whose pages may call the API, such as https://example.org."),
     ] = None,
+    public_url: Annotated[
+        str,
+        typer.Option(
+            help="Where clients reach this server, such as https://images.example.org; image URLs "
+            "begin with it. Needed behind a proxy: without it, the address that took the request.",
+            envvar="FASTDIFF_PUBLIC_URL",
+        ),
+    ] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve images over HTTP as OpenAI's API has it, with a page to try it at /.
@@ -120,7 +128,7 @@ def serve(
     sources = [Source.parse(model) for model in models]
     limits = Limits(max_n, max_steps, max_pixels, max_prompt, max_body)
     keys = (*(api_key or ()), *_keys_in(api_key_file))
-    settings = Settings(limits, keys, tuple(cors_origin or ()))
+    settings = Settings(limits, keys, tuple(cors_origin or ()), public_url)
     service = Service([source.name for source in sources], settings)
     queueing = Queueing(
         Policy(policy),

@@ -17,6 +17,7 @@ from fastdiff.denoisers.precision import AtPrecision
 from fastdiff.exporting import Network
 from fastdiff.exporting.attention import replace_attention
 from fastdiff.kernels.attention import choosing
+from fastdiff.modes import float32_default
 
 
 class EagerEngine:
@@ -63,7 +64,7 @@ class EagerDenoiser:
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         def run() -> None:
-            with torch.inference_mode(), full_float32(self.device):
+            with torch.inference_mode(), float32_default, full_float32(self.device):
                 out.copy_(self._module(x, t, conditioning))
 
         if self.device.type == "cuda":

@@ -83,3 +83,8 @@ class FixedBatch:
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Let the denoiser write what it compiled for its one size."""
         self.denoiser.save(folder, [self.rows])
+
+
+def row_by_row(denoiser: Denoiser) -> Denoiser:
+    """Return `denoiser`, made to evaluate each row in a call of its own."""
+    return FixedBatch(denoiser, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from fastdiff.denoisers.base import DTYPES, HOST
 from fastdiff.errors import Unavailable
-from fastdiff.exporting import Network, first_line
+from fastdiff.exporting import Network, evaluation_copy, first_line
 from fastdiff.exporting.translating import tell_names_apart
 
 _OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
@@ -46,7 +45,7 @@ class AtPrecision(nn.Module):
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device = HOST) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).eval().requires_grad_(False).to(device, dtype)
+        self.module = evaluation_copy(module).to(device, dtype)
         self.dtype, self.device = dtype, device
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:

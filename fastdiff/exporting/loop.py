@@ -23,9 +23,11 @@ from fastdiff.exporting.graph import BOOL, FLOAT, INT64, Builder, Value
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.network import Network
 from fastdiff.exporting.onnx import export_onnx, replacing
+from fastdiff.exporting.opset import converted, opset_of
 from fastdiff.exporting.session import open_session
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
+from fastdiff.modes import compiling
 from fastdiff.sampling import PackedTable, Schedule
 
 _SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)
@@ -34,6 +36,7 @@ _SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)
 _DENOISER = "denoiser/"
 
 
+@compiling()
 def export_sampler(
     network: Network,
     table: PackedTable,
@@ -72,15 +75,15 @@ def export_sampler(
     ------
     InvalidArgument
         The network cannot be exported, has no null value and cannot be guided, returns no variance
-        although the table needs one, or has an input of a name that the file uses.
+        although the table needs one, has an input of a name that the file uses, or is a file of
+        old operators that onnx cannot convert.
     ModelOutputError
         onnxruntime's output differs from the module's.
     """
-    _check(network, table, guidance_scale)
+    network = _checked(network, table, guidance_scale)
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
         source = network.onnx or export_onnx(network, Path(folder) / "denoiser.onnx")
-        denoiser = onnx.load(source)
-    opset = next(entry.version for entry in denoiser.opset_import if not entry.domain)
+        denoiser = converted(onnx.load(source), network)
     graph = _SamplerGraph(network, table, denoiser.graph, guidance_scale).write()
     model = helper.make_model(
         graph,
@@ -91,7 +94,7 @@ def export_sampler(
     metadata = Metadata(
         "sampler",
         network.name,
-        opset,
+        opset_of(denoiser),
         network.sample_shape,
         network.conditioning,
         schedule,
@@ -109,7 +112,8 @@ def export_sampler(
     return Path(path)
 
 
-def _check(network: Network, table: PackedTable, guidance_scale: float) -> None:
+def _checked(network: Network, table: PackedTable, guidance_scale: float) -> Network:
+    """Refuse what a file cannot hold, and return what is known of `network` once it has run."""
     taken = sorted({"seed", "images"} & network.conditioning.keys())
     if taken:
         raise InvalidArgument(
@@ -128,12 +132,14 @@ def _check(network: Network, table: PackedTable, guidance_scale: float) -> None:
             "dynamic thresholding looks at whole images between the steps, which a sampler's file "
             "does not; use a schedule with thresholding=False"
         )
+    network = network.probed()
     channels, got = network.sample_shape[0], network.probe()
     if table.needs_variance and got != 2 * channels:
         raise InvalidArgument(
             f"a learned variance needs a model that returns {2 * channels} channels, this one "
             f"returns {got}; use variance_type='fixed_small'"
         )
+    return network
 
 
 class _Columns:

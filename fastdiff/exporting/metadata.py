@@ -206,15 +206,18 @@ def conditioning_to_json(spec: Conditioning) -> dict[str, Any]:
         "dtype": str(spec.dtype).removeprefix("torch."),
         "null": null,
         "num_classes": spec.num_classes,
+        "value_range": spec.value_range,
     }
 
 
 def conditioning_from_json(fields: Mapping[str, Any]) -> Conditioning:
     """Read what `conditioning_to_json` wrote."""
     null, dtype = fields["null"], _DTYPES[fields["dtype"]]
+    given = fields.get("value_range")  # which files of earlier versions lack
     return Conditioning(
         shape=tuple(int(n) for n in fields["shape"]),
         dtype=dtype,
         null=torch.tensor(null, dtype=dtype) if isinstance(null, list) else null,
         num_classes=fields["num_classes"],
+        value_range=None if given is None else (float(given[0]), float(given[1])),
     )

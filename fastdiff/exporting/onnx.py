@@ -7,7 +7,6 @@ that only loads what was compiled needs neither.
 from __future__ import annotations
 
 import contextlib
-import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,12 @@ from fastdiff.exporting.network import Network
 from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.rewriting import rewrite
 from fastdiff.exporting.translating import OPSET, DenoiserForward, translate
+from fastdiff.exporting.weights import evaluation_copy
+from fastdiff.modes import compiling
 from fastdiff.sampling import Schedule
 
 
+@compiling()
 def export_onnx(
     network: Network,
     path: Path | str,
@@ -63,6 +65,7 @@ def export_onnx(
     ModelOutputError
         onnxruntime's output differs from the module's.
     """
+    network = network.probed()
     with replacing(path) as written:
         if network.file is None:
             cases = _write_module(network, written, schedule, dynamic_size)
@@ -80,7 +83,7 @@ def _write_module(
 ) -> list[Case]:
     """Translate the module; the copy of its weights that this takes is gone at the end."""
     module = DenoiserForward(
-        copy.deepcopy(network.require_module()).cpu().float().eval(), list(network.conditioning)
+        evaluation_copy(network.require_module()).cpu().float(), list(network.conditioning)
     )
     cases = make_cases(network, module, dynamic_size)
     program = translate(network, module, dynamic_size)

@@ -1,17 +1,71 @@
-"""A module without its weights, and other weights for it."""
+"""Copies of a module: one to run, one without its weights, one with other weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from fastdiff.errors import WeightsError
+from fastdiff.errors import InvalidArgument, WeightsError
+from fastdiff.exporting.wrappers import unwrapped
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def evaluation_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` to run: in evaluation mode, and without gradients.
+
+    Running a module may change it (batch statistics, counters, what it keeps of its inputs), so
+    nobody's own module is run. Wrappers of it and of its parts are taken off (`unwrapped`).
+
+    Raises
+    ------
+    InvalidArgument
+        The module holds something that cannot be copied, or has no weights yet.
+    """
+    try:
+        with torch.no_grad(), _CopiesOfResults():
+            copied: nn.Module = copy.deepcopy(module)
+    except Exception as error:  # whatever the parts of somebody's module raise
+        raise InvalidArgument(
+            f"{type(module).__name__} cannot be copied, and only a copy is run, so that yours "
+            f"stays as it is: {error}; remove what cannot be copied, or give the module a "
+            "__deepcopy__ of its own"
+        ) from error
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            inner = unwrapped(child)
+            if inner is not child:
+                setattr(parent, name, inner)
+    copied = unwrapped(copied).eval()
+    for name, parameter in copied.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise InvalidArgument(f"{name} has no values yet: run the module once, then compile it")
+        parameter.requires_grad_(False)
+    return copied
+
+
+class _CopiesOfResults(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` copy tensors that have a gradient's history, by their values.
+
+    A module keeps such tensors after a run, and `torch.nn.utils.weight_norm` always does.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 def skeleton(module: Module) -> Module:
@@ -25,7 +79,8 @@ def skeleton(module: Module) -> Module:
             bare: Tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if is_parameter else bare
-    return copy.deepcopy(module, memo)
+    with _CopiesOfResults():
+        return copy.deepcopy(module, memo)
 
 
 def with_weights(module: Module, weights: nn.Module | Mapping[str, Tensor]) -> Module:
@@ -44,7 +99,9 @@ def with_weights(module: Module, weights: nn.Module | Mapping[str, Tensor]) -> M
     WeightsError
         Names or shapes differ; the message names the first that does.
     """
-    state = dict(weights.state_dict() if isinstance(weights, nn.Module) else weights)
+    if isinstance(weights, nn.Module):
+        weights = unwrapped(weights).state_dict()
+    state = dict(weights)
     bare = skeleton(module)
     expected = bare.state_dict()
     prefix = _prefix(expected, state)

@@ -6,15 +6,19 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, WholeTimes
 from fastdiff.runtime import Sampler
+
+_WHOLE = (torch.int64, torch.int32)
 
 
 def completed(
     name: str, specs: Mapping[str, Conditioning], given: Mapping[str, Conditioning]
 ) -> dict[str, Conditioning]:
-    """Add to what a graph says of its inputs what the caller knows: null values and classes.
+    """Add to what a graph says of its inputs what the caller knows: null values, classes, ranges.
 
     Raises
     ------
@@ -27,7 +31,9 @@ def completed(
         raise InvalidArgument(f"{name} has no input {unknown[0]!r}; its conditioning: {takes}")
     both = {own: (spec, given.get(own, Conditioning())) for own, spec in specs.items()}
     return {
-        own: replace(spec, null=said.null, num_classes=said.num_classes)
+        own: replace(
+            spec, null=said.null, num_classes=said.num_classes, value_range=said.value_range
+        )
         for own, (spec, said) in both.items()
     }
 
@@ -46,6 +52,7 @@ def with_conditioning(
         It does not fit, or an input is called like an argument of `Sampler.sample`.
     """
     inputs = {**network.conditioning, **(conditioning or {})}
+    times = inputs.pop("t", None)
     if num_classes is not None:
         labels = inputs.get("class_labels", Conditioning())
         inputs["class_labels"] = replace(labels, num_classes=num_classes)
@@ -59,4 +66,16 @@ def with_conditioning(
             f"the input {min(taken)!r} is called like an argument of Sampler.sample; rename it: "
             "inputs={'another': ...} for an ONNX file, a wrapper for a module"
         )
-    return replace(network, conditioning=inputs)
+    network = replace(network, conditioning=inputs)
+    return network if times is None else _with_whole_times(network, times)
+
+
+def _with_whole_times(network: Network, times: Conditioning) -> Network:
+    """Let the network have t in an integer type, as the caller describes it."""
+    if times.dtype not in _WHOLE or times.shape:
+        raise InvalidArgument(
+            "conditioning['t'] says that the network takes whole times: expected "
+            f"Conditioning(dtype=torch.int64) or int32, got {times.dtype} of shape {times.shape}; "
+            "leave it out for times in float32"
+        )
+    return replace(network, module=WholeTimes(network.require_module(), times.dtype))

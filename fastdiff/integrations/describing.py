@@ -7,24 +7,30 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.errors import AssumptionWarning, InvalidArgument, InvalidDtype, UnknownName
+from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.architectures import MODEL_NAMES, cached_weights, named_model
 from fastdiff.integrations.conditioning import with_conditioning
 from fastdiff.integrations.diffusers import from_diffusers
 from fastdiff.integrations.folders import load_diffusers
+from fastdiff.integrations.functions import FunctionModule
 from fastdiff.integrations.onnx_files import from_onnx
-from fastdiff.integrations.programs import FunctionModule, from_program
+from fastdiff.integrations.programs import from_program
+from fastdiff.integrations.schedulers import is_scheduler, schedule_of
 from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
 from fastdiff.sampling import Schedule
+from fastdiff.sampling.config import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 Model: TypeAlias = "nn.Module | ExportedProgram | Callable[..., Tensor] | str | os.PathLike[str]"
-ScheduleLike: TypeAlias = "Schedule | Mapping[str, Any] | str | os.PathLike[str]"
+ScheduleLike: TypeAlias = "Schedule | SchedulerMixin | Mapping[str, Any] | str | os.PathLike[str]"
 _Config: TypeAlias = "Mapping[str, Any] | Path"
 
 _PICKLED = {".pt2", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
@@ -49,10 +55,33 @@ def describe(
         conditioning = None  # is in the description already
     network = with_conditioning(network, num_classes, null_class, conditioning)
     given = schedule if schedule is not None else config
-    chosen = given if isinstance(given, Schedule) else Schedule.from_config(given)
+    chosen = _schedule(given)
     if prediction_type is not None:
         chosen = replace(chosen, prediction_type=prediction_type)
-    return network, chosen
+    if not given:
+        warnings.warn(
+            f"schedule: none is given, and {network.name} does not tell its own; what is assumed "
+            f"is DDPM's, betas from {chosen.beta_start:g} to {chosen.beta_end:g} in "
+            f"{chosen.num_train_timesteps} steps, and that it predicts {chosen.prediction_type}; "
+            "schedule=fastdiff.Schedule() says the same, without this warning",
+            AssumptionWarning,
+            stacklevel=3,  # whoever called compile
+        )
+    return replace(network, num_train_timesteps=chosen.num_train_timesteps), chosen
+
+
+def _schedule(given: ScheduleLike) -> Schedule:
+    """Return the schedule that a caller, or a model, gives in one of several forms."""
+    if isinstance(given, Schedule):
+        return given
+    if is_scheduler(given):
+        return schedule_of(given)
+    if isinstance(given, (Mapping, str, os.PathLike)):
+        return Schedule.from_config(given)
+    raise InvalidDtype(
+        "schedule: expected a fastdiff.Schedule, a scheduler of diffusers, its config, or the path "
+        f"of a {CONFIG_NAME}, got {type(given).__name__}"
+    )
 
 
 def _read(
@@ -86,7 +115,7 @@ def _read(
             )
         name = getattr(model, "__name__", type(model).__name__)
         return replace(_of_module(FunctionModule(model), sample_shape, name), name=name), config
-    return _of_module(model, sample_shape), config
+    return _of_module(unwrapped(model), sample_shape), config
 
 
 def _load(path: Path) -> tuple[nn.Module, Path | None]:
@@ -124,6 +153,6 @@ def _label(name: str) -> str:
     warnings.warn(
         f"{name} has random weights, since the local Hugging Face cache holds none: it serves to "
         "measure speed, its samples are noise",
-        stacklevel=5,  # whoever called compile
+        stacklevel=6,  # whoever called compile
     )
     return f"{name} (random weights)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.folders import MODEL_CLASSES
 from fastdiff.integrations.transformers import TRANSFORMER_CLASSES, describe_transformer
 
@@ -26,6 +27,9 @@ def from_diffusers(
     model: nn.Module, sample_shape: tuple[int, int, int] | None = None
 ) -> Network | None:
     """Describe a model of diffusers by its config; None for a module of anything else.
+
+    Wrappers are taken off (`unwrapped`). A class derived from one of these is called as that is, if
+    its ``forward`` can be; a class derived from any other is a module of anything else.
 
     ======================== =====================================================================
     ``UNet2DModel``          ``class_labels`` if it has ``num_class_embeds``; diffusers keeps no
@@ -53,17 +57,12 @@ def from_diffusers(
     UnknownName
         It is a diffusers model of another class.
     """
-    if type(model).__module__.split(".")[0] != "diffusers":
+    model = unwrapped(model)
+    name = _class_name(model)
+    if name is None:
         return None
-    name = type(model).__name__
-    if name not in MODEL_CLASSES:
-        raise UnknownName(
-            "diffusers class (wrap it in an nn.Module called as model(x, t, **conditioning))",
-            name,
-            MODEL_CLASSES,
-        )
     if name in TRANSFORMER_CLASSES:
-        return describe_transformer(model, sample_shape)
+        return describe_transformer(model, name, sample_shape)
     config: Any = model.config
     shape = sample_shape or _sample_shape(name, config)
     conditioning = {}
@@ -77,6 +76,30 @@ def from_diffusers(
         if config.num_class_embeds is not None:
             conditioning["class_labels"] = Conditioning(num_classes=config.num_class_embeds)
     return Network(_DiffusersDenoiser(model), shape, conditioning, name)
+
+
+def _class_name(model: nn.Module) -> str | None:
+    """Return the class of diffusers as which a model is called, if it is of one.
+
+    Raises
+    ------
+    UnknownName
+        It is of a class of diffusers that is not described.
+    """
+    kind = type(model)
+    of_diffusers = [base for base in kind.__mro__ if base.__module__.split(".")[0] == "diffusers"]
+    name = of_diffusers[0].__name__ if of_diffusers else ""
+    if name in MODEL_CLASSES:
+        known = inspect.signature(model.forward).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        return name if takes_any or "return_dict" in known else None
+    if kind not in of_diffusers:
+        return None
+    raise UnknownName(
+        "diffusers class (wrap it in an nn.Module called as model(x, t, **conditioning))",
+        name,
+        MODEL_CLASSES,
+    )
 
 
 def _unet_inputs(config: Any, sample_shape: tuple[int, int, int]) -> dict[str, Conditioning]:

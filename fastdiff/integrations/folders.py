@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastdiff.errors import InvalidArgument, Unavailable, UnknownName, WeightsError
@@ -72,6 +73,9 @@ def load_model(folder: Path) -> nn.Module:
 def load_pretrained(class_name: str, folder: Path) -> Any:
     """Load what diffusers saved in `folder`: an object of one of its classes, from safetensors.
 
+    Weights become float32, in whichever type they were saved: parts of a pipeline would keep theirs
+    or not, by the library that they are of.
+
     Raises
     ------
     WeightsError
@@ -86,11 +90,12 @@ def load_pretrained(class_name: str, folder: Path) -> Any:
             "loading this folder needs diffusers: pip install 'fastdiff-runtime[diffusers]'"
         ) from error
     try:
-        return getattr(diffusers, class_name).from_pretrained(
+        loaded = getattr(diffusers, class_name).from_pretrained(
             folder, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be loaded: {error}") from error
+    return loaded.to(torch.float32)
 
 
 def _class_name(folder: Path) -> str:

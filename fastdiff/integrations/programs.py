@@ -1,17 +1,17 @@
-"""Denoisers that are neither modules nor files: exported programs and plain functions."""
+"""Programs of ``torch.export`` as denoisers."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import InvalidArgument, InvalidShape
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, WholeTimes
 from fastdiff.integrations.conditioning import completed
 
 _MOST_ROWS = 32  # that a call is measured with
@@ -91,8 +91,9 @@ def from_program(
             raise InvalidArgument("sample_shape=(C, H, W) is needed: the program leaves it open")
         sample_shape = channels, height, width
     specs = {name: Conditioning(tuple(value.shape[1:]), value.dtype) for name, value in rest}
+    module: nn.Module = ProgramModule(program)
     return Network(
-        ProgramModule(program),
+        module if t.dtype.is_floating_point else WholeTimes(module, t.dtype),
         sample_shape,
         completed("the program", specs, conditioning or {}),
         "program",
@@ -128,31 +129,3 @@ def _batch(program: ExportedProgram, x: Tensor) -> int | None:
             "{0: torch.export.Dim.DYNAMIC} as the dynamic shape of each input"
         )
     return None
-
-
-class FunctionModule(nn.Module):
-    """A function as a module, which holds the modules that the function can be seen to use.
-
-    Parameters
-    ----------
-    function : callable
-        ``f(x, t, **conditioning)``.
-    """
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.forward = function
-        self.used = nn.ModuleList(_modules(function))
-
-
-def _modules(function: object) -> list[nn.Module]:
-    """Return the modules of a method, a partial function, a closure or a callable object."""
-    cells = getattr(function, "__closure__", None) or ()
-    parts = [getattr(function, name, None) for name in ("__self__", "func", "__wrapped__")]
-    parts += [*getattr(function, "args", ()), *(cell.cell_contents for cell in cells)]
-    parts += [
-        *getattr(function, "keywords", {}).values(),
-        *getattr(function, "__dict__", {}).values(),
-    ]
-    found = [part for part in parts if isinstance(part, nn.Module)]
-    return list(dict.fromkeys(found))

@@ -165,8 +165,10 @@ TRANSFORMER_CLASSES = tuple(_CLASSES)
 """What `describe_transformer` knows."""
 
 
-def describe_transformer(model: Any, sample_shape: tuple[int, int, int] | None) -> Network:
-    """Describe a transformer of one of `TRANSFORMER_CLASSES` by its config.
+def describe_transformer(
+    model: Any, name: str, sample_shape: tuple[int, int, int] | None
+) -> Network:
+    """Describe a transformer of the class `name`, one of `TRANSFORMER_CLASSES`, by its config.
 
     The lengths of texts are those of the published pipelines; the caller may give others.
 
@@ -175,7 +177,6 @@ def describe_transformer(model: Any, sample_shape: tuple[int, int, int] | None) 
     InvalidArgument
         Its config leaves the sample size open, or asks for inputs that are not supported.
     """
-    name = type(model).__name__
     described, config = _CLASSES[name], model.config
     if sample_shape is None:
         size = config.get("sample_size")

@@ -14,16 +14,12 @@ that they can live in device memory. A row whose slot is -1 is padding: nothing 
 its flag included.
 
 On a CPU these are the compiled kernels. On a CUDA device they are the kernels in CUDA C++, or those
-in Triton where the former are not built or gave wrong results when they were first used there
-(`fastdiff.kernels.first_use`). ``FASTDIFF_GPU=cuda|triton`` allows one of the two only.
+in Triton where the former cannot be used (`fastdiff.kernels.gpu_kernels`).
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,13 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdiff.errors import Unavailable, UnknownName
+from fastdiff.kernels.gpu_kernels import gpu_kernel
 from fastdiff.kernels.noise import native as noise
 from fastdiff.kernels.step import step as native_step
 from fastdiff.records import BATCH_ROW, TABLE_ROW
-
-LANGUAGES = ("cuda", "triton")
-"""What GPU kernels are written in, in order of preference."""
 
 _SCHEMAS = {
     "step": "(Tensor table, Tensor rows, Tensor(a!) state, Tensor output, Tensor(b!) flags, "
@@ -46,51 +39,6 @@ _SCHEMAS = {
     "fill_normal": "(Tensor(a!) out, Tensor seeds, Tensor images, int draw, int tag, "
     "float scale=1.0, int first=0) -> ()",
 }
-ROOMS = {
-    "step": "step",
-    "gather": "step",
-    "fill_normal": "noise",
-    "attention": "attention",
-    "group_norm": "norm",
-    "modulated_layer_norm": "norm",
-}
-
-
-@cache
-def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
-    """Return what computes `operator` on a CUDA device, checked there once.
-
-    Parameters
-    ----------
-    operator : str
-        One of this module's, or ``attention``, ``group_norm``, ``modulated_layer_norm``.
-    device : torch.device
-
-    Raises
-    ------
-    Unavailable
-        Neither language can be used here; the message has the reason for each.
-    UnknownName
-        ``FASTDIFF_GPU`` names a language that is not one of `LANGUAGES`.
-    """
-    from fastdiff.kernels.first_use import verdict
-
-    chosen = os.environ.get("FASTDIFF_GPU")
-    if chosen and chosen not in LANGUAGES:
-        raise UnknownName("FASTDIFF_GPU language", chosen, LANGUAGES)
-    reasons = []
-    for language in [chosen] if chosen else LANGUAGES:
-        name = f"fastdiff.kernels.{ROOMS[operator]}.{language}"
-        try:
-            kernel: Callable[..., Any] = getattr(importlib.import_module(name), operator)
-            mismatch = verdict(operator, language, kernel, device).mismatch
-        except (ImportError, AttributeError, Unavailable) as error:
-            reasons.append(f"{language}: {error}")
-            continue
-        if mismatch is None:
-            return kernel
-        reasons.append(f"{language}: {mismatch}")
-    raise Unavailable(f"no GPU kernel for {operator}: {'; '.join(reasons)}")
 
 
 def _records(tensor: Tensor, dtype: np.dtype[np.void]) -> NDArray[np.void]:

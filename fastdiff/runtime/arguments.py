@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidDtype, InvalidShape
-from fastdiff.exporting import Network
+from fastdiff.exporting import Network, on_host
 from fastdiff.runtime.requests import GuidedSteps
 from fastdiff.sampling import PackedTable
+from fastdiff.sampling.checks import plain, whole_number
 
 _MAX_SEED = (1 << 64) - 1
 
@@ -49,20 +48,27 @@ def _named_inputs(network: Network, given: Mapping[str, Any], said: str) -> dict
     return {k: known[k].check(k, v) for k, v in given.items() if v is not None}
 
 
-def tensor(
-    name: str, value: Any, shape: tuple[int, int, int], *, one_channel: bool = False
-) -> Tensor:
-    """Return (n, *shape) float32 on the host, finite; perhaps with one channel instead of C."""
+def tensor(name: str, value: Any, shape: tuple[int, int, int], *, is_mask: bool = False) -> Tensor:
+    """Return (n, *shape) float32 on the host, finite.
+
+    A mask may have one channel instead of C. It may be of whole numbers too, which no image is:
+    pixels from 0 to 255 would be taken for data in [-1, 1].
+    """
     try:
-        result = torch.as_tensor(value).detach().cpu()
+        result = on_host(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
-    channels = {1, shape[0]} if one_channel else {shape[0]}
+    channels = {1, shape[0]} if is_mask else {shape[0]}
     got = tuple(result.shape)
     if len(got) != 4 or got[1] not in channels or got[2:] != shape[1:]:
         counts = " or ".join(map(str, sorted(channels)))
         expected = f"(n, {counts}, {shape[1]}, {shape[2]})"
         raise InvalidShape(f"{name}: expected {expected}, got {got}")
+    if not (is_mask or result.dtype.is_floating_point):
+        raise InvalidDtype(
+            f"{name}: expected floating numbers in the model's range, got {result.dtype}; "
+            "pixels from 0 to 255 are image / 127.5 - 1 in the range [-1, 1]"
+        )
     result = result.float()
     if not bool(result.isfinite().all()):
         raise InvalidArgument(f"{name}: expected finite numbers, got NaN or infinity")
@@ -89,9 +95,7 @@ def count(n: int | None, values: Mapping[str, Tensor], seed: Any, latents: Tenso
     if own_seeds is not None:
         lengths["seed"] = len(own_seeds)
     if n is not None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise InvalidArgument(f"n: expected a count of images, got {n!r}")
-        lengths["n"] = n
+        lengths["n"] = whole_number("n", n, 0)
     if not lengths:
         if not values:
             raise InvalidArgument("say how many images: sample(16), or give conditioning")
@@ -112,9 +116,9 @@ def seeds(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
     if seed is None:
         seed = secrets.randbits(64)
     values = _per_image(seed)
-    return np.array(
-        [_seed(v) for v in values] if values is not None else [_seed(seed)] * n, np.uint64
-    )
+    if values is None:
+        return np.full(n, _seed(seed), np.uint64)
+    return np.array([_seed(value) for value in values], np.uint64)
 
 
 def image_numbers(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.uint64]:
@@ -125,25 +129,29 @@ def image_numbers(seed: int | Sequence[int] | None, n: int) -> npt.NDArray[np.ui
 
 def _per_image(seed: Any) -> list[Any] | None:
     """Return seeds given one per image as a list (any sequence, array or tensor); else None."""
+    seed = plain(seed)
     return list(seed) if hasattr(seed, "__len__") else None
 
 
 def _seed(value: Any) -> int:
     """Return `value` as an int if it is a seed, of whatever integer type."""
+    value = plain(value)
     try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or not 0 <= number <= _MAX_SEED:
-        raise InvalidArgument(f"seed: expected an integer from 0 to 2^64 - 1, got {value!r}")
-    return number
+        return whole_number("seed", value, 0, _MAX_SEED)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"seed: expected an integer from 0 to 2^64 - 1, got {value!r}"
+        ) from None
 
 
 def guidance_scales(
     network: Network, scale: float | Sequence[float], n: int, negative: Mapping[str, Tensor]
 ) -> npt.NDArray[np.float32]:
     """Return the guidance scale of each image, (n,)."""
-    scales: npt.NDArray[np.float32] = np.asarray(scale, np.float32)
+    try:
+        scales = on_host(scale).float().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidDtype(f"guidance_scale: expected numbers, got {scale!r}") from error
     if scales.ndim > 1 or (scales.ndim == 1 and len(scales) != n):
         raise InvalidShape(
             f"guidance_scale: expected a number or {n} of them, got shape {scales.shape}"

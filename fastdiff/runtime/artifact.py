@@ -18,7 +18,6 @@ other files they are compiled again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -31,25 +30,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fastdiff.denoisers import parts_of
-from fastdiff.errors import ArtifactError, InvalidShape
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.errors import ArtifactError
+from fastdiff.exporting import Network, WholeTimes, export_onnx
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
-from fastdiff.runtime.certificate import Trajectory, reference_table
 from fastdiff.runtime.compiled import Compiled, Workspace
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.machine import fingerprint
 from fastdiff.runtime.onnx_check import check_onnx
 from fastdiff.runtime.report import Report
 from fastdiff.runtime.signing import is_own, sign
+from fastdiff.runtime.trajectory import from_tensors, to_tensors
 from fastdiff.sampling import Schedule
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, NETWORK, REFERENCE = "manifest.json", "denoiser.onnx", "reference.safetensors"
 _BLOB, _BLOBS = "blob-", "blobs"  # in front of their names in the file; their folder when read
+_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, OSError, json.JSONDecodeError, UnicodeError)
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_ENTRIES = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -66,7 +66,7 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             for part in network.onnx.parent.glob(network.onnx.name + "*"):
                 name = part.name.replace(network.onnx.name, NETWORK, 1)
                 shutil.copyfile(part, files / name)
-        save_file(_tensors(compiled.reference), files / REFERENCE)
+        save_file(to_tensors(compiled.reference), files / REFERENCE)
         _save_blobs(compiled, files)
         names = sorted(entry.name for entry in files.iterdir())
         hashes = {name: _sha256(files / name) for name in names}
@@ -76,6 +76,7 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
             "sample_shape": network.sample_shape,
             "output_channels": network.probe(),
             "batch": network.batch,
+            "whole_times": isinstance(network.module, WholeTimes),
             "conditioning": {k: conditioning_to_json(v) for k, v in network.conditioning.items()},
             "schedule": compiled.schedule.to_config(),
             "files": hashes,
@@ -96,8 +97,11 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
 def _save_blobs(compiled: Compiled, files: Path) -> None:
     """Write what the engine compiled, under names that tell it from the rest."""
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
-        with contextlib.suppress(RuntimeError):  # a file is complete without them
+        try:
             compiled.denoiser.save(Path(folder), compiled.batch_seconds)
+        except Exception as error:  # a file is complete without them
+            reason_of(error, f"the compiled code of {compiled.denoiser.engine}")
+            return
         for blob in Path(folder).iterdir():
             shutil.move(blob, files / f"{_BLOB}{blob.name}")
 
@@ -133,6 +137,8 @@ class Artifact:
         By its ONNX file, without a module.
     schedule : Schedule
     reference : Trajectory
+    whole_times : bool
+        Whether the module that it was made of takes whole times alone.
     workspace : Workspace
         Where the files lie.
     """
@@ -164,9 +170,11 @@ class Artifact:
             onnx=folder / NETWORK,
             output_channels=int(manifest["output_channels"]),
             batch=_batch(manifest.get("batch")),
+            num_train_timesteps=self.schedule.num_train_timesteps,
         )
+        self.whole_times = manifest.get("whole_times") is True
         tensors = load_file(folder / REFERENCE)
-        self.reference = _trajectory(tensors, self.network, self.schedule)
+        self.reference = from_tensors(tensors, self.network, self.schedule)
         self._machines: Mapping[str, Any] = dict(manifest["machines"])
 
     def measured_here(self, trust_blobs: bool = False) -> Measured | None:
@@ -207,9 +215,7 @@ def _extract(path: Path, folder: Path) -> dict[str, Any]:
     """Check the archive and write its entries to `folder`; return the manifest."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _check_entries(archive, path)
-            manifest = json.loads(archive.read(MANIFEST))
-            files = _check_manifest(manifest, entries)
+            manifest, files = _read_manifest(archive, path)
             (folder / _BLOBS).mkdir()
             for name, expected in files.items():
                 blob = name.removeprefix(_BLOB)
@@ -220,9 +226,39 @@ def _extract(path: Path, folder: Path) -> dict[str, Any]:
                     raise ArtifactError(f"{path.name}: {name} does not have the hash it should")
     except FileNotFoundError:
         raise
-    except (zipfile.BadZipFile, EOFError, OSError, json.JSONDecodeError, UnicodeError) as error:
+    except _NO_ARCHIVE as error:
         raise ArtifactError(f"{path.name} is not a complete fastdiff artifact: {error}") from error
     return dict(manifest)
+
+
+def read_report(path: Path) -> Report | None:
+    """Return what a machine like this one measured of a saved model; its weights are not read.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ArtifactError
+        It is corrupt or has another format.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest, _ = _read_manifest(archive, path)
+        record = dict(manifest["machines"]).get(fingerprint())
+        return None if record is None else Report.from_json(record["report"])
+    except FileNotFoundError:
+        raise
+    except (*_NO_ARCHIVE, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path.name} is not a complete fastdiff artifact: {error}") from error
+
+
+def _read_manifest(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the manifest and the hashes of the other entries, both checked."""
+    entries = _check_entries(archive, path)
+    manifest = json.loads(archive.read(MANIFEST))
+    return manifest, _check_manifest(manifest, entries)
 
 
 def _check_entries(archive: zipfile.ZipFile, path: Path) -> set[str]:
@@ -296,28 +332,3 @@ def _measured_to_json(compiled: Compiled, hashes: Mapping[str, str]) -> dict[str
         "batch_seconds": dict(compiled.batch_seconds),
         "report": compiled.report.to_json(),
     }
-
-
-def _tensors(reference: Trajectory) -> dict[str, torch.Tensor]:
-    own = {name: getattr(reference, name).contiguous() for name in ("states", "outputs")}
-    return own | {f"conditioning.{k}": v.contiguous() for k, v in reference.conditioning.items()}
-
-
-def _trajectory(
-    tensors: dict[str, torch.Tensor], network: Network, schedule: Schedule
-) -> Trajectory:
-    """Rebuild the reference, with every shape checked against the network's."""
-    table = reference_table(schedule)
-    rows, levels = tensors["outputs"].shape[1], len(table)
-    channels, height, width = network.sample_shape
-    shapes = {
-        "states": (levels + 1, rows, channels, height, width),
-        "outputs": (levels, rows, network.output_channels, height, width),
-    } | {f"conditioning.{k}": (rows, *v.shape) for k, v in network.conditioning.items()}
-    if set(tensors) != set(shapes):
-        raise InvalidShape(f"{REFERENCE} holds {sorted(tensors)}, expected {sorted(shapes)}")
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape:
-            raise InvalidShape(f"{REFERENCE}: {name} is {tuple(tensors[name].shape)}, not {shape}")
-    conditioning = {k: tensors[f"conditioning.{k}"] for k in network.conditioning}
-    return Trajectory(table, conditioning, tensors["states"], tensors["outputs"])

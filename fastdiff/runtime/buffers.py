@@ -91,7 +91,7 @@ class SlotBuffers:
                 self.conditioning[name][capacity] = spec.null_value().to(device)
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(*shape, self.numel, device=self.device)
+        return torch.empty(*shape, self.numel, dtype=torch.float32, device=self.device)
 
     def admit(self, request: Request, slots: Slots, indices: Slots) -> None:
         """Set rows `indices` of `request` up in `slots`: conditioning, x_T and the first input."""
@@ -199,7 +199,7 @@ class TableStore:
         self.records = torch.zeros(
             capacity, TABLE_ROW.itemsize, dtype=torch.uint8, device=self.device
         )
-        self.levels = torch.zeros(capacity, 2, device=self.device)
+        self.levels = torch.zeros(capacity, 2, dtype=torch.float32, device=self.device)
         if self.device.type == "cpu":
             #: (R,) TABLE_ROW and (R,) float32: the records and their times, for the host's kernel.
             self.rows = self.records.numpy().reshape(-1).view(TABLE_ROW)

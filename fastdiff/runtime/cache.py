@@ -1,39 +1,25 @@
 """Compiled models kept between processes, under the user's cache folder.
 
-An entry is an artifact named by a hash of everything that decides its content: weights, structure
-and source of the module, schedule, conditioning, the choices asked for, the machine and the
-versions of torch and fastdiff. A module whose content cannot be told from outside is not cached.
+An entry is an artifact under the name that `fastdiff.runtime.content.cache_key` gives it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import inspect
-import json
 import os
-import types
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock
-from torch import Tensor, nn
 
-from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Network, OnnxFile
+from fastdiff.errors import CacheWarning, InvalidArgument
 from fastdiff.paths import cache_folder
-from fastdiff.runtime.choices import Choices
-from fastdiff.runtime.machine import fingerprint
-from fastdiff.sampling import Schedule
 
 _DEFAULT_BYTES = 10 << 30
 _SUFFIX = ".fastdiff"
-_CODE_TYPES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
-_KNOWN_CODE = {"torch", "builtins", "math"}  # packages whose functions a name identifies
+_CANNOT_WRITE = (OSError, NotImplementedError)  # the latter where there are no file locks
 
 
 @dataclass(frozen=True)
@@ -59,6 +45,7 @@ class Cache:
     def __init__(self, folder: Path | None = None, limit_bytes: int | None = None) -> None:
         self.folder = folder or cache_folder()
         self.limit_bytes = _limit() if limit_bytes is None else limit_bytes
+        self._writable = True
 
     def path(self, key: str) -> Path:
         """Return where the entry `key` lies or will lie."""
@@ -66,10 +53,41 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold the entry `key` alone among all processes: one compiles, the others wait for it."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(self.folder / f"{key}.lock"):
+        """Hold the entry `key` alone among all processes: one compiles, the others wait for it.
+
+        Warns
+        -----
+        CacheWarning
+            The folder cannot be written: nobody waits, and nothing will be kept.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                stack.enter_context(FileLock(self.folder / f"{key}.lock"))
+            except _CANNOT_WRITE as error:
+                self._warn(error)
             yield
+
+    def keep(self, key: str, write: Callable[[Path], object]) -> None:
+        """Let `write` make the entry `key`, and remove old ones; the caller holds its lock.
+
+        Warns
+        -----
+        CacheWarning
+            It cannot be written, and is not kept.
+        """
+        if not self._writable:
+            return  # which `lock` has said
+        try:
+            write(self.path(key))
+            self.trim()
+        except _CANNOT_WRITE as error:
+            self._warn(error)
+
+    def remove(self, key: str) -> None:
+        """Remove the entry `key`, if this user may."""
+        with contextlib.suppress(OSError):
+            self.path(key).unlink()
 
     def entries(self) -> list[Entry]:
         """List what is there, the most recently used first."""
@@ -81,8 +99,9 @@ class Cache:
         return sorted(found, key=lambda entry: entry.used, reverse=True)
 
     def touch(self, key: str) -> None:
-        """Note that the entry `key` was used now."""
-        os.utime(self.path(key))
+        """Note that the entry `key` was used now, if this user may write it."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(key))
 
     def trim(self) -> None:
         """Remove the least recently used entries until the rest fits; the newest stays."""
@@ -101,104 +120,18 @@ class Cache:
             lock.unlink(missing_ok=True)
         return len(entries)
 
+    def _warn(self, error: Exception) -> None:
+        self._writable = False
+        warnings.warn(
+            f"the compiled model is not kept, since {self.folder} cannot be written ({error}): "
+            "set FASTDIFF_CACHE to a folder that can",
+            CacheWarning,
+            stacklevel=2,
+        )
+
 
 def _limit() -> int:
     text = os.environ.get("FASTDIFF_CACHE_BYTES", str(_DEFAULT_BYTES))
     if not text.isdigit():
         raise InvalidArgument(f"FASTDIFF_CACHE_BYTES: expected a number of bytes, got {text!r}")
     return int(text)
-
-
-class _Unknown(Exception):
-    """Something in the module has a content that cannot be told."""
-
-
-def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | None:
-    """Return the name of the entry, or None if the module's content cannot be told.
-
-    Parameters
-    ----------
-    network : Network
-        With its module, or the file that it was given as.
-    schedule : Schedule
-    choices : Choices
-    """
-    digest = hashlib.sha256()
-    try:
-        _add(digest, [network.name, network.sample_shape, list(astuple(choices))])
-        for name, spec in network.conditioning.items():
-            _add(digest, [name, spec.shape, spec.dtype, spec.null, spec.num_classes])
-        _add(digest, [json.dumps(schedule.to_config(), sort_keys=True), fingerprint()])
-        _add(digest, network.batch)
-        if network.file is not None:
-            _add_file(digest, network.file)
-            return digest.hexdigest()[:40]
-        for name, module in network.require_module().named_modules():
-            _add_module(digest, name, module)
-    except (_Unknown, RecursionError):
-        return None
-    return digest.hexdigest()[:40]
-
-
-def _add_file(digest: Any, file: OnnxFile) -> None:
-    """Add an ONNX file: which inputs are what, and the bytes of it and of its weights."""
-    for name, port in {"x": file.x, "t": file.t, **file.conditioning}.items():
-        _add(digest, [name, *astuple(port)])
-    _add(digest, file.output)
-    for path in (file.path, *file.data):
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-
-
-def _add_module(digest: Any, name: str, module: nn.Module) -> None:
-    """Add one module: its class and the source that defines it, its state and its settings."""
-    _add(digest, name)
-    _add_class(digest, type(module))
-    for attribute, value in sorted(module.__dict__.items()):
-        if attribute in {"_parameters", "_buffers"}:
-            for key, tensor in value.items():
-                _add(digest, [key, tensor])
-        elif "_hooks" in attribute:
-            if value:
-                raise _Unknown
-        elif attribute != "_modules":
-            _add(digest, [attribute, value])
-
-
-def _add_class(digest: Any, kind: type) -> None:
-    """Add a class by the whole file that defines it, so that a change of its helpers counts too."""
-    _add(digest, [kind.__module__, kind.__qualname__])
-    if kind.__module__.startswith("torch."):
-        return  # its source goes with torch's version
-    try:
-        digest.update(Path(inspect.getsourcefile(kind) or "").read_bytes())
-    except (TypeError, OSError) as error:
-        raise _Unknown from error
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Add a value of a kind whose text or bytes are its whole content."""
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"tensor {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy())
-    elif value is None or isinstance(
-        value, (bool, int, float, str, bytes, torch.dtype, torch.device)
-    ):
-        digest.update(f"{type(value).__name__} {value!r}\n".encode())
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        digest.update(f"{type(value).__name__} {len(value)}\n".encode())
-        for item in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
-            _add(digest, item)
-    elif isinstance(value, dict):
-        digest.update(f"dict {len(value)}\n".encode())
-        for key in value:
-            _add(digest, [key, value[key]])
-    elif callable(value) and getattr(value, "__module__", "").split(".")[0] in _KNOWN_CODE:
-        digest.update(f"{value.__module__}.{getattr(value, '__qualname__', value)}\n".encode())
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, *_CODE_TYPES)):
-        _add_class(digest, type(value))
-        _add(digest, vars(value))
-    else:
-        raise _Unknown

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fastdiff.denoisers import Denoiser
 from fastdiff.exporting import Network
-from fastdiff.runtime.certificate import reference_trajectory
+from fastdiff.runtime.trajectory import sampling_run
 from fastdiff.sampling import Schedule
 
 _ROWS, _SEED = 4, 1
@@ -19,7 +19,7 @@ def with_samples(network: Network, denoiser: Denoiser, schedule: Schedule) -> Ne
     conditioning: integers are judged on what they were not fitted to.
     """
     rows = network.batch or _ROWS
-    run = reference_trajectory(network, denoiser, schedule, rows, _SEED)
+    run = sampling_run(network, denoiser, schedule, rows, _SEED)
     times = run.table.t.tolist()
     samples = tuple(
         (x, x.new_full((rows,), t), run.conditioning)

@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
-from fastdiff.exporting import Network
-from fastdiff.sampling import Schedule, StepTable, get_solver, run_table
+from fastdiff.runtime.trajectory import Trajectory, evaluate, run_from
 
-LEVELS = 8
-ROWS = 2
+_FAR_SLACK = 4.0  # times the output's limit, for conditioning of which nobody says it is asked for
 _TINY = 1e-12  # keeps the error of an output that should be all zeros a number
 
 
@@ -47,6 +43,9 @@ LIMITS = {
 }
 
 
+_LISTS = ("timesteps", "errors", "max_errors", "growth", "probe_errors", "far_errors")
+
+
 @dataclass(frozen=True)
 class Certificate:
     """Measured error of one candidate against the float32 model; prints as a table.
@@ -64,6 +63,11 @@ class Certificate:
         itself and so meets its own errors again. Empty after a fault.
     limits : Limits
         What these may be.
+    probe_errors : tuple of float
+        As `errors`, for the null values and the ends of the stated ranges of conditioning.
+    far_errors : tuple of float
+        The same for conditioning of no stated range, far from zero. Four times the error may be
+        there, and what is not finite is left out: sampling would say so.
     fault : str or None
         What no number tells: an output that is not finite, or constant where it should not be.
     """
@@ -73,15 +77,14 @@ class Certificate:
     max_errors: tuple[float, ...]
     growth: tuple[float, ...]
     limits: Limits
+    probe_errors: tuple[float, ...] = ()
+    far_errors: tuple[float, ...] = ()
     fault: str | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Certificate:
         """Read what ``dataclasses.asdict`` wrote."""
-        lists = {
-            name: tuple(float(value) for value in record[name])
-            for name in ("timesteps", "errors", "max_errors", "growth")
-        }
+        lists = {name: tuple(float(value) for value in record[name]) for name in _LISTS}
         return cls(**lists, limits=Limits(**record["limits"]), fault=record["fault"])
 
     @property
@@ -103,8 +106,10 @@ class Certificate:
             ("output", self._level, self.errors, self.limits.output),
             ("largest element", self._level, self.max_errors, self.limits.element),
             ("trajectory", self._step, self.growth, self.limits.state),
+            ("output", self._probe, self.probe_errors, self.limits.output),
+            ("output", self._far, self.far_errors, _FAR_SLACK * self.limits.output),
         ):
-            worst = max(measured)
+            worst = max(measured, default=0.0)
             if worst > limit:
                 place = where(measured.index(worst))
                 return f"{what} error {worst:.1e} {place} is over {limit:.0e}"
@@ -116,6 +121,12 @@ class Certificate:
     def _step(self, index: int) -> str:
         return f"after step {index + 1} of {len(self.growth)}"
 
+    def _probe(self, index: int) -> str:
+        return "for null values or ends of ranges of the conditioning"
+
+    def _far(self, index: int) -> str:
+        return "for conditioning far from zero (Conditioning(value_range=...) says what is asked)"
+
     def __str__(self) -> str:
         columns = [
             ["t", *(f"{t:.4g}" for t in self.timesteps), "limit"],
@@ -125,60 +136,10 @@ class Certificate:
         if self.growth:
             columns.append(["state after", *map(_short, self.growth), f"{self.limits.state:.0e}"])
         lines = ["".join(cell.rjust(13) for cell in row) for row in zip(*columns, strict=True)]
+        probed = max((*self.probe_errors, *self.far_errors), default=None)
+        if probed is not None:
+            lines.append(f"output for other conditioning: {_short(probed)}")
         return "\n".join([*lines, f"refused: {self.refusal}" if self.refusal else "passed"])
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A short deterministic sampling run: where it went and what the denoiser answered.
-
-    Attributes
-    ----------
-    table : StepTable
-        L steps.
-    conditioning : dict of str to Tensor
-        (R, ...) each.
-    states : Tensor
-        (L + 1, R, C, H, W) float64: x from pure noise to the sample.
-    outputs : Tensor
-        (L, R, C or 2C, H, W) float32.
-    """
-
-    table: StepTable
-    conditioning: dict[str, Tensor]
-    states: Tensor
-    outputs: Tensor
-
-    @property
-    def inputs(self) -> Tensor:
-        """What the denoiser saw: c_in x, (L, R, C, H, W) float32."""
-        c_in = torch.tensor(self.table.c_in).view(-1, 1, 1, 1, 1)
-        return (self.states[:-1] * c_in).float()
-
-
-def evaluate(denoiser: Denoiser, x: Tensor, t: float, conditioning: dict[str, Tensor]) -> Tensor:
-    """Run `denoiser` once on (R, C, H, W) at time `t`; return its output in float32 on the host."""
-    device, shape = denoiser.device, (len(x), denoiser.output_channels, *x.shape[2:])
-    out = torch.empty(shape, dtype=denoiser.output_dtype, device=device)
-    times = torch.full((len(x),), float(t), device=device)
-    placed = {name: value.to(device) for name, value in conditioning.items()}
-    denoiser.bind(x.to(device, denoiser.input_dtype).contiguous(), times, placed, out)()
-    return out.cpu().float()
-
-
-def reference_trajectory(
-    network: Network, denoiser: Denoiser, schedule: Schedule, rows: int = ROWS, seed: int = 0
-) -> Trajectory:
-    """Sample a few rows with the float32 `denoiser` in 8 DDIM steps and keep what it saw."""
-    x, _, conditioning = network.example(rows, seed)
-    table = reference_table(schedule)
-    return _run(denoiser, table, conditioning, x.double() * table.init_noise_sigma)
-
-
-def reference_table(schedule: Schedule) -> StepTable:
-    """Return the 8 steps of DDIM along which certificates are made."""
-    steps = min(LEVELS, schedule.num_train_timesteps)
-    return get_solver("ddim").table(schedule, steps=steps)
 
 
 def certify(denoiser: Denoiser, reference: Trajectory) -> Certificate:
@@ -197,30 +158,50 @@ def certify(denoiser: Denoiser, reference: Trajectory) -> Certificate:
         fault = _fault(got, expected)
         if fault is not None:
             fault = f"{fault} at t = {t:.4g}"
-            return Certificate(tuple(times), tuple(errors), tuple(max_errors), (), limits, fault)
+            return Certificate(
+                tuple(times), tuple(errors), tuple(max_errors), (), limits, fault=fault
+            )
         times.append(t)
         errors.append(_relative(got, expected))
         max_errors.append(_largest(got, expected))
-    own = _run(denoiser, reference.table, reference.conditioning, reference.states[0])
+    own = run_from(denoiser, reference.table, reference.conditioning, reference.states[0])
     pairs = zip(own.states[1:], reference.states[1:], strict=True)
     growth = tuple(_relative(got, expected) for got, expected in pairs)
     if not all(map(math.isfinite, growth)):
         growth, fault = (), "a trajectory of its own does not stay finite"
-    return Certificate(tuple(times), tuple(errors), tuple(max_errors), growth, limits, fault)
+    probed, far = _probe_errors(denoiser, reference)
+    if not all(map(math.isfinite, probed)):
+        probed = ()
+        fault = fault or "its output is not finite for null values or ends of ranges"
+    return Certificate(
+        tuple(times), tuple(errors), tuple(max_errors), growth, limits, probed, far, fault
+    )
 
 
-def _run(
-    denoiser: Denoiser, table: StepTable, conditioning: dict[str, Tensor], start: Tensor
-) -> Trajectory:
-    outputs: list[Tensor] = []
-    channels = start.shape[1]
+def strays(got: Tensor, expected: Tensor, limits: Limits) -> bool:
+    """Return whether an output is further from a finite one than an engine's may be."""
+    near = _relative(got, expected) <= limits.output and _largest(got, expected) <= limits.element
+    return bool(expected.isfinite().all()) and not near
 
-    def model(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], t: float) -> object:
-        outputs.append(evaluate(denoiser, torch.from_numpy(x).float(), t, conditioning))
-        return outputs[-1][:, :channels].double().numpy()
 
-    states = torch.from_numpy(run_table(table, model, start.numpy()))
-    return Trajectory(table, conditioning, torch.cat([start[None], states]), torch.stack(outputs))
+def _probe_errors(
+    denoiser: Denoiser, reference: Trajectory
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the errors for known and for far conditioning; those that are finite, of the latter.
+
+    Integers are fitted to the conditioning of a sampling run, and nobody expects them to hold where
+    that may never be: only what is stated is asked of them.
+    """
+    probes = reference.probes
+    if not len(probes.outputs):
+        return (), ()
+    outputs = reference.probe(denoiser, probes.conditioning)
+    errors = [_relative(*pair) for pair in zip(outputs, probes.outputs, strict=True)]
+    far = [error for error, far in zip(errors, probes.far, strict=True) if far]
+    known = [error for error, far in zip(errors, probes.far, strict=True) if not far]
+    if denoiser.precision == "int8":
+        far = []
+    return tuple(known), tuple(filter(math.isfinite, far))
 
 
 def _short(error: float) -> str:

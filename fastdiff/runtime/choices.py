@@ -8,6 +8,7 @@ from typing import Any
 from fastdiff.denoisers import ENGINES
 from fastdiff.denoisers.base import PRECISIONS
 from fastdiff.errors import InvalidArgument, UnknownName
+from fastdiff.sampling.checks import plain
 
 BUDGETS = {"fast": 4.0, "full": 60.0}
 _EVALUATIONS = 30
@@ -24,7 +25,8 @@ class Choices:
         ``"auto"``, or the name of an engine, or of a precision. ``"int8"`` is tried only when
         it is named.
     max_batch : int or None
-        Rows per denoiser call; None measures several sizes.
+        Rows per denoiser call; None measures several sizes. Rows that couple get calls of their own
+        whatever it says.
     tune : str or float
         ``"fast"`` (4 s, or 30 evaluations where they take longer), ``"full"`` (a minute, and
         engines that are slow to build), or a time to spend on measuring in seconds.
@@ -48,6 +50,8 @@ class Choices:
         _known("backend", self.backend, ("auto", *ENGINES))
         _known("precision", self.precision, ("auto", *PRECISIONS))
         _known("verify", self.verify, VERIFY)
+        for name in ("max_batch", "tune"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if self.max_batch is not None and not _positive(self.max_batch, int):
             raise InvalidArgument(f"max_batch: expected at least 1, got {self.max_batch!r}")
         if isinstance(self.tune, str):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastdiff.denoisers import Denoiser
-from fastdiff.exporting import Network, skeleton
-from fastdiff.runtime.certificate import Trajectory
+from fastdiff.exporting import Network, evaluation_copy, skeleton
 from fastdiff.runtime.report import Report
+from fastdiff.runtime.trajectory import Trajectory
 from fastdiff.sampling import Schedule
 
 
@@ -35,11 +35,14 @@ def give_back_memory() -> None:
 
 
 def without_weights(network: Network) -> Network:
-    """Return `network` without its samples, and the weights of a module whose file holds them."""
-    network = replace(network, samples=())
-    if network.onnx is None or network.module is None:
-        return network
-    return replace(network, module=skeleton(network.module))
+    """Return `network` without its samples, and the weights of a module whose file holds them.
+
+    Its module is nobody else's.
+    """
+    module = network.module
+    if module is not None:
+        module = evaluation_copy(module) if network.onnx is None else skeleton(module)
+    return replace(network, samples=(), module=module)
 
 
 @dataclass(frozen=True)

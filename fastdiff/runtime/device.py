@@ -122,6 +122,10 @@ class Executor(Protocol):
         """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
         ...
 
+    def read_state(self, slots: Slots) -> Tensor:
+        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        ...
+
 
 class Event(Protocol):
     """A moment in the work of a stream."""

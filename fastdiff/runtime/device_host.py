@@ -141,6 +141,10 @@ class HostExecutor:
         """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
         return self._buffers.read_denoised(slots)
 
+    def read_state(self, slots: Slots) -> Tensor:
+        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        return self._buffers.read_state(slots)
+
     def _adapt(self, rows: Records) -> tuple[Records, Records]:
         """Return the table and the records of a step that needs table rows of its own."""
         layout, buffers = self._layout, self._buffers

@@ -38,7 +38,7 @@ class BucketStep:
         self.x = torch.zeros(
             evaluations, *buffers.sample_shape, dtype=buffers.inputs.dtype, device=where
         )
-        self.t = torch.zeros(evaluations, device=where)
+        self.t = torch.zeros(evaluations, dtype=torch.float32, device=where)
         self.output = torch.zeros(
             evaluations, denoiser.output_channels, height, width,
             dtype=denoiser.output_dtype, device=where,
@@ -102,7 +102,7 @@ class Frame:
         self._rows = device.pinned(largest, BATCH_ROW.itemsize, dtype=torch.uint8)
         self._records = self._rows.numpy().reshape(-1).view(BATCH_ROW)
         self.flags = device.pinned(largest, dtype=torch.uint8)
-        self._staged = torch.empty(0, 0, device=device.memory)
+        self._staged = torch.empty(0, 0, dtype=torch.float32, device=device.memory)
         self._samples = device.pinned(0, 0, dtype=torch.float32)
 
     def write(self, rows: Records, bucket: int) -> Tensor:
@@ -115,8 +115,9 @@ class Frame:
         """Return memory for the images of `rows` rows: pinned and on the device, (rows, n)."""
         if len(self._staged) < rows:
             reserved = max(rows, 2 * len(self._staged))
-            self._staged = torch.empty(reserved, numel, device=self._device.memory)
-            self._samples = self._device.pinned(reserved, numel, dtype=torch.float32)
+            memory, dtype = self._device.memory, torch.float32
+            self._staged = torch.empty(reserved, numel, dtype=dtype, device=memory)
+            self._samples = self._device.pinned(reserved, numel, dtype=dtype)
         return self._samples[:rows], self._staged[:rows]
 
 

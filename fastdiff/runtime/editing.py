@@ -46,14 +46,13 @@ class Edit:
         shape = network.sample_shape
         image = arguments.tensor("image", image, shape)
         if mask is not None:
-            mask = arguments.tensor("mask", mask, shape, one_channel=True)
+            mask = arguments.tensor("mask", mask, shape, is_mask=True)
             if mask.numel() and not 0 <= float(mask.min()) <= float(mask.max()) <= 1:
                 raise InvalidArgument("mask: expected values from 0 (keep) to 1 (paint anew)")
             mask = mask.expand(-1, *shape)
         if strength is None:
             strength = _STRENGTH if mask is None else 1.0
-        check_number("strength", strength, 0.0, 1.0)
-        return cls(image, mask, float(strength))
+        return cls(image, mask, check_number("strength", strength, 0.0, 1.0))
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -64,10 +63,7 @@ class Edit:
         """Return how many of the first of `steps` steps are left out, as in diffusers' img2img."""
         taken = min(int(steps * self.strength), steps)
         if taken == 0:
-            raise InvalidArgument(
-                f"strength: {self.strength:g} of {steps} steps is less than one step; "
-                f"give more than 1/{steps}, or more steps"
-            )
+            raise less_than_one_step(self.strength, steps)
         return steps - taken
 
     def start(self, table: PackedTable, n: int) -> Start | None:
@@ -85,3 +81,11 @@ class Edit:
         if self.mask is None:
             return None
         return Blend(self.image.expand(n, -1, -1, -1), self.mask.expand(n, -1, -1, -1))
+
+
+def less_than_one_step(strength: float, steps: int) -> InvalidArgument:
+    """Return the refusal of a strength that leaves no step."""
+    return InvalidArgument(
+        f"strength: {strength:g} of {steps} steps is less than one step; "
+        f"give more than 1/{steps}, or more steps"
+    )

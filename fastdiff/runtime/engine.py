@@ -22,6 +22,7 @@ import torch
 from fastdiff.denoisers import Denoiser
 from fastdiff.errors import Cancelled, InvalidArgument, Unavailable
 from fastdiff.exporting import Network
+from fastdiff.modes import own_modes
 from fastdiff.records import BATCH_ROW
 from fastdiff.runtime.batcher import EVERYONE, Batcher, Batching, Row, Turn
 from fastdiff.runtime.device import Device, Executor, StepResult
@@ -98,7 +99,7 @@ class Engine:
 
         On a GPU this captures the graphs. An image takes one evaluation per step, two if guided.
         """
-        with self._lock:
+        with own_modes(), self._lock:
             self.executor.prepare(evaluations)
 
     def submit(
@@ -131,7 +132,8 @@ class Engine:
                 f"this one returns {self._denoiser.output_channels}; "
                 "use variance_type='fixed_small'"
             )
-        ticket = Ticket(request, self.network.sample_shape)
+        with own_modes():
+            ticket = Ticket(request, self.network.sample_shape)
         ticket.done = request.rows == 0
         if not ticket.done:
             arrival = time.monotonic() if arrival is None else arrival
@@ -145,7 +147,7 @@ class Engine:
         Threads may call this at once for tickets of their own: one of them works at a time, and
         its step carries the rows of all.
         """
-        with self._lock:
+        with own_modes(), self._lock:
             if not ticket.done:
                 self._admit()
                 with contextlib.suppress(Exception):  # the tickets that it concerns hold it
@@ -160,7 +162,7 @@ class Engine:
             What the model or the step raised. The requests that were in the step have failed with
             it; those that were not can go on.
         """
-        with self._lock:
+        with own_modes(), self._lock:
             self._admit()
             step = self._tick()
             return step.plan.tick() if step else None
@@ -175,7 +177,7 @@ class Engine:
 
         Rows that have begun are finished with the old one first; rows that wait get the new one.
         """
-        with self._lock:
+        with own_modes(), self._lock:
             self._batcher.close()
             try:
                 while self._batcher.holding or self._in_flight:
@@ -291,11 +293,13 @@ class Engine:
 
     def _notify(self, step: Step, share: Share, callback: Callback) -> None:
         ticket, total = share.ticket, share.ticket.request.steps
+        slots = step.plan.slots[share.positions]
         info = StepInfo(
             step=step.behind(share),
             total=total,
             images=share.indices.copy(),
-            denoised=self.executor.read_denoised(step.plan.slots[share.positions]),
+            denoised=self.executor.read_denoised(slots),
+            read_state=lambda: self.executor.read_state(slots),
         )
         try:
             callback(info)

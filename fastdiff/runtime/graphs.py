@@ -198,6 +198,10 @@ class GraphExecutor:
         """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
         return self._compute.run(lambda: self._buffers.read_denoised(slots))
 
+    def read_state(self, slots: Slots) -> Tensor:
+        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        return self._compute.run(lambda: self._buffers.read_state(slots))
+
     def _send(self, frame: Frame, slots: Slots) -> tuple[Tensor, Event]:
         """Copy the state of `slots` to the host, while the next step runs."""
         compute, state = self._compute, self._buffers.state

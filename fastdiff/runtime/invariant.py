@@ -1,9 +1,9 @@
 """Denoiser calls that give a row the same bits in any company and at any position.
 
 A matrix product may be cut differently for 5 rows than for 8, and round differently. So here every
-call has the same number of rows, in the same memory, with padding where there are not enough. That
-leaves the row's position and its company. No library promises that they do not matter, so it is
-checked on the engine itself, and a size at which they do is not used.
+call has the same number of rows, in the same memory, where there are not enough with copies of the
+last. That leaves the row's position, its company, and the calls before it. No library promises that
+they do not matter, so it is checked on the engine itself, and a size at which they do is not used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.denoisers import Denoiser
+from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
+from fastdiff.runtime.company import LOUD, QUIET
 
 _MOST_ROWS = 32  # the check makes a call for each
 
@@ -37,7 +39,7 @@ class FixedCall:
     def __init__(self, network: Network, denoiser: Denoiser, rows: int) -> None:
         self.rows = rows
         self.x = torch.zeros(rows, *network.sample_shape, dtype=denoiser.input_dtype)
-        self.t = torch.zeros(rows)
+        self.t = torch.zeros(rows, dtype=torch.float32)
         self.conditioning = {
             name: torch.zeros(rows, *spec.shape, dtype=spec.dtype)
             for name, spec in network.conditioning.items()
@@ -56,15 +58,18 @@ class FixedCall:
     ) -> Callable[[], None]:
         """Return what evaluates ``inputs[where]``, (k, n), at most `rows` of them, into `output`.
 
-        The other rows of the call are what they were before.
+        The other rows of the call are copies of the last, so nothing of former calls is in it.
         """
         rows = len(where)
+        pick = torch.arange(self.rows).clamp_max(rows - 1)
+        everywhere = where[pick]
+        padded = {name: values[pick] for name, values in conditioning.items()}
 
         def evaluate() -> None:
-            torch.index_select(inputs, 0, where, out=self.x.flatten(1)[:rows])
-            self.t[:rows] = t
-            for name, values in conditioning.items():
-                self.conditioning[name][:rows] = values
+            torch.index_select(inputs, 0, everywhere, out=self.x.flatten(1))
+            torch.index_select(t, 0, pick, out=self.t)
+            for name, values in padded.items():
+                self.conditioning[name].copy_(values)
             self.run()
             output.copy_(self.output[:rows])
 
@@ -87,42 +92,69 @@ def invariant_batch(
     Returns
     -------
     rows : int
-        1, which has neither, if no measured size passes.
+        1, which has neither, if no other measured size passes.
     seconds : float
         What a call takes.
+
+    Raises
+    ------
+    Unavailable
+        Not even a row by itself always gets the same bits.
     """
     sizes = sorted(batch_seconds, key=lambda rows: batch_seconds[rows] / rows)
-    fits = (size for size in sizes if 1 < size <= _MOST_ROWS)
-    rows = next((size for size in fits if is_invariant(network, denoiser, size)), 1)
+    fits = (size for size in (*sizes, 1) if size <= _MOST_ROWS)
+    rows = next((size for size in fits if is_invariant(network, denoiser, size)), None)
+    if rows is None:
+        raise Unavailable(
+            f"batch_invariant=True: {network.name} on {denoiser.engine} gives a row other bits "
+            "after other calls, even by itself; remove what its forward keeps or draws"
+        )
     return rows, batch_seconds.get(rows, min(batch_seconds.values()))
 
 
 def is_invariant(network: Network, denoiser: Denoiser, rows: int) -> bool:
     """Return whether a row of a call of `rows` rows gets the same bits everywhere.
 
-    `rows` different rows are each evaluated at every position, and some of them in other company.
+    `rows` different rows are each evaluated at every position, the first and the last also among
+    copies of a stranger, as loud as they are, louder and quieter, and all of them once more in the
+    end.
     """
     call = FixedCall(network, denoiser, rows)
-    x, t, conditioning = network.example(rows)
+    x, t, conditioning = network.example(rows + 1)  # the last is the stranger
     expected: Tensor | None = None
-    for order in _orders(rows):
-        call.x.copy_(x[order])
+    for order, factor in _calls(rows):
+        strangers = order == rows
+        call.x.copy_(_louder(x[order], strangers, factor))
         call.t.copy_(t[order])
         for name, values in conditioning.items():
-            call.conditioning[name].copy_(values[order])
+            spec = network.conditioning[name]
+            floats = values.dtype.is_floating_point
+            chosen = values[order]
+            call.conditioning[name].copy_(
+                spec.within_range(_louder(chosen, strangers, factor)) if floats else chosen
+            )
         call.run()
         expected = call.output.clone() if expected is None else expected
-        if not torch.equal(call.output, expected[order]):
+        if not torch.equal(call.output[~strangers], expected[order[~strangers]]):
             return False
     return True
 
 
-def _orders(rows: int) -> Iterator[Tensor]:
-    """Return which row to put at each position: every rotation, then one among copies."""
+def _calls(rows: int) -> Iterator[tuple[Tensor, float]]:
+    """Return which row to put at each position, and how loud the stranger, `rows`, is."""
     every = torch.arange(rows)
     for shift in range(rows):
-        yield every.roll(shift)
-    for row in (1, rows - 1):
-        alone = torch.zeros(rows, dtype=torch.int64)
-        alone[row // 2] = row
-        yield alone
+        yield every.roll(shift), 1.0
+    for factor in (1.0, LOUD, QUIET):
+        for row in {0, rows - 1}:
+            alone = torch.full((rows,), rows)
+            if rows > 1:
+                alone[rows - 1 - row] = row
+            yield alone, factor
+    yield every, 1.0
+
+
+def _louder(values: Tensor, strangers: Tensor, factor: float) -> Tensor:
+    """Return (B, ...) with the rows that are strangers multiplied by `factor`."""
+    factors = torch.where(strangers, factor, 1.0).to(values.dtype)
+    return values * factors.view(-1, *[1] * (values.ndim - 1))

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
-from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of
-from fastdiff.errors import ArtifactError, FastdiffError, InvalidArgument
-from fastdiff.exporting import Network
+from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of, row_by_row
+from fastdiff.errors import ArtifactError, InvalidArgument
+from fastdiff.exporting import Network, WholeTimes
 from fastdiff.runtime.artifact import Artifact, Measured, save_artifact
-from fastdiff.runtime.cache import Cache, cache_key
+from fastdiff.runtime.cache import Cache
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.compiled import Compiled, without_weights
+from fastdiff.runtime.content import cache_key
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
@@ -43,23 +45,34 @@ def tune_or_recall(
     """
     key = cache_key(network, schedule, choices) if cache else None
     if key is None:
-        return tune(network, schedule, choices, say)
+        return tune(network.probed(), schedule, choices, say)
     store = Cache()
+    kept = _recall(store, key, say, network.module)
+    if kept is not None:
+        return kept
     with store.lock(key):
-        path = store.path(key)
-        if path.exists():
-            try:
-                kept = load_artifact(path, say, module=network.module)
-            except ArtifactError:
-                path.unlink(missing_ok=True)
-            else:
-                store.touch(key)
-                return kept
-        compiled = tune(network, schedule, choices, say)
-        with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
-            save_artifact(compiled, path)
-            store.trim()
-        return compiled
+        kept = _recall(store, key, say, network.module)  # somebody else may have made it
+        if kept is None:
+            kept = compiled = tune(network.probed(), schedule, choices, say)
+            with contextlib.suppress(InvalidArgument):  # torch cannot export it: nothing to keep
+                store.keep(key, lambda path: save_artifact(compiled, path))
+    return kept
+
+
+def _recall(store: Cache, key: str, say: Say, module: nn.Module | None) -> Compiled | None:
+    """Return the entry `key`; None if there is none, or it is damaged."""
+    path = store.path(key)
+    try:
+        if not path.exists():
+            return None
+        kept = load_artifact(path, say, module=module)
+    except OSError:  # it is not this user's to read
+        return None
+    except ArtifactError:
+        store.remove(key)
+        return None
+    store.touch(key)
+    return kept
 
 
 def load_artifact(
@@ -94,6 +107,8 @@ def load_artifact(
     """
     say(Stage(f"reading {path.name}"))
     artifact = Artifact(path)
+    if artifact.whole_times and module is not None and not isinstance(module, WholeTimes):
+        module = WholeTimes(module)
     network = replace(artifact.network, module=module)
     measured = artifact.measured_here(trust_blobs)
     denoiser = None
@@ -122,11 +137,16 @@ def load_artifact(
 
 def _build(network: Network, measured: Measured) -> Denoiser | None:
     """Build what was chosen; None if it cannot run any more, so that others are measured."""
+    coupled = {c.engine for c in measured.report.candidates if c.coupled}
     for blobs in (measured.blobs, None):
-        with contextlib.suppress(FastdiffError, RuntimeError):
+        try:
             built = {
                 engine: build_denoiser(engine, network, measured.precision, blobs)
                 for engine in set(measured.engines.values())
             }
-            return by_size({size: built[engine] for size, engine in measured.engines.items()})
+        except Exception as error:  # another engine may serve
+            reason_of(error, f"{', '.join(set(measured.engines.values()))} from the file")
+            continue
+        apart = {name: row_by_row(d) if name in coupled else d for name, d in built.items()}
+        return by_size({size: apart[engine] for size, engine in measured.engines.items()})
     return None

@@ -11,9 +11,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import compress
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
@@ -23,6 +23,7 @@ from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
 from fastdiff.runtime.device import Device, Graph
 from fastdiff.runtime.device_cuda import CudaDevice
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.report import Candidate
 
@@ -32,6 +33,7 @@ _CALLS_IF_SHORT, _SHORT_SECONDS = 5, 0.02
 _PROMISING = 0.5  # of the best rate, to be measured again
 _HOPELESS = 0.2  # of the best rate at the same batch size
 _CLIMBING = 0.5  # of the budget; the rest is for taking turns
+_UNFIT = 1.1  # times what a call of more rows takes
 _STILL_CLIMBING = 0.8  # of the candidate's own best rate at smaller batches
 
 
@@ -58,6 +60,15 @@ class Trial:
     graph: Graph | None = None
     times: list[float] = field(default_factory=list)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in float32."""
+        return self.candidate.precision == "float32"
+
+    def quartile(self, share: float) -> float:
+        """Return the time of which `share` of the runs took less; the median where none is kept."""
+        return float(np.quantile(self.times, share)) if self.times else self.candidate.seconds
+
     @classmethod
     def of(
         cls,
@@ -74,7 +85,7 @@ class Trial:
         call = denoiser.bind(x.to(denoiser.input_dtype), t, conditioning, out)
         call()
         synchronize(denoiser.device)
-        candidate = Candidate(like.engine, like.precision, batch, certificate=like.certificate)
+        candidate = replace(like, batch=batch, chosen_from=None)
         return cls(candidate, denoiser, call, _captured(denoiser, call, device))
 
     def measure(self) -> None:
@@ -91,6 +102,14 @@ class Trial:
                 break
         self.candidate.seconds = statistics.median(self.times)
 
+    def measure_again(self) -> None:
+        """Measure anew, and keep the quicker of the two: what disturbs a measurement adds to it."""
+        before, self.times = self.times, []
+        self.measure()
+        if statistics.median(before) < self.candidate.seconds:
+            self.times = before
+            self.candidate.seconds = statistics.median(before)
+
 
 def measure(
     network: Network,
@@ -101,17 +120,22 @@ def measure(
 ) -> list[Trial]:
     """Measure every candidate at growing batch sizes, then the promising ones in turns.
 
-    The budget is kept as far as the smallest size of every candidate and one round of turns allow.
+    One whose rows couple is measured with one row. One that fails at a size stays with smaller
+    ones, and is refused if there are none. A call that took longer than one of more rows of the
+    same denoiser was disturbed, and is measured again. The budget is kept as far as the smallest
+    size of every candidate, one round of turns and what is measured again allow.
 
     Raises
     ------
     Unavailable
-        No candidate has memory for the smallest size.
+        No candidate can evaluate the smallest size.
     """
     begin = time.perf_counter()
     deadline = begin + budget_seconds
     devices = {d.device: CudaDevice(d.device) for d, _ in passed if d.device.type == "cuda"}
     trials = _climb(network, passed, batches, begin + _CLIMBING * budget_seconds, say, devices)
+    for trial in _unfit(trials):
+        trial.measure_again()
     fastest: dict[int, float] = {}
     for trial in trials:
         c = trial.candidate
@@ -128,7 +152,22 @@ def measure(
             say(_stage(trial.candidate, trial.candidate.batch, done, total, deadline))
             trial.measure()
         took = time.perf_counter() - begin
+    for trial in _unfit(trials):
+        trial.measure_again()
     return trials
+
+
+def _unfit(trials: list[Trial]) -> list[Trial]:
+    """Return the trials that took longer than calls of the same denoiser with more rows."""
+    return [
+        trial
+        for trial in trials
+        if any(
+            trial.candidate.seconds > _UNFIT * other.candidate.seconds
+            for other in trials
+            if other.denoiser is trial.denoiser and other.candidate.batch > trial.candidate.batch
+        )
+    ]
 
 
 def _climb(
@@ -141,39 +180,52 @@ def _climb(
 ) -> list[Trial]:
     """Measure everything once at each batch size, all candidates at one size before the next.
 
-    A candidate stops where a larger batch no longer helps it or finds no memory, or where it is
-    hopelessly behind. No size is begun that would miss the deadline if it took as long as the last
-    one.
+    A candidate stops where a larger batch no longer helps it or fails, or where it is hopelessly
+    behind, both by the better of two measurements. No size is begun that would miss the deadline
+    if it took as long as the last one.
     """
     trials: list[Trial] = []
-    climbing, best, took = list(passed), [0.0] * len(passed), 0.0
+    climbing, took = list(passed), 0.0
+    best = dict.fromkeys((denoiser for denoiser, _ in passed), 0.0)
     for index, batch in enumerate(batches):
         begin = time.perf_counter()
         if trials and begin + took > deadline:
             break
         total = len(trials) + len(climbing) * (len(batches) - index)
-        rates = []
+        here: list[Trial] = []
         for denoiser, candidate in climbing:
-            say(_stage(candidate, batch, len(trials), total, deadline))
-            device = devices.get(denoiser.device)
+            say(_stage(candidate, batch, len(trials) + len(here), total, deadline))
+            rows = 1 if candidate.coupled else batch
             try:
-                trial = Trial.of(network, denoiser, candidate, batch, device)
+                trial = Trial.of(network, denoiser, candidate, rows, devices.get(denoiser.device))
                 trial.measure()
-            except torch.OutOfMemoryError:
-                rates.append(0.0)
+            except Exception as error:  # of one engine, and the others may serve
+                reason = reason_of(error, f"{candidate.name}, {rows} rows in one call,")
+                candidate.refusal = None if best[denoiser] else reason
                 continue
-            trials.append(trial)
-            rates.append(trial.candidate.rows_per_second)
-        if not trials:
-            raise Unavailable(f"no engine has memory for {batch} rows in one call")
-        goes_on = [
-            rate >= _STILL_CLIMBING * own and rate >= _HOPELESS * max(rates)
-            for rate, own in zip(rates, best, strict=True)
-        ]
-        best = [max(pair) for pair in compress(zip(rates, best, strict=True), goes_on)]
-        climbing = list(compress(climbing, goes_on))
+            here.append(trial)
+        if not trials and not here:
+            reasons = "; ".join(f"{c.name}: {c.refusal}" for _, c in climbing)
+            raise Unavailable(f"no engine can evaluate {batch} rows in one call: {reasons}")
+        trials += here
+        top = max((trial.candidate.rows_per_second for trial in here), default=0.0)
+        goes_on = {t.denoiser for t in here if _goes_on(t, best[t.denoiser], top)}
+        for trial in here:
+            own = best[trial.denoiser]
+            best[trial.denoiser] = max(own, trial.candidate.rows_per_second)
+        climbing = [pair for pair in climbing if pair[0] in goes_on]
         took = time.perf_counter() - begin
     return trials
+
+
+def _goes_on(trial: Trial, own_best: float, best: float) -> bool:
+    """Whether a larger batch is worth a look, by a second measurement if the first says no."""
+    candidate, enough = trial.candidate, max(_STILL_CLIMBING * own_best, _HOPELESS * best)
+    if candidate.coupled:
+        return False
+    if candidate.rows_per_second < enough:
+        trial.measure_again()
+    return candidate.rows_per_second >= enough
 
 
 def _captured(

@@ -90,11 +90,13 @@ class PassBuffers:
     ) -> None:
         if self._kept is None:
             size = (self._capacity, self._numel)
-            mask, images, noise = (torch.empty(size, device=self._device) for _ in range(3))
+            mask, images, noise = (
+                torch.empty(size, dtype=torch.float32, device=self._device) for _ in range(3)
+            )
             active = torch.zeros(self._capacity, dtype=torch.bool, device=self._device)
             self._kept = Kept(active, mask, images, noise)
         kept, device = self._kept, self._device
-        noise = torch.empty(len(pick), self._numel, device=device)
+        noise = torch.empty(len(pick), self._numel, dtype=torch.float32, device=device)
         fill_noise(noise)
         kept.active[where], kept.noise[where] = True, noise
         kept.images[where] = upload(known.images[pick].flatten(1), device)

@@ -1,12 +1,13 @@
-"""Progress bars that cost nothing when they are off."""
+"""What is said on stderr to someone who waits: on a terminal or in a notebook, never in a pipe."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -51,17 +52,86 @@ Say = Callable[[Stage], None]
 
 
 @contextlib.contextmanager
-def compile_progress(*, enabled: bool) -> Iterator[Say]:
-    """Show the stages of compiling as a bar on the terminal, or not at all."""
+def compile_progress(wanted: bool | None) -> Iterator[Say]:
+    """Show the stages of compiling as a line that goes when they are done.
+
+    Parameters
+    ----------
+    wanted : bool or None
+        False shows nothing. None shows nothing either where ``FASTDIFF_PROGRESS`` is 0.
+    """
+    if not _is_wanted(wanted):
+        yield lambda stage: None
+    elif _is_terminal():
+        with _compile_bar() as say:
+            yield say
+    elif _is_notebook():
+        with _notebook_line() as write:
+            yield lambda stage: write(str(stage))
+    else:
+        yield lambda stage: None
+
+
+def tell_result(text: str, wanted: bool | None) -> None:
+    """Print the result of compiling where its stages are shown; with `wanted` in a pipe too."""
+    if wanted or (_is_wanted(wanted) and (_is_terminal() or _is_notebook())):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def sampling_progress(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """Show row steps, their rate and the time left.
+
+    Parameters
+    ----------
+    total : int
+        Row steps until done.
+    enabled : bool
+
+    Yields
+    ------
+    callable
+        To be told how many row steps are done.
+    """
+    begin = time.perf_counter()
+
+    def rate(completed: int) -> float:
+        return completed / max(time.perf_counter() - begin, 1e-9)
+
+    if enabled and _is_terminal():
+        with _sampling_bar() as bar:
+            task = bar.add_task("", total=total, rate=0.0)
+            yield lambda done: bar.update(task, completed=done, rate=rate(done))
+    elif enabled and _is_notebook():
+        with _notebook_line() as write:
+            yield lambda done: write(f"{done}/{total} row steps, {rate(done):.0f} row steps/s")
+    else:
+        yield lambda done: None
+
+
+def _is_wanted(wanted: bool | None) -> bool:
+    return os.environ.get("FASTDIFF_PROGRESS") != "0" if wanted is None else wanted
+
+
+def _is_terminal() -> bool:
+    """Whether somebody looks at stderr; rich also says so of a pipe, where FORCE_COLOR is set."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _is_notebook() -> bool:
+    return Console(stderr=True).is_jupyter
+
+
+@contextlib.contextmanager
+def _compile_bar() -> Iterator[Say]:
     progress = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a model's name may have brackets
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
         console=Console(stderr=True),
         transient=True,
-        disable=not enabled,
     )
     with progress:
         task = progress.add_task("compiling", left="")
@@ -78,49 +148,28 @@ def compile_progress(*, enabled: bool) -> Iterator[Say]:
         yield say
 
 
-class ProgressBar:
-    """Shows row steps, their rate and the time left.
+def _sampling_bar() -> Progress:
+    return Progress(
+        TextColumn("sampling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} row steps/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
-    Parameters
-    ----------
-    total : int
-        Row steps until done.
-    enabled : bool
-        False makes every method do nothing.
-    """
 
-    def __init__(self, total: int, *, enabled: bool) -> None:
-        self._progress = (
-            Progress(
-                TextColumn("sampling"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.0f} row steps/s"),
-                TimeRemainingColumn(),
-            )
-            if enabled
-            else None
-        )
-        self._total = total
+@contextlib.contextmanager
+def _notebook_line() -> Iterator[Callable[[str], None]]:
+    """Give a function that writes over the text before: a notebook has no terminal's controls."""
+    width = 0
 
-    def __enter__(self) -> ProgressBar:
-        if self._progress is not None:
-            self._progress.start()
-            self._task = self._progress.add_task("sampling", total=self._total, rate=0.0)
-            self._begin = time.perf_counter()
-        return self
+    def write(text: str) -> None:
+        nonlocal width
+        width = max(width, len(text))
+        print(f"\r{text:<{width}}", end="", file=sys.stderr, flush=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def update(self, completed: int) -> None:
-        """Show that `completed` row steps are done."""
-        if self._progress is not None:
-            rate = completed / max(time.perf_counter() - self._begin, 1e-9)
-            self._progress.update(self._task, completed=completed, rate=rate)
+    try:
+        yield write
+    finally:
+        print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)

@@ -32,6 +32,8 @@ class Candidate:
         Why it cannot be chosen.
     chosen_from : int or None
         The smallest number of rows for which it is the best choice.
+    coupled : bool
+        Its rows depend on each other, so it evaluates them one by one.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Candidate:
     certificate: Certificate | None = None
     refusal: str | None = None
     chosen_from: int | None = None
+    coupled: bool = False
 
     @property
     def name(self) -> str:
@@ -75,13 +78,29 @@ class Report:
         used = {c.batch: c for c in self.candidates if c.chosen_from is not None}
         return used[best_batch({size: c.seconds for size, c in used.items()}, rows)]
 
+    @property
+    def statement(self) -> str:
+        """What was chosen, in a line: engines, precision, and their error."""
+        used = [c for c in self.candidates if c.chosen_from is not None]
+        engines = " and ".join(dict.fromkeys(c.engine for c in used))
+        judged = [c.certificate for c in used if c.certificate is not None]
+        error = "no certificate"
+        if judged:
+            passed = all(certificate.refusal is None for certificate in judged)
+            error = (
+                f"{'certified error' if passed else 'error over the limit:'} "
+                f"{max(certificate.error for certificate in judged):.1e} of an output, "
+                f"{max(certificate.sample_error for certificate in judged):.1e} of a sample"
+            )
+        return f"{self.model}: {engines} {self.chosen.precision}, {error}"
+
     def table(self) -> Table:
         """Return the figures as a rich table, with the refused candidates below it."""
         best = self.chosen
         refused = [c for c in self.candidates if c.refusal]
         table = Table(
-            title=f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s",
-            caption=Text("\n".join([self.machine, *map(_refusal, refused)])),
+            title=Text(f"{self.model}: {best.name}, up to {best.rows_per_second:.0f} rows/s"),
+            caption=Text("\n".join([self.machine, *self._coupled(), *map(_refusal, refused)])),
             title_justify="left",
             caption_justify="left",
         )
@@ -105,6 +124,11 @@ class Report:
             )
         return table
 
+    def _coupled(self) -> list[str]:
+        """Return a line on the candidates whose rows depend on each other, if there are any."""
+        names = dict.fromkeys(c.name for c in self.candidates if c.coupled)
+        return [f"rows couple in {', '.join(names)}: evaluated one by one"] if names else []
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` makes an equal report."""
         return {
@@ -127,7 +151,7 @@ class Report:
 
     def __str__(self) -> str:
         stream = io.StringIO()
-        Console(file=stream, width=100).print(self.table())
+        Console(file=stream, width=100, markup=False, emoji=False).print(self.table())
         return stream.getvalue().rstrip()
 
 

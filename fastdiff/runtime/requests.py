@@ -183,12 +183,15 @@ class StepInfo:
         larger than the engine's capacity.
     denoised : Tensor
         (k, C, H, W) float32: the current estimate of x0, a copy.
+    read_state : callable
+        Returns a copy of x after the step, (k, C, H, W) float32; only while the callback runs.
     """
 
     step: int
     total: int
     images: npt.NDArray[np.int64]
     denoised: Tensor
+    read_state: Callable[[], Tensor]
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -213,7 +216,7 @@ class Ticket:
         self.done = False
         self._remaining = request.rows
         self._error: BaseException | None = None
-        self._samples = torch.empty(request.rows, *sample_shape)
+        self._samples = torch.empty(request.rows, *sample_shape, dtype=torch.float32)
 
     def result(self) -> Tensor:
         """Return the samples, (n, C, H, W) float32, or raise what went wrong."""

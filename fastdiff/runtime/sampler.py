@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastdiff.modes import own_modes
 from fastdiff.runtime import arguments
 from fastdiff.runtime.artifact import save_artifact
 from fastdiff.runtime.batcher import EVERYONE, Batching
 from fastdiff.runtime.compiled import Compiled
 from fastdiff.runtime.editing import Edit
 from fastdiff.runtime.engine import Engine
-from fastdiff.runtime.progress import ProgressBar
+from fastdiff.runtime.pickling import from_bytes, to_bytes
+from fastdiff.runtime.progress import sampling_progress
 from fastdiff.runtime.requests import Callback, Request, Start
 from fastdiff.runtime.tables import TableCache
 from fastdiff.runtime.updating import update_weights
@@ -27,7 +29,8 @@ from fastdiff.sampling.checks import check_number
 class Sampler:
     """Samples images from a compiled denoiser; made by `fastdiff.compile`.
 
-    Safe to use from several threads: their images share the denoiser's batches.
+    Safe to use from several threads: their images share the denoiser's batches. It can be pickled
+    and sent to another process, as the file that `save` writes.
 
     Attributes
     ----------
@@ -41,12 +44,23 @@ class Sampler:
         self, compiled: Compiled, max_rows: int | None = None, *, batch_invariant: bool = False
     ) -> None:
         self._adopt(compiled)
-        self._batch_invariant = batch_invariant
+        self._max_rows, self._batch_invariant = max_rows, batch_invariant
         self.engine = self.new_engine(max_rows)
         self._tables = TableCache(compiled.schedule)
 
     def __repr__(self) -> str:
         return f"<Sampler {self.network.name}: {self.report.chosen.name}>"
+
+    def __copy__(self) -> Sampler:
+        """Return a sampler that shares the engine."""
+        other = Sampler.__new__(Sampler)
+        vars(other).update(vars(self))
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what `save` writes; an engine of its own is made of it where it is unpickled."""
+        settings = (self.schedule, self._max_rows, self._batch_invariant)
+        return _unpickled, (to_bytes(self._compiled), *settings)
 
     def sample(
         self,
@@ -122,7 +136,7 @@ class Sampler:
         callback : callable, optional
             Gets a `StepInfo` after each step, with the current estimate of x0; may cancel.
         progress : bool
-            Show a progress bar on the terminal.
+            Show a progress bar on a terminal or in a notebook.
         **conditioning
             The model's named inputs, such as ``class_labels=[3, 7]``; one value serves all images.
             An input that has a null value may be left out.
@@ -193,12 +207,13 @@ class Sampler:
         """
         inputs = arguments.conditioning(self.network, conditioning)
         unwanted = arguments.negative(self.network, negative)
-        check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        rescale = check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
         edit = Edit.check(self.network, image, mask, strength)
         if latents is not None:
             latents = arguments.tensor("latents", latents, self.network.sample_shape)
         values = inputs | {f"negative {name}": value for name, value in unwanted.items()}
         n = arguments.count(n, values | (edit.values if edit else {}), seed, latents)
+        self.network.require_memory(n)
         table = self._tables.table(
             solver,
             steps=steps,
@@ -219,7 +234,7 @@ class Sampler:
             start=edit.start(table, n) if edit else None,
             blend=edit.blend(n) if edit else None,
             guided=arguments.guided_steps(guidance_interval, table),
-            guidance_rescale=guidance_rescale,
+            guidance_rescale=rescale,
             callback=callback,
         )
 
@@ -267,14 +282,15 @@ class Sampler:
             Which of them share a step.
         """
         compiled = self._compiled
-        return Engine(
-            compiled.network,
-            compiled.denoiser,
-            compiled.batch_seconds,
-            max_rows,
-            batching=batching,
-            batch_invariant=self._batch_invariant,
-        )
+        with own_modes():
+            return Engine(
+                compiled.network,
+                compiled.denoiser,
+                compiled.batch_seconds,
+                max_rows,
+                batching=batching,
+                batch_invariant=self._batch_invariant,
+            )
 
     def with_schedule(self, schedule: Schedule) -> Sampler:
         """Return a sampler of the same network on another noise schedule; both share the engine."""
@@ -331,11 +347,18 @@ class Sampler:
         """Advance until `request` is done."""
         ticket = self.engine.submit(request)
         try:
-            with ProgressBar(request.rows * request.steps, enabled=progress) as bar:
+            with sampling_progress(request.rows * request.steps, enabled=progress) as show:
                 while not ticket.done:
                     self.engine.advance(ticket)
-                    bar.update(ticket.completed)
+                    show(ticket.completed)
         except BaseException:
             self.engine.cancel(ticket)
             raise
         return ticket.result()
+
+
+def _unpickled(
+    data: bytes, schedule: Schedule, max_rows: int | None, batch_invariant: bool
+) -> Sampler:
+    sampler = Sampler(from_bytes(data), max_rows, batch_invariant=batch_invariant)
+    return sampler.with_schedule(schedule)

@@ -6,9 +6,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from fastdiff.errors import InvalidArgument
 from fastdiff.runtime.editing import Edit
 from fastdiff.sampling import PackedTable, Schedule, Solver, get_solver
-from fastdiff.sampling.checks import whole_number
+from fastdiff.sampling.checks import plain, whole_number
 
 _MAX_TABLES = 64
 
@@ -34,15 +35,13 @@ class TableCache:
     ) -> PackedTable:
         """Return a table for arguments of `Sampler.sample`, without the steps that `edit` skips."""
         chosen = get_solver(solver, **({} if eta is None else {"eta": eta}))
-        given = timesteps if timesteps is not None else sigmas
+        times, levels = _numbers("timesteps", timesteps), _numbers("sigmas", sigmas)
+        given = times if times is not None else levels
         if steps is None and given is None:
             steps = min(50, self._schedule.num_train_timesteps)
+        steps = plain(steps)
         total = len(given) if given is not None else whole_number("steps", steps, 1)
         start = edit.skipped(total) if edit is not None else 0
-        times, levels = (
-            None if values is None else tuple(float(value) for value in values)
-            for values in (timesteps, sigmas)
-        )
         key = (chosen, steps, times, levels, compat, start)
         with self._lock:
             if key not in self._tables:
@@ -59,3 +58,12 @@ class TableCache:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)
             return self._tables[key]
+
+
+def _numbers(name: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidArgument(f"{name}: expected a list of numbers, got {values!r}") from None

@@ -13,30 +13,29 @@ from fastdiff.denoisers import (
     ENGINES,
     Denoiser,
     build_denoiser,
-    by_size,
     get_engine,
-    kind_of,
     reference_denoiser,
+    row_by_row,
     trim,
 )
 from fastdiff.denoisers.base import DTYPES, PRECISIONS, Engine
 from fastdiff.denoisers.precision import in_hardware
 from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Unavailable
-from fastdiff.exporting import Network, export_onnx, first_line
+from fastdiff.exporting import Network, export_onnx
 from fastdiff.runtime.calibration import with_samples
-from fastdiff.runtime.certificate import Trajectory, certify, reference_trajectory
+from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
+from fastdiff.runtime.choosing import choose_apart
+from fastdiff.runtime.company import Company, Rows
 from fastdiff.runtime.compiled import Compiled, Workspace, give_back_memory, without_weights
-from fastdiff.runtime.layout import best_batch
+from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.machine import describe_machine
-from fastdiff.runtime.measuring import BATCHES, Trial, measure
+from fastdiff.runtime.measuring import BATCHES, measure
 from fastdiff.runtime.progress import Say, Stage
 from fastdiff.runtime.report import Candidate, Report
+from fastdiff.runtime.trajectory import Trajectory, reference_trajectory
 from fastdiff.sampling import Schedule
 
-_LOW_PRECISION_GAIN = 1.1
-_SECOND_ENGINE_GAIN = 1.1  # what another engine must gain to earn the memory of its weights
-_MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
 _QUICK_SECONDS = 0.01  # of an evaluation; one in software may take 100 times as long
 
 
@@ -63,11 +62,11 @@ def tune(
     Unavailable
         An explicit choice cannot run or does not pass here, or nothing does.
     """
-    pairs = _pairs(choices)
+    pairs, company = _pairs(choices), Company.of(network, schedule)
     software, seconds_each = choices.precision != "auto", 0.0
     if reference is None:
         say(Stage("reference trajectory in float32"))
-        plain = reference_denoiser(network)
+        plain = company.apart(reference_denoiser(network))
         begin = time.perf_counter()
         reference = reference_trajectory(network, plain, schedule)
         seconds_each = (time.perf_counter() - begin) / len(reference.outputs)
@@ -78,7 +77,7 @@ def tune(
         del plain  # and its copy of the weights
     workspace = Workspace()
     path = workspace.path / "denoiser.onnx"
-    preparation = _Preparation(network, reference, path, choices.verify, software)
+    preparation = _Preparation(network, company, reference, path, choices.verify, software)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
     for done, (engine, precision) in enumerate(pairs):
@@ -96,7 +95,8 @@ def tune(
     trials = measure(
         network, passed, _batches(network, choices), choices.budget_seconds(seconds_each), say
     )
-    denoiser, seconds = _choose(trials)
+    denoiser, seconds, trials = choose_apart(trials, company, network)
+    refused += [candidate for _, candidate in passed if candidate.refusal]
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
     del passed, trials
@@ -115,37 +115,8 @@ def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
         raise InvalidArgument(
             f"max_batch: every call of {network.name} takes {fixed} rows, got {choices.max_batch}"
         )
+    network.require_memory(fixed)
     return (fixed,)
-
-
-def _choose(trials: list[Trial]) -> tuple[Denoiser, dict[int, float]]:
-    """Take the denoiser with the best rate, and for each number of rows the best batch size.
-
-    At batch sizes where another engine of its kind is clearly faster, that one serves.
-    """
-    best = max(trials, key=lambda trial: _merit(trial.candidate)).denoiser
-    kind = kind_of(best)
-    fastest: dict[int, tuple[float, Trial]] = {}
-    for trial in trials:
-        own = trial.denoiser
-        cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_ENGINE_GAIN)
-        size = trial.candidate.batch
-        if kind_of(own) == kind and (size not in fastest or cost < fastest[size][0]):
-            fastest[size] = cost, trial
-    sizes = {size: trial for size, (_, trial) in fastest.items()}
-    seconds = {size: trial.candidate.seconds for size, trial in sizes.items()}
-    for rows in range(1, _MOST_ROWS + 1):
-        candidate = sizes[best_batch(seconds, rows)].candidate
-        candidate.chosen_from = candidate.chosen_from or rows
-    used = {size: trial for size, trial in sizes.items() if trial.candidate.chosen_from}
-    denoiser = by_size({size: trial.denoiser for size, trial in used.items()})
-    return denoiser, {size: seconds[size] for size in used}
-
-
-def _merit(candidate: Candidate) -> float:
-    """Return the rate, less what a precision below float32 must gain to earn its error."""
-    exact = candidate.precision == "float32"
-    return candidate.rows_per_second / (1.0 if exact else _LOW_PRECISION_GAIN)
 
 
 def _pairs(choices: Choices) -> list[tuple[str, str]]:
@@ -188,6 +159,7 @@ class _Preparation:
     ----------
     network : Network
         With its file, once an engine that reads ONNX has asked for it.
+    company : Company
     reference : Trajectory
     path : Path
         Where that file goes.
@@ -197,6 +169,7 @@ class _Preparation:
     """
 
     network: Network
+    company: Company
     reference: Trajectory
     path: Path
     verify: str
@@ -212,12 +185,26 @@ class _Preparation:
             else:
                 self.network.require_module()
                 self._require_hardware(ENGINES[engine].device, precision)
-            denoiser = build_denoiser(engine, self.network, precision)
+            denoiser = self._apart(build_denoiser(engine, self.network, precision), candidate)
             if self.verify != "off":
                 self._certify(denoiser, candidate)
-        except (FastdiffError, RuntimeError) as error:  # torch raises RuntimeError
-            candidate.refusal = first_line(error)
+        except Exception as error:  # of one engine, and the others may serve
+            candidate.refusal = reason_of(error, candidate.name)
         return (None if candidate.refusal else denoiser), candidate
+
+    def _apart(self, denoiser: Denoiser, candidate: Candidate) -> Denoiser:
+        """Return `denoiser`, made to evaluate its rows one by one if they couple."""
+        effect = self.company.effect(denoiser)
+        candidate.coupled = effect is Rows.COUPLED
+        if effect is Rows.UNSTEADY and self.verify != "off":
+            reason = (
+                "it answers the same row differently after other calls: the network keeps state, "
+                "or draws random numbers of its own"
+            )
+            if self.verify == "strict":
+                raise Unavailable(reason)
+            warnings.warn(f"{candidate.name} is kept although {reason}", AccuracyWarning, 2)
+        return row_by_row(denoiser) if candidate.coupled else denoiser
 
     def _require_file(self) -> None:
         """Export the network, once, whether that succeeds or not."""

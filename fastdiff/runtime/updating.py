@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from fastdiff.denoisers import Denoiser, build_denoiser, by_size, parts_of, reference_denoiser
 from fastdiff.errors import AccuracyWarning, InvalidArgument, Unavailable
 from fastdiff.exporting import Network, export_onnx, with_weights
+from fastdiff.modes import compiling
 from fastdiff.runtime.calibration import with_samples
-from fastdiff.runtime.certificate import Certificate, Trajectory, certify, reference_trajectory
+from fastdiff.runtime.certificate import Certificate, certify
+from fastdiff.runtime.company import Company
 from fastdiff.runtime.compiled import Compiled, Workspace, without_weights
 from fastdiff.runtime.report import Candidate, Report
+from fastdiff.runtime.trajectory import Trajectory, reference_trajectory
 
 
+@compiling()
 def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]) -> Compiled:
     """Return `compiled` with other weights: what `fastdiff.compile` would make of them.
 
@@ -41,7 +45,8 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
     """
     workspace = Workspace()
     network = _network(compiled.network, weights)
-    plain = reference_denoiser(network)
+    company = Company.of(network, compiled.schedule)
+    plain = company.apart(reference_denoiser(network))
     reference = reference_trajectory(network, plain, compiled.schedule)
     if compiled.report.chosen.precision == "int8":
         network = with_samples(network, plain, compiled.schedule)
@@ -50,16 +55,16 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
         network = replace(network, onnx=export_onnx(network, path, schedule=compiled.schedule))
     parts = parts_of(compiled.denoiser, compiled.batch_seconds)
     renewed = {
-        old: _renew(old, network, reference, compiled.report)
+        old: _renew(old, network, company, reference, compiled.report)
         for old in dict.fromkeys(parts.values())
     }
     return Compiled(
         without_weights(network),
         compiled.schedule,
         reference,
-        by_size({size: renewed[old][0] for size, old in parts.items()}),
+        by_size({size: renewed[old].denoiser for size, old in parts.items()}),
         compiled.batch_seconds,
-        _report(compiled.report, {old.engine: made for old, (_, made) in renewed.items()}),
+        _report(compiled.report, {old.engine: made for old, made in renewed.items()}),
         workspace,
     )
 
@@ -75,25 +80,39 @@ def _network(old: Network, weights: nn.Module | Mapping[str, Tensor]) -> Network
             f"{old.name} was loaded from a file, without its module: pass the whole module, called "
             "as module(x, t, **conditioning)"
         )
-    network = replace(old, module=module, onnx=None, file=None, output_channels=None)
-    return replace(network, output_channels=network.probe())
+    return replace(old, module=module, onnx=None, file=None, output_channels=None).probed()
+
+
+@dataclass(frozen=True)
+class _Renewed:
+    """An engine's denoiser with the new weights, and what was found when it was looked at."""
+
+    denoiser: Denoiser
+    certificate: Certificate | None
+    coupled: bool
 
 
 def _renew(
-    old: Denoiser, network: Network, reference: Trajectory, report: Report
-) -> tuple[Denoiser, Certificate | None]:
+    old: Denoiser,
+    network: Network,
+    company: Company,
+    reference: Trajectory,
+    report: Report,
+) -> _Renewed:
     """Build what `old` is with the new weights, and judge it as strictly as `old` was judged."""
-    new = build_denoiser(old.engine, network, old.precision)
+    built = build_denoiser(old.engine, network, old.precision)
+    new = company.apart(built)
+    coupled = new is not built
     before = _candidate(report, old.engine).certificate
     if before is None:  # verify="off"
-        return new, None
+        return _Renewed(new, None, coupled)
     certificate = certify(new, reference)
     if certificate.refusal is not None:
         message = f"{old.engine} {old.precision} with the new weights: {certificate.refusal}"
         if before.refusal is None:
             raise Unavailable(f"{message}; compile the new model")
-        warnings.warn(message, AccuracyWarning, stacklevel=4)
-    return new, certificate
+        warnings.warn(message, AccuracyWarning, stacklevel=5)
+    return _Renewed(new, certificate, coupled)
 
 
 def _candidate(report: Report, engine: str) -> Candidate:
@@ -101,11 +120,12 @@ def _candidate(report: Report, engine: str) -> Candidate:
     return next(c for c in report.candidates if c.engine == engine and c.chosen_from is not None)
 
 
-def _report(old: Report, certificates: Mapping[str, Certificate | None]) -> Report:
+def _report(old: Report, renewed: Mapping[str, _Renewed]) -> Report:
     """Return the report with the new certificates, and none where no new one was made."""
-    precision = old.chosen.precision
-    candidates = [
-        replace(c, certificate=certificates.get(c.engine) if c.precision == precision else None)
-        for c in old.candidates
-    ]
+    precision, candidates = old.chosen.precision, []
+    for candidate in old.candidates:
+        new = renewed.get(candidate.engine) if candidate.precision == precision else None
+        coupled = candidate.coupled if new is None else new.coupled
+        certificate = None if new is None else new.certificate
+        candidates.append(replace(candidate, certificate=certificate, coupled=coupled))
     return Report(old.model, old.machine, candidates)

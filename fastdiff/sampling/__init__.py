@@ -10,7 +10,13 @@ from fastdiff.sampling.prediction import (
 )
 from fastdiff.sampling.reference import Guidance, Inpainting, moments, run_table
 from fastdiff.sampling.schedule import Schedule
-from fastdiff.sampling.solvers import Solver, get_solver, list_solvers, solver_from_config
+from fastdiff.sampling.solvers import (
+    Solver,
+    get_solver,
+    known_schedulers,
+    list_solvers,
+    solver_from_config,
+)
 from fastdiff.sampling.table import PackedTable, StepTable
 from fastdiff.sampling.timesteps import SPACINGS, spaced_timesteps
 
@@ -28,6 +34,7 @@ __all__ = [
     "denoised_coefficients",
     "epsilon_to_score",
     "get_solver",
+    "known_schedulers",
     "list_solvers",
     "moments",
     "rescale_factors",

@@ -56,15 +56,20 @@ def products(betas: Float64Array, *, zero_snr: bool) -> Float64Array:
     """
     alphas_cumprod = np.cumprod(1.0 - betas)
     if zero_snr:
-        root = np.sqrt(alphas_cumprod)
-        with np.errstate(divide="ignore", invalid="ignore"):  # T = 1 is refused below
+        with np.errstate(divide="ignore", invalid="ignore"):  # what is no number is refused below
+            root = np.sqrt(alphas_cumprod)
             alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    inner = alphas_cumprod[:-1] if zero_snr else alphas_cumprod
-    descending = np.all(np.diff(alphas_cumprod) < 0)
-    if not (descending and np.all((inner > 0) & (inner < 1)) and np.all(alphas_cumprod >= 0)):
+    inner, last = alphas_cumprod[:-1], alphas_cumprod[-1]
+    descending = np.all(np.diff(alphas_cumprod) < 0) and np.all((inner > 0) & (inner < 1))
+    if len(inner) and descending and last == 0 and not zero_snr:
+        raise InvalidArgument(
+            "the last beta is 1, which is zero terminal SNR; say rescale_betas_zero_snr=True, "
+            "which leaves such betas as they are"
+        )
+    if not (descending and 0 <= last < 1):
         raise InvalidArgument(
             "the betas must lie in (0, 1) and leave alphas_cumprod strictly decreasing and "
-            f"positive; it runs from {alphas_cumprod[0]:g} to {alphas_cumprod[-1]:g}: check "
+            f"positive; it runs from {alphas_cumprod[0]:g} to {last:g}: check "
             "beta_start, beta_end, trained_betas and num_train_timesteps"
         )
     return np.asarray(alphas_cumprod, dtype=np.float64)

@@ -1,14 +1,22 @@
-"""Checks of numbers that users give, each with the error it raises."""
+"""Checks of numbers that users give, each with the error it raises.
+
+Every check takes the scalars of NumPy and torch like Python's own numbers, and returns Python's.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
+import os
 from typing import Any
 
-import numpy as np
-
 from fastdiff.errors import InvalidArgument
+
+
+def plain(value: Any) -> Any:
+    """Return a scalar of NumPy or torch as the Python number it holds; anything else as it is."""
+    is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if is_scalar else value
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -20,6 +28,7 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         If it is not a whole number from `least` to `most`.
     """
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    value = plain(value)
     try:
         number = operator.index(value)
     except TypeError:
@@ -37,26 +46,29 @@ def positive_number(name: str, value: Any) -> float:
     InvalidArgument
         If it is not a positive finite number.
     """
+    value = plain(value)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf) or isinstance(value, (bool, str)):
         raise InvalidArgument(f"{name} must be a positive finite number, got {value!r}")
     return number
 
 
-def check_number(name: str, value: Any, least: float, most: float) -> None:
-    """Refuse an option that is not a number from `least` to `most`.
+def check_number(name: str, value: Any, least: float, most: float) -> float:
+    """Return `value` as a float.
 
     Raises
     ------
     InvalidArgument
-        Naming the option and its range.
+        If it is not a number from `least` to `most`.
     """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    value = plain(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and least <= value <= most):
         raise InvalidArgument(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+    return float(value)
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -67,5 +79,21 @@ def check_flag(name: str, value: Any) -> None:
     InvalidArgument
         Naming the option.
     """
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(plain(value), bool):
         raise InvalidArgument(f"{name} must be a bool, got {value!r}")
+
+
+def require_memory(what: str, size_bytes: int) -> None:
+    """Refuse what this machine's memory cannot hold, before anybody tries to allocate it.
+
+    Raises
+    ------
+    InvalidArgument
+        With both sizes.
+    """
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size_bytes > there:
+        raise InvalidArgument(
+            f"{what} would take {size_bytes / 1e9:.3g} GB, and this machine has "
+            f"{there / 1e9:.3g} GB of memory; ask for less at a time"
+        )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdiff.errors import InvalidArgument
+from fastdiff.sampling.scheduler_keys import DEFAULTS, KEYS, READS
 
 CONFIG_NAME = "scheduler_config.json"
 MAX_CONFIG_BYTES = 1 << 20
@@ -21,113 +22,18 @@ MAX_CONFIG_BYTES = 1 << 20
 # Keys that change the result in a way no table here reproduces, with the values that switch them
 # off. Anything else in such a key is refused.
 _INERT_VALUES: dict[str, tuple[Any, ...]] = {
-    "interpolation_type": ("linear", None),
-    "invert_sigmas": (False, None),
+    "interpolation_type": ("linear",),
+    "invert_sigmas": (False,),
+    "snr_shift_scale": (1.0,),
 }
 
-# Keys of one solver, of a feature refused above, or of the pipeline: the schedule leaves them be.
-SOLVER_KEYS = frozenset(
-    {
-        "algorithm_type",
-        "base_image_seq_len",
-        "base_shift",
-        "clip_denoised",
-        "disable_corrector",
-        "euler_at_final",
-        "flow_shift",
-        "lower_order_final",
-        "max_image_seq_len",
-        "max_shift",
-        "noise_sampler_seed",
-        "original_inference_steps",
-        "predict_x0",
-        "s_noise",
-        "sigma_schedule",
-        "skip_prk_steps",
-        "solver_order",
-        "solver_p",
-        "solver_type",
-        "stochastic_sampling",
-        "timestep_scaling",
-        "timestep_type",
-        "use_flow_sigmas",
-    }
-)
-
-_K_DIFFUSION = {"timestep_spacing": "linspace"}
-_STABLE_DIFFUSION_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
-_HEUN = {**_K_DIFFUSION, **_STABLE_DIFFUSION_BETAS}
-
-# A file may leave out what equals its class's default, where that is not the default of Schedule.
-_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "DEISMultistepScheduler": _K_DIFFUSION,
-    "DPMSolverMultistepScheduler": _K_DIFFUSION,
-    "DPMSolverSDEScheduler": _HEUN,
-    "DPMSolverSinglestepScheduler": _K_DIFFUSION,
-    "EDMDPMSolverMultistepScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
-    "EDMEulerScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
-    "EulerAncestralDiscreteScheduler": _K_DIFFUSION,
-    "EulerDiscreteScheduler": _K_DIFFUSION,
-    "HeunDiscreteScheduler": _HEUN,
-    "KDPM2AncestralDiscreteScheduler": _HEUN,
-    "KDPM2DiscreteScheduler": _HEUN,
-    "LCMScheduler": {
-        **_STABLE_DIFFUSION_BETAS,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-    },
-    "PNDMScheduler": {"set_alpha_to_one": False},
-    "UniPCMultistepScheduler": _K_DIFFUSION,
-}
-
-# What a class does whatever its configuration says: one that comes from another class keeps keys
-# that the class never reads.
-_NO_SIGMA_SPACING = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-}
-_FLOW = {"process": "flow", "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
-_CLASS_FIXED: dict[str, dict[str, Any]] = {
-    "DDIMInverseScheduler": _NO_SIGMA_SPACING,
-    "DDIMScheduler": _NO_SIGMA_SPACING,
-    "DDPMScheduler": _NO_SIGMA_SPACING,
-    "DEISMultistepScheduler": {"final_sigmas_type": "sigma_min"},
-    "DPMSolverSDEScheduler": {"final_sigmas_type": "zero"},
-    "DPMSolverSinglestepScheduler": {"timestep_spacing": "linspace"},
-    "EulerAncestralDiscreteScheduler": {**_NO_SIGMA_SPACING, "final_sigmas_type": "zero"},
-    "FlowMatchEulerDiscreteScheduler": _FLOW,
-    "FlowMatchHeunDiscreteScheduler": {
-        **_FLOW,
-        **_NO_SIGMA_SPACING,
-        "use_dynamic_shifting": False,
-        "shift_terminal": None,
-    },
-    "HeunDiscreteScheduler": {"final_sigmas_type": "zero"},
-    "KDPM2AncestralDiscreteScheduler": {"final_sigmas_type": "zero"},
-    "KDPM2DiscreteScheduler": {"final_sigmas_type": "zero"},
-    "LCMScheduler": _NO_SIGMA_SPACING,
-    "PNDMScheduler": _NO_SIGMA_SPACING,
-}
-# Keys that only these classes read; of any other class they are left from another's configuration.
-_READERS: dict[str, tuple[str, ...]] = {
-    "thresholding": (
-        "DDIMScheduler",
-        "DDPMScheduler",
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EDMDPMSolverMultistepScheduler",
-        "LCMScheduler",
-        "UniPCMultistepScheduler",
-    ),
-    "lambda_min_clipped": ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
-    "use_lu_lambdas": ("DPMSolverMultistepScheduler",),
-}
 _SAME_STEPS = {
     "DDIMParallelScheduler": "DDIMScheduler",
     "DDPMParallelScheduler": "DDPMScheduler",
 }
+# No other solver looks at these, so they are kept for a caller who asks for one of the two.
+_OF_DDPM_AND_DDIM = {"clip_sample", "clip_sample_range", "set_alpha_to_one", "variance_type"}
+_INVERSE = "DDIMInverseScheduler"
 _EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
@@ -175,9 +81,47 @@ def read_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
 
 
 def _canonical(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration under the name of the class that does the same step by step."""
+    """Return what a configuration says to the class that it names, in the terms of today.
+
+    The class becomes the one that does the same step by step. Null says nothing, and neither does
+    a key that only other classes read, from one of which the configuration came.
+    """
     name = config.get("_class_name")
-    return {**config, "_class_name": _SAME_STEPS[name]} if name in _SAME_STEPS else config
+    if not isinstance(name, (str, type(None))):  # a list names a class in a file of its own
+        raise InvalidArgument(f"_class_name: expected the name of a class, got {name!r}")
+    config = _without_old_keys({key: value for key, value in config.items() if value is not None})
+    if name is None:
+        return config
+    name = _SAME_STEPS.get(name, name)
+    foreign = KEYS - READS.get(name, KEYS) - _OF_DDPM_AND_DDIM
+    said = {key: value for key, value in config.items() if key not in foreign}
+    return {**said, "_class_name": name}
+
+
+def _without_old_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without keys that classes of diffusers had once.
+
+    Raises
+    ------
+    InvalidArgument
+        One of them contradicts what is read today.
+    """
+    config.pop("tensor_format", None)  # whether to compute in NumPy or in torch
+    if "timestep_values" in config:
+        raise InvalidArgument(
+            "timestep_values is not read any more; leave it out, and give timesteps= when sampling"
+        )
+    at_start = config.pop("set_alpha_to_zero", None)
+    if at_start is not None and config.get("_class_name", _INVERSE) == _INVERSE:
+        config["set_alpha_to_one"] = at_start
+    if config.pop("predict_epsilon", True):
+        return config
+    if config.setdefault("prediction_type", "sample") == "epsilon":
+        raise InvalidArgument(
+            "predict_epsilon=False and prediction_type='epsilon' contradict each other; leave out "
+            "the one that is wrong"
+        )
+    return config
 
 
 def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
@@ -188,30 +132,24 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
     InvalidArgument
         If a key would change the result and is not supported, or is not known at all.
     """
-    settings: dict[str, Any] = {}
-    name = config.get("_class_name")
+    settings: dict[str, Any] = dict(DEFAULTS.get(str(config.get("_class_name")), {}))
     for key, value in config.items():
-        if key.startswith("_") or key in SOLVER_KEYS:
-            continue
-        if name is not None and name not in _READERS.get(key, (name,)):
-            continue
-        if key in fields or key == "use_lu_lambdas":
-            if value is not None:  # null is how a configuration says "the default"
-                settings[key] = value
-        elif key not in _INERT_VALUES:
-            known = sorted(fields | SOLVER_KEYS | _INERT_VALUES.keys())
-            raise InvalidArgument(f"unknown scheduler setting {key!r}; known: {', '.join(known)}")
-        elif not _is_inert(value, _INERT_VALUES[key]):
-            raise InvalidArgument(
-                f"scheduler setting {key}={value!r} changes the samples and is not supported; "
-                f"set it to {_INERT_VALUES[key][0]!r} or leave it out"
-            )
+        if key in fields:
+            settings[key] = value
+        elif key in _INERT_VALUES:
+            if not _is_inert(value, _INERT_VALUES[key]):
+                raise InvalidArgument(
+                    f"scheduler setting {key}={value!r} changes the samples and is not supported; "
+                    f"set it to {_INERT_VALUES[key][0]!r} or leave it out"
+                )
+        elif key not in KEYS and not key.startswith("_"):
+            known = ", ".join(sorted(fields | KEYS))
+            raise InvalidArgument(f"unknown scheduler setting {key!r}; known: {known}")
     if settings.get("lambda_min_clipped") == -math.inf:
         settings["lambda_min_clipped"] = None
-    if settings.pop("use_lu_lambdas", False) and not settings.get("use_karras_sigmas"):
+    if config.get("use_lu_lambdas") and not settings.get("use_karras_sigmas"):
         # Its exponent is 1, so it is even in log(sigma).
         settings["use_exponential_sigmas"] = True
-    settings = {**_CLASS_DEFAULTS.get(str(name), {}), **settings, **_CLASS_FIXED.get(str(name), {})}
     settings.update(_edm_settings(config, settings))
     if config.get("use_flow_sigmas"):
         settings["process"] = "flow"

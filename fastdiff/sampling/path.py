@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,18 +33,23 @@ class Path:
         What the network gets as time.
     alpha, sigma : array
         The levels of the process.
-    skipped : int
-        How many steps of the whole path lie before these.
+    left_out : array
+        Times of the whole path that lie before these.
     """
 
     t: Float64Array
     alpha: Float64Array
     sigma: Float64Array
-    skipped: int = 0
+    left_out: Float64Array = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         """Return the number of steps, n."""
         return len(self.t)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps of the whole path lie before these."""
+        return len(self.left_out)
 
     def after(self, start: int) -> Path:
         """Return the path without its first `start` steps.
@@ -55,7 +60,8 @@ class Path:
             If that leaves none.
         """
         start = whole_number("start", start, 0, len(self) - 1)
-        return Path(self.t[start:], self.alpha[start:], self.sigma[start:], self.skipped + start)
+        left_out = np.append(self.left_out, self.t[:start])
+        return Path(self.t[start:], self.alpha[start:], self.sigma[start:], left_out)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,12 @@ def visit(
         return _at_times(schedule, times, floor=compat and rules.floor)
     if sigmas is not None:
         most = 1.0 if schedule.process == "flow" else np.inf
-        levels = check_timesteps(sigmas, (np.nextafter(0, 1), most), steps, "sigmas", 0.0)
+        levels = check_timesteps(sigmas, (0.0, most), steps, "sigmas", apart=0.0)
+        if levels[-1] == 0:
+            raise InvalidArgument(
+                "sigmas: the last one is 0, where the data are and nothing is evaluated; leave it "
+                "out: a sampler goes on to its end by itself"
+            )
         if schedule.process == "flow":
             levels = _shift(schedule, levels)
         return _at_sigmas(schedule, levels, rules)

@@ -12,7 +12,13 @@ import numpy as np
 
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.sampling.betas import BETA_SCHEDULES, trained_betas
-from fastdiff.sampling.checks import check_flag, check_number, positive_number, whole_number
+from fastdiff.sampling.checks import (
+    check_flag,
+    check_number,
+    plain,
+    positive_number,
+    whole_number,
+)
 from fastdiff.sampling.config import read_config, schedule_settings
 from fastdiff.sampling.levels import Levels
 from fastdiff.sampling.prediction import PREDICTION_TYPES
@@ -29,6 +35,8 @@ VARIANCE_TYPES = (
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
 PROCESSES = ("vp", "ve", "edm", "flow")
 TIME_SHIFT_TYPES = ("exponential", "linear")
+MAX_TRAIN_TIMESTEPS = 1_000_000
+"""Far above what any model is trained with, and small enough for an array of as many numbers."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Schedule(Levels):
     Parameters
     ----------
     num_train_timesteps : int
-        T; discrete times run from 0 (nearly data) to T - 1 (nearly noise).
+        T, at most a million; discrete times run from 0 (nearly data) to T - 1 (nearly noise).
     beta_start, beta_end : float
         Ends of the range of betas, each in (0, 1).
     beta_schedule : {"linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"}
@@ -137,6 +145,8 @@ class Schedule(Levels):
     shift_terminal: float | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         for name, known in _NAMES.items():
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
@@ -144,7 +154,8 @@ class Schedule(Levels):
             if field.type == "bool":
                 check_flag(field.name, getattr(self, field.name))
         for name, least in (("num_train_timesteps", 1), ("steps_offset", 0)):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+            number = whole_number(name, getattr(self, name), least, MAX_TRAIN_TIMESTEPS)
+            object.__setattr__(self, name, number)
         for name in _POSITIVE:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, positive_number(name, getattr(self, name)))

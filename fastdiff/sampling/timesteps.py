@@ -81,6 +81,7 @@ def spaced_timesteps(
         times[:steps],
         (0, T - 1),
         origin=f"spacing {spacing!r} with steps={steps}, offset {steps_offset}",
+        remedy="check steps_offset and num_train_timesteps",
     )
 
 
@@ -90,6 +91,7 @@ def check_timesteps(
     steps: int | None = None,
     origin: str = "timesteps",
     apart: float = SMALLEST_STEP,
+    remedy: str = "",
 ) -> Float64Array:
     """Return explicit times, or sigmas, as a float64 array.
 
@@ -104,7 +106,9 @@ def check_timesteps(
     origin : str
         What to call them in an error.
     apart : float
-        Least distance of two of them.
+        Least distance of two of them; with 0 they must merely differ.
+    remedy : str
+        What to do about a value that is out of range.
 
     Raises
     ------
@@ -125,15 +129,15 @@ def check_timesteps(
     low, high = limits
     outside = times[~(np.isfinite(times) & (times >= low) & (times <= high))]
     if outside.size:
-        raise InvalidArgument(
-            f"{origin}: values must lie in {low:g}..{high:g}, got {outside[0]:g}; check "
-            "steps_offset and num_train_timesteps"
-        )
-    repeats = np.flatnonzero(np.diff(times) > -apart)
+        problem = f"{origin}: values must lie in {low:g}..{high:g}, got {outside[0]:g}"
+        raise InvalidArgument("; ".join(filter(None, (problem, remedy))))
+    gaps = -np.diff(times)
+    repeats = np.flatnonzero((gaps <= 0) | (gaps < apart))
     if repeats.size:
         i = int(repeats[0])
+        least = f" by at least {apart:g}" if apart else ""
         raise InvalidArgument(
-            f"{origin}: values must descend by at least {apart:g}, got {times[i]:g} then "
-            f"{times[i + 1]:g}; use fewer steps or another spacing"
+            f"{origin}: values must descend{least}, got {times[i]:g} then {times[i + 1]:g}; use "
+            "fewer steps or another spacing"
         )
     return times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
@@ -70,9 +70,10 @@ class Pace:
     cost: StepCost
     limit: int
 
-    def full(self, evaluations: int = 0) -> float:
-        """Return the seconds of a full step, or of one of `evaluations` if that is more."""
-        return self.cost(max(self.limit, evaluations))
+    @property
+    def full_seconds(self) -> float:
+        """Duration of a full step."""
+        return self.cost(self.limit)
 
 
 @dataclass(eq=False)
@@ -83,6 +84,8 @@ class Place:
     ----------
     taken : int
         Row steps behind it.
+    estimate_seconds : float
+        From its arrival until it is done, as was foretold at its arrival.
     """
 
     demand: Demand
@@ -122,9 +125,9 @@ class Place:
 class Admission:
     """A bounded queue whose jobs know when they will be done.
 
-    A job's promise holds whatever comes after it: its patience, the step that runs, and the time
-    that all jobs of the queue would take in full steps, first come, first served (`Policy`,
-    `forecast`). Jobs of other sizes take steps of their own, so their time is added.
+    A job's estimate is the forecast of its queue in the order of the policy, at the costs that were
+    learned: exact where nothing else comes (`forecast`). Jobs of other sizes take steps of their
+    own, so the time of those that go first is added.
 
     It is not thread-safe: a lock of its owner's guards it.
 
@@ -155,18 +158,15 @@ class Admission:
             The job would miss its deadline even if nothing came after it.
         """
         self._check_room(demand)
-        full, policy = self._paces[size].full(), self._queueing.policy
-        place = Place(demand, size, now, self._queueing.patience * demand.steps * full)
-        queue = [*self._places, place]
-        if place.deadline < math.inf:
-            seconds = self._learned(sorted(queue, key=lambda job: policy.rank(job, now)), place)
-            if now + seconds > place.deadline:
-                raise DeadlineImpossible(
-                    f"the images would be there in {seconds:.3g} s, "
-                    f"the deadline is in {place.deadline - now:.3g} s",
-                    seconds,
-                )
-        place.estimate_seconds = policy.ages_at(place) - now + self._at_most(queue)
+        patience = self._queueing.patience * demand.steps * self._paces[size].full_seconds
+        place = Place(demand, size, now, patience)
+        place.estimate_seconds = seconds = self._estimate(place, now)
+        if now + seconds > place.deadline:
+            raise DeadlineImpossible(
+                f"the images would be there in {seconds:.3g} s, "
+                f"the deadline is in {place.deadline - now:.3g} s",
+                seconds,
+            )
         self._places[place] = None
         return place
 
@@ -194,34 +194,19 @@ class Admission:
 
     def _backlog(self, places: Iterable[Place]) -> float:
         """Return the seconds that the work of `places` takes in full steps."""
-        each = {size: pace.full() / pace.limit for size, pace in self._paces.items()}
+        each = {size: pace.full_seconds / pace.limit for size, pace in self._paces.items()}
         return sum(place.remaining * each[place.size] for place in places)
 
-    def _learned(self, order: Sequence[Place], place: Place) -> float:
-        """Return when `place` is done if nothing else comes, served in that order."""
-        before = order[: order.index(place) + 1]
-        return sum(
-            self._forecast(before, size, pace.cost.__call__) for size, pace in self._paces.items()
-        )
+    def _estimate(self, place: Place, now: float) -> float:
+        """Return the seconds until `place` is done if nothing comes after it."""
+        policy = self._queueing.policy
+        order = sorted([*self._places, place], key=lambda job: policy.rank(job, now))
+        queue = order[: order.index(place) + 1]
+        return sum(self._forecast(queue, size) for size in self._paces)
 
-    def _at_most(self, queue: Sequence[Place]) -> float:
-        """Return when the last of `queue` is done at the latest, first come, first served."""
-        widest = max(place.width for place in queue)
-        full = {size: pace.full(widest) for size, pace in self._paces.items()}
-        return max(full.values()) + sum(
-            self._forecast(queue, size, _always(seconds)) for size, seconds in full.items()
-        )
-
-    def _forecast(
-        self, queue: Sequence[Place], size: Size, step_seconds: Callable[[int], float]
-    ) -> float:
+    def _forecast(self, queue: Sequence[Place], size: Size) -> float:
         """Return the seconds of `size`'s steps until the last of `queue` is done."""
+        pace = self._paces[size]
         work = [place.work for place in queue if place.size == size]
-        by_request = self._queueing.by_request
-        done = forecast(work, self._paces[size].limit, step_seconds, by_request=by_request)
+        done = forecast(work, pace.limit, pace.cost, by_request=self._queueing.by_request)
         return done[-1] if queue[-1].size == size else max(done, default=0.0)
-
-
-def _always(seconds: float) -> Callable[[int], float]:
-    """Return a cost of `seconds` for any step."""
-    return lambda evaluations: seconds

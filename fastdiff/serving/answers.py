@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from fastdiff.errors import (
 
 GENERATIONS = "/v1/images/generations"
 """Where requests for images go."""
+FILES = "/v1/images/files/"
+"""Before the name of an image that was asked for by URL."""
 
 _FAILURES = {"non_finite_output": ModelOutputError, "deadline_exceeded": Cancelled}
 
@@ -133,6 +136,23 @@ def require_httpx() -> ModuleType:
         return importlib.import_module("httpx")
     except ImportError as error:
         raise Unavailable("clients need httpx: pip install 'fastdiff-runtime[serve]'") from error
+
+
+def check_url(url: str) -> str:
+    """Return the address of a server as it is.
+
+    Raises
+    ------
+    InvalidArgument
+        It is no address of the web.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:  # of a port that is no number
+        pass
+    raise InvalidArgument(f"url: expected http://HOST:PORT or https://HOST, got {url!r}")
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

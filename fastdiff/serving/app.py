@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from fastdiff.serving.answers import FILES
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.generations import Generations
 from fastdiff.serving.middleware import ApiKeys, LingeringClose, RequestContext
@@ -24,7 +25,6 @@ from fastdiff.serving.openapi import describe_api
 from fastdiff.serving.service import Service
 
 _PAGE = Path(__file__).with_name("page")
-_FILES = "/v1/images/files/"
 _CREATED = 0  # /v1/models must tell when a model was made, and nobody knows
 
 
@@ -51,7 +51,7 @@ def create_app(service: Service) -> Starlette:
     if settings.api_keys:
         middleware.append(
             Middleware(
-                ApiKeys, keys=settings.api_keys, guarded=["/v1/", "/metrics"], open_prefix=_FILES
+                ApiKeys, keys=settings.api_keys, guarded=["/v1/", "/metrics"], open_prefix=FILES
             )
         )
     handlers: dict[Any, Any] = {
@@ -85,7 +85,7 @@ class _Api:
         """Return all routes but those of the page."""
         return [
             Route("/v1/images/generations", Generations(self._service), methods=["POST"]),
-            Route(_FILES + "{name}", self.image_file, methods=["GET"], name="image_file"),
+            Route(FILES + "{name}", self.image_file, methods=["GET"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/v1/status", self.status, methods=["GET"]),

@@ -16,6 +16,7 @@ from fastdiff.serving.answers import (
     Frame,
     Generation,
     authorization,
+    check_url,
     require_httpx,
     retry_after,
     to_error,
@@ -47,6 +48,8 @@ class Client:
 
     Raises
     ------
+    InvalidArgument
+        The URL is none of a server.
     Unavailable
         httpx is not installed.
 
@@ -68,7 +71,7 @@ class Client:
     ) -> None:
         module = require_httpx()
         self._http = module.Client(
-            base_url=base_url,
+            base_url=check_url(base_url),
             headers=authorization(api_key),
             timeout=module.Timeout(timeout_seconds, connect=10.0),
             transport=transport,

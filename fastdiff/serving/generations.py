@@ -28,6 +28,7 @@ from fastdiff.errors import (
     TableError,
     Unavailable,
 )
+from fastdiff.serving.addresses import file_urls
 from fastdiff.serving.faults import CLIENT_GONE, ApiError, client_gone, failure, invalid, refusal
 from fastdiff.serving.jobs import Failed, Finished, Reservation
 from fastdiff.serving.limits import read_body
@@ -143,12 +144,8 @@ class Generations:
     async def _respond(self, request: Request, record: _Record, job: _Job, send: Send) -> None:
         end = await unless_gone(request.receive, job.mailbox.end())
         finished = _finished(end, job, record)
-
-        def file_url(name: str) -> str:
-            return str(request.url_for("image_file", name=name))
-
-        images = self._service.images
-        body = await self._pooled(job.replies.response, finished, images, file_url)
+        url = file_urls(request.scope, self._service.settings.public_url)
+        body = await self._pooled(job.replies.response, finished, self._service.images, url)
         response = Response(body, media_type="application/json")
         await response(request.scope, request.receive, self._patiently(send))
 

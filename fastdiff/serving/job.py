@@ -55,7 +55,7 @@ class Job:
 
     @property
     def estimate_seconds(self) -> float:
-        """By when it will be done, counted from the reservation."""
+        """From the reservation until it is done, as was foretold then."""
         return self.place.estimate_seconds
 
     def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:

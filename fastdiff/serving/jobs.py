@@ -115,7 +115,7 @@ class Reservation(Protocol):
 
     @property
     def estimate_seconds(self) -> float:
-        """By when the job will be done, whatever comes after it, counted from the reservation."""
+        """From the reservation until the job is done, if nothing comes after it."""
         ...
 
     def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
@@ -148,7 +148,7 @@ class WorkerStatus:
     waiting_rows, running_rows, jobs : int
         Rows of jobs without a step yet, rows of the last step, and jobs that hold a place.
     steps_per_second, row_steps_per_second : float
-        Over the last seconds.
+        While steps ran, over the last seconds; 0 if none did.
     step_seconds : mapping of int to float
         Learned duration of a step by its number of evaluations.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 import fastdiff
 from fastdiff.compiler import describe
-from fastdiff.errors import FastdiffError, InvalidArgument
+from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import is_pipeline
 from fastdiff.runtime import Sampler
 from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
@@ -96,6 +95,7 @@ def load_models(
     """
     for source in sources:
         begin = time.monotonic()
+        _log.info("loading", extra={"fields": {"model": source.name}})
         model = _load(source, choices)
         observer = service.metrics.observer(source.name, model.engine)
         served = Served(model, make_worker(source.name, model.samplers, observer=observer))
@@ -109,7 +109,7 @@ def load_models(
 def _load(source: Source, choices: Choices) -> SamplerModel:
     """Compile or read a model."""
     options: dict[str, Any] = {
-        "progress": sys.stderr.isatty(),
+        "progress": False,  # stderr is a log of JSON lines, on a terminal too
         "batch_invariant": choices.batch_invariant,
     }
     if source.model.endswith(".fastdiff"):
@@ -143,9 +143,10 @@ def _compile(
         shape = channels, height // scale, width // scale
         try:
             compiled = fastdiff.compile(model, sample_shape=shape, **options)
-        except FastdiffError:
-            raise
-        except RuntimeError as error:  # the network's own, as of layers that do not fit together
+        except InvalidArgument as error:
+            if error.__cause__ is None:
+                raise
+            # The network's own, as of layers that do not fit together.
             raise InvalidArgument(f"{refusal}: {error}") from error
         sampler = compiled if isinstance(compiled, Sampler) else compiled.sampler
         if sampler.network.sample_shape != shape:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fastdiff.plots import Axis, Plot, Series, colors_of, swatch, to_figure, to_page
 from fastdiff.serving.loadtest import Load, Outcome
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0 }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-"""
-_COLORS = {"answered": "#2f5bd0", "refused": "#a06a00", "failed": "#b3261e"}
+_STYLE = "th:first-child, td:first-child { text-align: left }"
+_MARKERS = {"answered": "dot", "refused": "cross", "failed": "plus"}
 
 
 @dataclass(frozen=True)
@@ -162,75 +155,54 @@ def cells(summary: Summary) -> list[str]:
 
 
 def to_html(report: Report) -> str:
-    """Return a page with the table and two plots, which opens from disk with no network.
-
-    Raises
-    ------
-    ImportError
-        plotly is not installed.
-    """
+    """Return a page with the table and two plots; a kind of request has one colour in all."""
+    colors = colors_of(kind.name for kind in report.load.mix)
     heads = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in cells(summary)) + "</tr>"
+        "<tr>" + "".join(f"<td>{text}</td>" for text in _cells_as_html(summary, colors)) + "</tr>"
         for summary in report.summaries()
     )
     load = report.load
-    plots = [
-        _over_time(report).to_html(full_html=False, include_plotlyjs=True),
-        _distribution(report).to_html(full_html=False, include_plotlyjs=False),
-    ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>fastdiff loadtest</title><style>{_STYLE}</style></head>"
-        f"<body><h1>fastdiff loadtest</h1><p>{load.rate:g} requests/s ({load.arrivals}) of "
-        f"{load.n} images for {load.seconds:g} s; {report.images_per_second:.2f} images/s "
-        f"delivered.</p><table><caption>{CAPTION}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        f"{''.join(plots)}</body></html>"
+    return to_page(
+        "fastdiff loadtest",
+        f"<p>{load.rate:g} requests/s ({load.arrivals}) of {load.n} images for {load.seconds:g} s; "
+        f"{report.images_per_second:.2f} images/s delivered.</p><table><caption>{CAPTION}</caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        f"{to_figure(_over_time(report, colors))}{to_figure(_distribution(report, colors))}",
+        _STYLE,
     )
 
 
-def _over_time(report: Report) -> go.Figure:
-    """Draw a point for each request: when it was due, and how long it took."""
-    import plotly.graph_objects as go
+def _cells_as_html(summary: Summary, colors: Mapping[str, str]) -> list[str]:
+    first, *others = map(html.escape, cells(summary))
+    color = colors.get(summary.kind)
+    return [first if color is None else swatch(color) + first, *others]
 
-    figure = go.Figure()
-    symbols = ("circle", "diamond", "square", "triangle-up", "cross", "x")
-    for number, kind in enumerate(report.load.mix):
-        for status, color in _COLORS.items():
+
+def _over_time(report: Report, colors: Mapping[str, str]) -> Plot:
+    """Draw a mark for each request: when it was due, how long it took and what became of it."""
+    series = []
+    for kind in report.load.mix:
+        for status, marker in _MARKERS.items():
             own = [o for o in report.outcomes if (o.kind, o.status) == (kind.name, status)]
+            points = [(o.due_seconds, o.seconds) for o in own]
+            name = f"{kind.name} steps, {status}"
             if own:
-                figure.add_scatter(
-                    x=[o.due_seconds for o in own],
-                    y=[o.seconds for o in own],
-                    mode="markers",
-                    marker={"color": color, "symbol": symbols[number % len(symbols)]},
-                    name=f"{kind.name} steps, {status}",
-                )
-    return _titled(figure, "Latency over time", "due, s", "latency, s", report)
+                series.append(Series(name, colors[kind.name], points, marker))
+    return _with_goal("Latency over time", Axis("when it was due, s"), series, report)
 
 
-def _distribution(report: Report) -> go.Figure:
+def _distribution(report: Report, colors: Mapping[str, str]) -> Plot:
     """Draw for each kind which share was answered within a latency; refused ones never are."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    series = []
     for kind in report.load.mix:
         own = [o for o in report.outcomes if o.kind == kind.name]
         seconds = sorted(o.seconds for o in own if o.status == "answered")
-        share = (np.arange(len(seconds)) + 1) / max(len(own), 1)
-        figure.add_scatter(
-            x=share, y=seconds, mode="lines", name=f"{kind.name} steps", line_shape="vh"
-        )
-    return _titled(figure, "Latency within which a share was answered", "share", "s", report)
+        points = [(100 * (i + 1) / len(own), value) for i, value in enumerate(seconds)]
+        series.append(Series(f"{kind.name} steps", colors[kind.name], points, None, line=True))
+    axis = Axis("share of the requests, %")
+    return _with_goal("Latency within which a share was answered", axis, series, report)
 
 
-def _titled(figure: go.Figure, title: str, x: str, y: str, report: Report) -> go.Figure:
-    if report.goal_seconds is not None:
-        figure.add_hline(report.goal_seconds, line_dash="dot", annotation_text="goal")
-    return figure.update_layout(
-        title=title,
-        xaxis={"title": x},
-        yaxis={"title": y, "rangemode": "tozero"},
-        template="plotly_white",
-    )
+def _with_goal(title: str, x: Axis, series: list[Series], report: Report) -> Plot:
+    return Plot(title, x, Axis("latency, s"), series, report.goal_seconds, "goal")

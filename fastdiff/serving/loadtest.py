@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.serving.answers import GENERATIONS, authorization, require_httpx
+from fastdiff.serving.answers import GENERATIONS, authorization, check_url, require_httpx
 
 if TYPE_CHECKING:
     import httpx
@@ -182,6 +182,8 @@ def send(
 
     Raises
     ------
+    InvalidArgument
+        The URL is none of a server.
     Unavailable
         httpx is not installed.
     """
@@ -189,7 +191,7 @@ def send(
 
     async def run() -> list[Outcome]:
         async with httpx.AsyncClient(
-            base_url=url,
+            base_url=check_url(url),
             headers=authorization(api_key),
             timeout=httpx.Timeout(timeout_seconds),
             # A bound would be a second queue, before the server's.

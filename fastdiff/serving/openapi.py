@@ -61,7 +61,15 @@ _RESPONSE_SCHEMA = {
         "steps": {"type": "integer"},
         "queue_seconds": {"type": "number", "description": "From admission to the first step."},
         "run_seconds": {"type": "number", "description": "From the first step to the last."},
-        "estimate_seconds": {"type": "number", "description": "What admission promised."},
+        "estimate_seconds": {
+            "type": "number",
+            "description": "Both of these, as foretold at admission.",
+        },
+        "ignored": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Parameters of the request that changed nothing.",
+        },
     },
 }
 

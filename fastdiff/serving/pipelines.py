@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.pipelines import CompiledPipeline
 from fastdiff.integrations.pipelines.families import family_of
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.models import Decoder, SamplerModel, TextInput
 

@@ -1,8 +1,9 @@
 """`POST /v1/images/generations`: what a request may say, and how it is read.
 
 The parameters are those of OpenAI's images API (https://platform.openai.com/docs/api-reference/images)
-and fastdiff's own. One that is unknown, or that OpenAI knows and fastdiff does not, is refused by
-name: a parameter that is ignored gives another picture than the one asked for.
+and fastdiff's own. What OpenAI has for its accounts, and the defaults of what fastdiff has not,
+change no picture: they are taken, and the reply names them as ignored. All else that is unknown
+here is refused by name, for the picture would be another one than was asked for.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from fastdiff.serving.faults import ApiError, invalid
 MAX_SEED = (1 << 64) - 1
 _DRAWN_SEED_BITS = 53  # what a JavaScript number holds exactly
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
-_OPENAI_ONLY = (
-    "complexity",
-    "frame_count",
-    "frame_duration_ms",
-    "moderation",
-    "safety_identifier",
-    "style",
-    "svg",
-    "user",
-)
+_OPENAI_ONLY = ("complexity", "frame_count", "frame_duration_ms", "svg")
+_WITHOUT_EFFECT = ("moderation", "safety_identifier", "style", "user")
+_NO_EFFECT = "Has no effect here; the reply names it in `ignored`."
+_ADVICE = {
+    "background": "the images are opaque",
+    "output_format": "the images are still pictures",
+    "quality": "num_inference_steps decides how much work goes into an image",
+    "style": "the style is the model's",
+}
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
@@ -52,7 +52,7 @@ class ImageRequest(BaseModel):
         default=None, ge=0, le=100, description="Quality of jpeg and webp, 100 unless given."
     )
     background: Literal["auto", "opaque"] | None = None
-    quality: Literal["auto"] | None = None
+    quality: Literal["auto", "standard"] | None = None
     stream: bool | None = Field(default=None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
         default=None, ge=0, le=100, description="Estimates of each image to send while it is made."
@@ -76,6 +76,10 @@ class ImageRequest(BaseModel):
     deadline_ms: int | None = Field(
         default=None, ge=1, le=86_400_000, description="Refuse or give up what takes longer."
     )
+    style: Literal["vivid"] | None = Field(default=None, description=_NO_EFFECT)
+    moderation: Literal["low", "auto"] | None = Field(default=None, description=_NO_EFFECT)
+    user: str | None = Field(default=None, description=_NO_EFFECT)
+    safety_identifier: str | None = Field(default=None, description=_NO_EFFECT)
 
     @property
     def count(self) -> int:
@@ -87,6 +91,14 @@ class ImageRequest(BaseModel):
     def format(self) -> Literal["png", "jpeg", "webp"]:
         """The file format of the answer."""
         return self.output_format or "png"
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the parameters that were given and change nothing."""
+        given = {name: getattr(self, name) is not None for name in _WITHOUT_EFFECT}
+        given["quality"] = self.quality == "standard"
+        given["output_compression"] = self.output_compression is not None and self.format == "png"
+        return sorted(name for name, is_given in given.items() if is_given)
 
     @property
     def wanted_size(self) -> tuple[int, int] | None:
@@ -133,7 +145,8 @@ def _explain(error: ValidationError) -> ApiError:
         return invalid(None, f"expected a JSON object of parameters: {first['msg']}", "bad_json")
     param = str(first["loc"][0])
     if first["type"] != "extra_forbidden":
-        return invalid(param, f"{param}: {first['msg']}")
+        advice = f"; {_ADVICE[param]}" if param in _ADVICE else ""
+        return invalid(param, f"{param}: {first['msg']}{advice}")
     if param in _OPENAI_ONLY:
         return invalid(param, f"{param} is not supported here; leave it out", "unsupported")
     known = ", ".join(sorted(ImageRequest.model_fields))
@@ -148,7 +161,7 @@ def _check_combination(request: ImageRequest) -> None:
             raise invalid(name, f"{name}: expected one or {request.count}, got {len(values)}")
     if request.size not in (None, "auto") and request.wanted_size is None:
         raise invalid("size", "size: expected auto or WIDTHxHEIGHT, such as 512x512")
-    if request.output_compression is not None and request.format == "png":
+    if request.output_compression not in (None, 100) and request.format == "png":
         raise invalid("output_compression", "output_compression is for jpeg and webp; png has none")
     if not request.stream and request.partial_images:
         raise invalid("partial_images", "partial_images needs stream=true")

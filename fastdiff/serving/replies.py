@@ -32,7 +32,7 @@ class Replies:
         With its seeds.
     plan : Plan
     estimate_seconds : float
-        What was promised when the request was admitted.
+        What was foretold when the request was admitted.
     """
 
     name: str
@@ -122,6 +122,7 @@ class Replies:
             "queue_seconds": round(finished.queue_seconds, 6),
             "run_seconds": round(finished.run_seconds, 6),
             "estimate_seconds": round(self.estimate_seconds, 6),
+            "ignored": self.ask.ignored,
         }
 
 

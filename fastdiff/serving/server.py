@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from fastdiff.errors import Unavailable
+from fastdiff.errors import FastdiffError, Unavailable
 from fastdiff.serving.app import create_app
 from fastdiff.serving.service import Service
 
@@ -87,6 +87,7 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # anybody on this machine can send them
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )
@@ -98,7 +99,9 @@ def run_server(
             load()
         except BaseException as error:
             failures.append(error)
-            _log.critical("a model cannot be served", exc_info=error)
+            # These say all that helps; anything else is a bug or a library's.
+            trace = None if isinstance(error, (FastdiffError, OSError)) else error
+            _log.critical("a model cannot be served: %s", error, exc_info=trace)
             server.should_exit = True
 
     loader = threading.Thread(target=load_all, name="fastdiff-load", daemon=True)

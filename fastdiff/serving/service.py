@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastdiff.errors import InvalidArgument
+from fastdiff.serving.answers import check_url
 from fastdiff.serving.faults import ApiError, invalid
 from fastdiff.serving.images import ImageStore
 from fastdiff.serving.jobs import Reservation, WorkerStatus
@@ -31,6 +32,9 @@ class Settings:
         Any of them opens the API; none leaves it open.
     cors_origins : tuple of str
         Other sites whose pages may call the API.
+    public_url : str
+        Where clients reach the server, which the URLs of images begin with; empty for the address
+        that took the request.
     pool_threads : int
         Threads that build solver tables and encode pictures.
     store_bytes, store_seconds : int, float
@@ -40,6 +44,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    public_url: str = ""
     pool_threads: int = 2
     store_bytes: int = 1 << 28
     store_seconds: float = 3600.0
@@ -47,6 +52,8 @@ class Settings:
     def __post_init__(self) -> None:
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_keys):
             raise InvalidArgument("api_keys: expected ASCII text without spaces around it")
+        if self.public_url:
+            check_url(self.public_url)
 
 
 class Service:

@@ -224,7 +224,7 @@ class ModelWorker:
             self._observer.step(tick.rows, tick.evaluations, seconds)
             with self._wake:
                 self._running_rows = tick.rows
-                self._meter.add(end, tick.rows)
+                self._meter.add(end, tick.rows, seconds)
 
     def _finish(self, job: Job) -> None:
         """End a job whose ticket is done."""

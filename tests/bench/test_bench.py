@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.performance import verdict
 from fastdiff.bench import Plan, Result, run, to_html, to_json
 from fastdiff.bench.contenders import BASELINE, Contender, Load
 from fastdiff.bench.timing import Spread, interleave, ratio
@@ -144,9 +145,40 @@ def test_html_opens_without_a_network_and_escapes_what_it_shows():
     assert "a &lt;machine&gt;" in page
     assert "needs &lt;gpu&gt;" in page
     assert "2.00 (1.50 to 2.50)" in page
-    outside = r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//'
-    assert re.search(outside, page) is None
-    assert page.count("Plotly.newPlot(") == 2
+    assert re.search("<(?:script|link|img|iframe)|https?:", page) is None
+    assert page.count("<figure>") == 2
+    assert len(page) < 300_000
+
+
+def test_a_contender_has_one_colour_in_tables_and_plots_of_all_models():
+    figures = {"steps_per_second": 5.0, "images_per_second": 2.5, "p50_ms": 1.0, "p95_ms": 2.0}
+    names = ("diffusers float32", "plain openvino", "fastdiff auto")
+    results = [
+        result(name, model=model, error=number * 1e-6, **figures)
+        for model, order in (("a", names), ("b", names[::-1]))
+        for number, name in enumerate(order)  # the first has no error, so it is in one plot only
+    ]
+    page = to_html(results, MACHINE)
+    colors = {name: set() for name in names}
+    for color, name in re.findall(r'background:(#\w+)"></span>([^<]+)<', page):
+        colors[name].add(color)
+    for color, name in re.findall(r'stroke="(#\w+)"[^>]*><title>([^<]+), batch', page):
+        colors[name].add(color)
+    assert all(len(found) == 1 for found in colors.values())
+    assert len(set.union(*colors.values())) == 3
+
+
+def test_verdict_of_the_performance_page_names_both_precisions():
+    turns = {"steps_per_second": 2.0, "turn_seconds": (1.0, 1.0)}
+    ours = result(backend="native", precision="bfloat16", error=1e-2, **turns)
+    slow = {**turns, "steps_per_second": 1.0, "turn_seconds": (2.0, 2.0)}
+    peers = [
+        result("plain openvino", peer=True, backend="openvino", error=1e-6, **slow),
+        result(BASELINE.name, peer=True, backend="diffusers", error=0.0, turn_seconds=(4.0, 4.0)),
+    ]
+    assert verdict([ours, *peers]) == (
+        "| 2 | native bfloat16 | openvino float32 | 2.00 (2.00 to 2.00) | 4.00 (4.00 to 4.00) |"
+    )
 
 
 def test_json_has_the_promised_keys():
@@ -161,7 +193,12 @@ def test_command_prints_a_table_and_writes_both_files(tmp_path):
     words += ["--json", str(tmp_path / "b.json"), "--html", str(tmp_path / "b.html")]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
-    assert "digits, ddim in 2 steps" in done.output
+    assert "digits, ddim in 2 steps" in done.stdout
+    assert "fastdiff eager float32  eager float32" in done.stdout
+    assert done.stderr.splitlines() == [
+        "digits, ddim, batch 1: preparing fastdiff eager float32",
+        "digits, ddim, batch 1: round 1 of 1, fastdiff eager float32",
+    ]
     (figures,) = json.loads((tmp_path / "b.json").read_text())["results"]
     assert (figures["backend"], figures["precision"], figures["batch"]) == ("eager", "float32", 1)
     assert figures["peak_memory_bytes"] is None or figures["peak_memory_bytes"] > 10**7

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fastdiff import errors
 from fastdiff.cli import app, main
-from fastdiff.cli.images import grid, save, to_uint8
+from fastdiff.cli.images import columns_of, grid, save, to_uint8
 
 
 def fastdiff(*arguments):
@@ -112,6 +112,13 @@ def test_doctor_tells_what_runs(capsys):
     assert "UNet2DModel" in out
 
 
+def test_brackets_and_colons_in_an_error_are_printed_as_they_are(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "model[serve][/bold]:smile:"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "unknown model 'model[serve][/bold]:smile:'" in capsys.readouterr().err
+
+
 def test_errors_are_one_sentence_and_exit_code_one(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "digits", "--out", "x.gif"])
     with pytest.raises(SystemExit) as caught:
@@ -129,6 +136,40 @@ def test_help_teaches(capsys):
     out = capsys.readouterr().out
     assert "dpmpp_2m_sde" in out
     assert "--classes 3,7" in out
+
+
+@pytest.mark.parametrize(
+    ("count", "group", "columns"),
+    [
+        (1, 1, 1),
+        (10, 1, 10),  # ten classes, an image of each
+        (20, 2, 10),
+        (16, 8, 8),
+        (30, 3, 9),
+        (40, 20, 20),
+        (64, 1, 10),
+        (400, 1, 20),
+        (400, 40, 40),
+    ],
+)
+def test_a_grid_is_no_column_and_breaks_no_group(count, group, columns):
+    assert columns_of(count, group) == columns
+
+
+def test_ten_classes_stand_side_by_side(tmp_path):
+    out = tmp_path / "digits.png"
+    classes = ",".join(map(str, range(10)))
+    code = ["--classes", classes, "--steps", "2", "--backend", "eager", "--precision", "float32"]
+    assert fastdiff("sample", "digits", *code, "--out", str(out)) in (0, None)
+    with Image.open(out) as picture:
+        assert picture.size == ((10 * 9 + 1) * 8, (9 + 1) * 8)
+
+
+@pytest.mark.parametrize("name", ["", "file/x.png"])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InvalidArgument, match="cannot be written"):
+        app(["demo", "--out", str(tmp_path / name)], standalone_mode=False)
 
 
 def test_pixels_are_exact(tmp_path):

@@ -8,7 +8,8 @@ from trajectories import compare
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling import Schedule, get_solver, list_solvers
 
-CASES = {v.label: v for v in variants() if v.solver not in ("ddim_inverse", "pndm") and v.takes(13)}
+CASES = {v.label: v for v in variants() if v.solver != "ddim_inverse" and v.takes(13)}
+PNDM = {label: v for label, v in CASES.items() if v.solver == "pndm"}
 TWO_EVALUATIONS = ("heun", "kdpm2", "kdpm2_ancestral", "dpmpp_sde")
 
 
@@ -43,6 +44,17 @@ def test_times_and_sigmas_are_left_out_too():
     assert by_times.t.tolist() == [200, 20]
     by_sigmas = solver.table(Schedule(), sigmas=[10.0, 3.0, 0.4], start=1)
     np.testing.assert_allclose(by_sigmas.sigma / by_sigmas.alpha, [3.0, 0.4], rtol=1e-14)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("label", PNDM)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_compat_cuts_pndm_wherever_diffusers_does(label, kind):
+    """Before the doubled time, between its two places, inside a Runge-Kutta step, and after."""
+    for steps, start in ((13, 2), (13, 3), (13, 11), (13, 12), (5, 1), (5, 4)):
+        found = compare(PNDM[label], kind, "leading", steps, start=start)
+        assert found.table < 1e-10, (steps, start)
+        assert found.packed < 1e-5, (steps, start)
 
 
 def test_pndm_warms_up_anew_on_the_times_that_are_left():

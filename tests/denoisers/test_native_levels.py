@@ -11,7 +11,8 @@ from fastdiff.denoisers.network import Choice, pack, plan_network
 from fastdiff.denoisers.network.nodes import Attention
 from fastdiff.integrations.describing import describe
 from fastdiff.runtime.calibration import with_samples
-from fastdiff.runtime.certificate import certify, reference_trajectory
+from fastdiff.runtime.certificate import certify
+from fastdiff.runtime.trajectory import reference_trajectory
 
 LARGEST = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 1e-1}
 """Errors of an output; a sample's are half of that."""

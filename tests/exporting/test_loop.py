@@ -10,10 +10,21 @@ import onnxruntime
 import pytest
 import torch
 from networks import eager_sampler
+from onnx import helper, numpy_helper
 from torch import nn
 
+import fastdiff
 from fastdiff import errors
-from fastdiff.exporting import Conditioning, Network, export_onnx, export_sampler, loop
+from fastdiff.exporting import (
+    Conditioning,
+    Network,
+    export_onnx,
+    export_sampler,
+    loop,
+    opset,
+    read_metadata,
+)
+from fastdiff.integrations import describe
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP, normal
 from fastdiff.models import (
     NULL_CLASS,
@@ -196,6 +207,77 @@ def test_large_weights_go_to_a_file_beside(exported, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.onnx", "s.onnx.data"]
     expected = eager_sampler(exported[2]).sample(solver="ddim", steps=3, seed=SEEDS, **INPUTS)
     np.testing.assert_allclose(images_of(path, **INPUTS), expected, atol=1e-5)
+
+
+def old_file(path, version):
+    """Write ``tanh(x) softmax(mean of x over the image) + t / 1000`` with operators as they were.
+
+    Of each of them the attributes became inputs later, or the meaning changed.
+    """
+    axes = {"axes": [2, 3]} if version < 13 else {}
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Softmax", ["mean"], ["weights"], axis=1),
+        helper.make_node("Unsqueeze", ["weights", *([] if axes else ["axes"])], ["wide"], **axes),
+        helper.make_node("Tanh", ["x"], ["y"]),
+        helper.make_node("Mul", ["y", "wide"], ["product"]),
+        helper.make_node("Reshape", ["t", "per_row"], ["times"]),
+        helper.make_node("Mul", ["times", "rate"], ["offset"]),
+        helper.make_node("Add", ["product", "offset"], ["output"]),
+    ]
+    constants = {"axes": [2, 3], "per_row": [-1, 1, 1, 1], "rate": np.float32(0.001)}
+    image = ["n", 2, 3, 5]
+    graph = helper.make_graph(
+        nodes,
+        "old",
+        [
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, image),
+            helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, image)],
+        [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", version)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=6), path)
+    return describe(path)
+
+
+@pytest.mark.parametrize("version", [11, 13, 17])
+def test_a_file_of_an_older_opset_is_converted(version, tmp_path):
+    network, schedule = old_file(tmp_path / "old.onnx", version)
+    assert network.file.opset == version
+    table = get_solver("ddim").table(schedule, steps=3).pack()
+    path = export_sampler(network, table, tmp_path / "s.onnx", schedule=schedule)
+    assert read_metadata(path).opset == 18
+    expected = fastdiff.compile(
+        tmp_path / "old.onnx", backend="onnxruntime", max_batch=1, tune=0.001, cache=False
+    ).sample(steps=3, seed=SEEDS)
+    np.testing.assert_allclose(images_of(path), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_that_cannot_be_converted_is_refused_by_name(tmp_path, monkeypatch):
+    network, schedule = old_file(tmp_path / "old.onnx", 17)
+    table, path = get_solver("ddim").table(schedule, steps=3).pack(), tmp_path / "s.onnx"
+
+    def no_adapter(model, version):
+        raise RuntimeError("No Adapter From Version 16 for Identity")
+
+    monkeypatch.setattr(opset.version_converter, "convert_version", no_adapter)
+    refuse(
+        "old has operators of opset 17, .* needs 18, .* No Adapter .* anew", network, table, path
+    )
+
+    def wrong(model, version):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        (rate,) = (value for value in changed.graph.initializer if value.name.endswith("rate"))
+        rate.CopyFrom(numpy_helper.from_array(np.float32(0.1), rate.name))
+        return changed
+
+    monkeypatch.setattr(opset.version_converter, "convert_version", wrong)
+    with pytest.raises(errors.ModelOutputError, match=r"convert them: .* another output"):
+        export_sampler(network, table, path)
+    assert not path.exists()
 
 
 def refuse(message, network, table, path, **options):

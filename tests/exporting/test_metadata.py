@@ -56,7 +56,7 @@ def test_schedule_can_be_read_without_fastdiff(tmp_path):
     assert fields["prediction_type"] == "v_prediction"
     assert fields["schedule"]["beta_schedule"] == "scaled_linear"
     assert fields["conditioning"]["y"] == {
-        "shape": [], "dtype": "int64", "null": None, "num_classes": 3,
+        "shape": [], "dtype": "int64", "null": None, "num_classes": 3, "value_range": None,
     }  # fmt: skip
 
 

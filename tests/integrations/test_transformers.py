@@ -49,6 +49,13 @@ def build(name, **config):
     return model
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_of_half_precision_are_computed_in_float32(name):
+    """The text and the pooled text are float32, whatever the weights are."""
+    network = from_diffusers(build(name).to(torch.bfloat16), (2, 4, 4))
+    assert network.probe() in {2, 4}
+
+
 def flux_pipeline_call(model, x, t, text, pooled, guidance):
     pipeline = diffusers.FluxPipeline
     n, channels, height, width = x.shape

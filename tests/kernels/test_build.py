@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +95,42 @@ except Exception as error:
     status, launch = got.stdout.splitlines() or [got.stderr, ""]
     assert status.startswith("no CUDA driver or device: ")
     assert launch.startswith("Unavailable the CUDA kernel fill_normal: ")
+
+
+def test_the_runtime_of_packages_is_found_where_an_older_nvcc_does_not_look(
+    tmp_path: Path,
+) -> None:
+    """nvcc 13.0 of the packages looks in lib64; its profile says so, and here this one's does."""
+    spec = importlib.util.find_spec("nvidia")
+    toolkits = [Path(place) / "cu13" for place in (spec and spec.submodule_search_locations) or ()]
+    toolkit = next((path for path in toolkits if (path / "bin" / "nvcc").exists()), None)
+    if toolkit is None:
+        pytest.skip("needs pip install nvidia-cuda-nvcc nvidia-cuda-runtime")
+    older = tmp_path / "toolkit"
+    (older / "bin").mkdir(parents=True)
+    for path in [*toolkit.iterdir(), *(toolkit / "bin").iterdir()]:
+        if path.name != "bin":
+            (older / path.relative_to(toolkit)).symlink_to(path)
+    for name in ("nvcc", "nvcc.profile"):
+        (older / "bin" / name).unlink()
+        shutil.copy(toolkit / "bin" / name, older / "bin" / name)
+    profile = older / "bin" / "nvcc.profile"
+    profile.write_text(profile.read_text().replace("$(TOP)/lib", "$(TOP)/lib64"))
+    options = ["-DFASTDIFF_CUDA=ON", "-DFASTDIFF_CUDA_ARCHITECTURES=90a-real"]
+    result = configure(tmp_path / "build", *options, f"-DFASTDIFF_NVCC={older / 'bin' / 'nvcc'}")
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_the_lowest_versions_that_are_claimed_are_those_that_are_tested() -> None:
+    tested = dict(re.findall(r"([\w-]+)==([\d.]+)", (ROOT / "Makefile").read_text()))
+    claimed = dict(
+        re.findall(r'"(triton|nvidia-cuda-\w+)>=([\d.]+);', (ROOT / "pyproject.toml").read_text())
+    )
+    assert sorted(claimed) == [
+        "nvidia-cuda-cccl", "nvidia-cuda-nvcc", "nvidia-cuda-runtime", "triton",
+    ]  # fmt: skip
+    for name, lowest in claimed.items():
+        assert f"{tested[name]}.".startswith(f"{lowest}.")
 
 
 def test_missing_compiler_is_one_clear_line(

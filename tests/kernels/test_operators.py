@@ -1,14 +1,10 @@
 """The torch operators: the kernels' bits, padding, and what the dispatcher is told of them."""
 
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from fastdiff.errors import Unavailable, UnknownName
-from fastdiff.kernels import first_use, operators
+from fastdiff.kernels import operators  # noqa: F401  registers torch.ops.fastdiff
 from fastdiff.kernels.noise import normal
 from fastdiff.kernels.step import reference
 from fastdiff.records import BATCH_ROW, TABLE_ROW
@@ -104,61 +100,3 @@ def test_the_dispatcher_is_told_what_is_written(operator):
         arguments[operator],
         test_utils=("test_schema", "test_faketensor"),
     )
-
-
-GPU = torch.device("cuda:0")
-
-
-@pytest.fixture
-def languages(monkeypatch):
-    """Put modules in the place of the GPU kernels of the step; others cannot be imported."""
-    operators.gpu_kernel.cache_clear()
-    monkeypatch.delenv("FASTDIFF_GPU", raising=False)
-    broken = {}
-
-    def verdict(operator, language, kernel, device):
-        assert (operator, device, kernel()) == ("step", GPU, language)
-        return first_use.Verdict(operator, language, str(device), broken.get(language), "")
-
-    def put(*known, **mismatches):
-        broken.update(mismatches)
-        for language in operators.LANGUAGES:
-            module = SimpleNamespace(step=lambda language=language: language)
-            name = f"fastdiff.kernels.step.{language}"
-            monkeypatch.setitem(sys.modules, name, module if language in known else None)
-
-    monkeypatch.setattr(first_use, "verdict", verdict)
-    yield put
-    operators.gpu_kernel.cache_clear()
-
-
-def test_cuda_comes_first_unless_it_is_not_there_or_not_allowed(languages, monkeypatch):
-    languages("cuda", "triton")
-    assert operators.gpu_kernel("step", GPU)() == "cuda"
-    operators.gpu_kernel.cache_clear()
-    monkeypatch.setenv("FASTDIFF_GPU", "triton")
-    assert operators.gpu_kernel("step", GPU)() == "triton"
-    operators.gpu_kernel.cache_clear()
-    monkeypatch.delenv("FASTDIFF_GPU")
-    languages("triton")
-    assert operators.gpu_kernel("step", GPU)() == "triton"
-
-
-def test_a_kernel_that_failed_its_check_is_passed_over(languages):
-    languages("cuda", "triton", cuda="3 of 7 differ")
-    assert operators.gpu_kernel("step", GPU)() == "triton"
-    operators.gpu_kernel.cache_clear()
-    languages("cuda", triton="5 of 7 differ")
-    with pytest.raises(Unavailable, match=r"cuda: 3 of 7 differ; triton: import of"):
-        operators.gpu_kernel("step", GPU)
-
-
-def test_without_gpu_kernels_every_reason_is_named(languages, monkeypatch):
-    languages()
-    with pytest.raises(
-        Unavailable, match=r"no GPU kernel for step: cuda: import.*; triton: import"
-    ):
-        operators.gpu_kernel("step", GPU)
-    monkeypatch.setenv("FASTDIFF_GPU", "metal")
-    with pytest.raises(UnknownName, match="'metal'; known: cuda, triton"):
-        operators.gpu_kernel("step", GPU)

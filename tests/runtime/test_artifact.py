@@ -1,7 +1,9 @@
 """A saved sampler gives the same images, and nothing that was tampered with is used."""
 
+import copy
 import io
 import json
+import pickle
 import zipfile
 
 import numpy as np
@@ -51,8 +53,23 @@ def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, save
     assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
     assert loaded.schedule == sampler.schedule
     assert str(loaded.report) == str(sampler.report)
+    kept, probes = loaded._compiled.reference.probes, sampler._compiled.reference.probes
+    assert probes.conditioning["class_labels"].tolist() == [3]  # the null class
+    assert torch.equal(kept.conditioning["class_labels"], probes.conditioning["class_labels"])
+    assert torch.equal(kept.outputs, probes.outputs)
     with pytest.raises(errors.InvalidArgument, match="labels from 0 to 2"):
         loaded.sample(class_labels=[3])
+
+
+def test_a_sampler_is_pickled_and_copied_as_what_it_saves(sampler, monkeypatch):
+    monkeypatch.setattr(loading, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
+    other = sampler.with_schedule(fastdiff.Schedule(num_train_timesteps=100))
+    unpickled = pickle.loads(pickle.dumps(other))  # noqa: S301  what this test wrote
+    for made in (unpickled, copy.deepcopy(other)):
+        assert made.engine is not other.engine
+        assert made.schedule == other.schedule
+        assert torch.equal(made.sample(**OPTIONS), other.sample(**OPTIONS))
+    assert copy.copy(other).engine is other.engine
 
 
 def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):
@@ -71,6 +88,18 @@ def test_another_machine_measures_again_without_the_module(sampler, saved, monke
     torch.testing.assert_close(
         loaded.sample(**OPTIONS), sampler.sample(**OPTIONS), rtol=0, atol=tolerance
     )
+
+
+def test_an_error_inside_the_engine_of_a_file_lets_others_be_measured(
+    sampler, saved, monkeypatch, caplog
+):
+    def build(*args):
+        raise KeyError("dedup_17")
+
+    monkeypatch.setattr(loading, "build_denoiser", build)
+    monkeypatch.setattr(loading, "tune", lambda *args: sampler._compiled)
+    assert fastdiff.load(saved).report is sampler.report
+    assert "raise KeyError" in caplog.text
 
 
 def rewrite(path, target, change):
@@ -165,8 +194,8 @@ TAMPERED = {
     "a file that is not listed": (lambda e: e.update(extra=b"x"), "does not list the entries"),
     "a missing network": (lambda e: e.pop("denoiser.onnx"), "does not list the entries"),
     "no manifest": (lambda e: e.pop("manifest.json"), "no manifest.json"),
-    "a later format": (in_manifest(format=3), "has format 3, this version of fastdiff reads 2"),
-    "an earlier format": (in_manifest(format=1), "has format 1"),
+    "a later format": (in_manifest(format=4), "has format 4, this version of fastdiff reads 3"),
+    "an earlier format": (in_manifest(format=2), "has format 2"),
     "a manifest without a schedule": (in_manifest(schedule=None), "does not hold what its format"),
     "an impossible shape": (in_manifest(sample_shape=[1, 5]), "does not hold what its format"),
     "a wrong shape": (in_manifest(sample_shape=[1, 4, 5]), "does not hold what its format"),

@@ -17,10 +17,9 @@ from fastdiff.runtime.certificate import (
     Certificate,
     Limits,
     certify,
-    evaluate,
-    reference_trajectory,
 )
 from fastdiff.runtime.report import Candidate, Report
+from fastdiff.runtime.trajectory import evaluate, reference_trajectory
 from fastdiff.sampling import Schedule, run_table
 
 

@@ -10,7 +10,7 @@ from fastdiff.errors import Unavailable
 from fastdiff.exporting import Network
 from fastdiff.runtime.batcher import Batching
 from fastdiff.runtime.engine import Engine
-from fastdiff.runtime.invariant import invariant_batch
+from fastdiff.runtime.invariant import FixedCall, invariant_batch
 from fastdiff.runtime.policies import SHORTEST_REMAINING
 
 
@@ -29,11 +29,29 @@ class Placed(torch.nn.Module):
         return 0.1 * x * (1 + 1e-6 * place)
 
 
-@pytest.mark.parametrize(("module", "rows"), [(Sociable(), 1), (Placed(), 3), (Mixer(), 8)])
+class Pairs(torch.nn.Module):
+    """Both rows of a pair get the same company at either place: each other."""
+
+    def forward(self, x, t):
+        return 0.1 * x + 1e-6 * x.flip(0)
+
+
+class Loudest(torch.nn.Module):
+    """Rounds to a grid of the loudest row's, which rows that are as loud do not change."""
+
+    def forward(self, x, t):
+        grid = torch.exp2(torch.ceil(torch.log2(x.abs().amax())) - 40)
+        return torch.round(0.1 * x / grid) * grid
+
+
+@pytest.mark.parametrize(
+    ("module", "rows"),
+    [(Sociable(), 1), (Placed(), 3), (Mixer(), 8), (Pairs(), 1), (Loudest(), 1)],
+)
 def test_the_fastest_size_is_taken_at_which_bits_know_neither_place_nor_company(module, rows):
     network = Network(module, (1, 3, 5))
     denoiser = build_denoiser("eager", network, "float32")
-    measured = {1: 1.0, 3: 2.0, 8: 3.0, 64: 4.0}
+    measured = {1: 1.0, 2: 1.7, 3: 2.0, 8: 3.0, 64: 4.0}
     assert invariant_batch(network, denoiser, measured) == (rows, measured[rows])
 
 
@@ -104,6 +122,26 @@ def test_an_image_has_the_same_bits_alone_and_under_load(sampler, saved, name):
         assert torch.equal(own.result(), ticket.result())
     usual = sampler.sample(3, steps=2, seed=1, class_labels=1)
     torch.testing.assert_close(tickets[1].result(), usual, rtol=0, atol=1e-4)
+
+
+def test_nothing_of_former_calls_is_in_a_fixed_call():
+    """Places that no row takes hold copies of the last, not what a former step left there."""
+    network = Network(Sociable(), (1, 3, 5))
+    denoiser = build_denoiser("eager", network, "float32")
+    inputs, t = torch.randn(4, 15, generator=torch.Generator().manual_seed(0)), torch.ones(4)
+    inputs[3] *= 1e4
+
+    def evaluate(call, *rows):
+        output = torch.empty(len(rows), 1, 3, 5)
+        call.evaluating(inputs, torch.tensor(rows), t[: len(rows)], {}, output)()
+        return output
+
+    used, new = (FixedCall(network, denoiser, 3) for _ in range(2))
+    evaluate(used, 1, 2, 3)
+    got = evaluate(used, 0)
+    assert torch.equal(got, evaluate(new, 0))
+    copies = inputs[:1].view(1, 1, 3, 5).repeat(3, 1, 1, 1)
+    torch.testing.assert_close(got, network.module(copies, t[:3])[:1])
 
 
 def test_a_swapped_denoiser_is_checked_anew():

@@ -124,23 +124,25 @@ def test_more_images_than_slots_run_in_waves():
     assert seen[-1] == [6, 7]
 
 
-def test_progress_prints_and_changes_nothing(sampler, capsys):
+def test_progress_changes_nothing(sampler, monkeypatch):
     quiet = sampler.sample(2, steps=3, seed=0)
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert torch.equal(sampler.sample(2, steps=3, seed=0, progress=True), quiet)
-    assert "6/6" in capsys.readouterr().out
 
 
 IMAGE = torch.ones(1, 1, 3, 5)
 BAD_CALLS = {
     "how many images": {},
-    "n: expected a count": {"n": -1},
+    "n must be a whole number of at least 0, got -1": {"n": -1},
+    "n must be a whole number of at least 0, got True": {"n": torch.tensor(True)},
+    "n must be a whole number of at least 0, got 2.0": {"n": np.float64(2)},
+    "1000000000000000000 images of 1 x 3 x 5 would take .* ask for less": {"n": 10**18},
     "steps": {"n": 1, "steps": 0},
     "num_train_timesteps|1000": {"n": 1, "steps": 1001},
     "unknown solver 'rk4'; known: .*ddim": {"n": 1, "solver": "rk4"},
     "labels from 0 to 3, got 4": {"class_labels": [0, 4]},
     "labels from 0 to 3, got -1": {"class_labels": [-1]},
-    "class_labels: expected integers, got torch.float32": {"class_labels": [0.5]},
+    "class_labels: expected integers, got torch.float64": {"class_labels": [0.5]},
     "class_labels: expected numbers, got str": {"class_labels": "seven"},
     r"class_labels: expected shape \(n\), got \(1, 2\)": {"class_labels": [[1, 2]]},
     "sample.. got 'prompt'; this model's conditioning: class_labels": {"n": 1, "prompt": "cat"},
@@ -153,16 +155,24 @@ BAD_CALLS = {
     "seed: expected an integer .* got 1.5": {"n": 1, "seed": 1.5},
     "guidance_scale: expected a number or 2": {"n": 2, "guidance_scale": [1.0, 2.0, 3.0]},
     "guidance_scale: expected finite": {"n": 1, "guidance_scale": float("nan")},
+    "guidance_scale: expected numbers, got '2'": {"n": 1, "guidance_scale": "2"},
     r"latents: expected \(n, 1, 3, 5\), got \(2, 3, 5\)": {"latents": torch.zeros(2, 3, 5)},
     "eta": {"n": 1, "solver": "euler", "eta": 0.5},
     "timesteps": {"n": 1, "timesteps": [5, 10]},
     "compat": {"n": 1, "compat": "k-diffusion"},
     "give timesteps or sigmas, not both": {"n": 1, "timesteps": [5], "sigmas": [1.0]},
-    "sigmas": {"n": 1, "sigmas": [1.0, 2.0]},
+    "sigmas: values must descend, got 1 then 2": {"n": 1, "sigmas": [1.0, 2.0]},
+    "sigmas: expected a list of numbers, got 3.0": {"n": 1, "sigmas": 3.0},
+    "sigmas: the last one is 0": {"n": 1, "sigmas": [1.0, 0.0]},
+    "timesteps: expected a list of numbers, got 'ab'": {"n": 1, "timesteps": "ab"},
     "mask needs image=": {"n": 1, "mask": torch.ones(1, 1, 3, 5)},
     "strength needs image=": {"n": 1, "strength": 0.5},
     r"image: expected \(n, 1, 3, 5\), got \(1, 3, 5\)": {"image": IMAGE[0]},
     "image: expected a tensor, got str": {"image": "cat.png"},
+    r"image: expected floating .* got torch.uint8; .* image / 127.5 - 1": {
+        "image": (IMAGE * 255).byte()
+    },
+    "latents: expected floating .* got torch.int64": {"latents": IMAGE.long()},
     "image: expected finite numbers": {"image": IMAGE / 0},
     "image has 2, n has 3": {"n": 3, "image": IMAGE.expand(2, -1, -1, -1)},
     r"mask: expected \(n, 1, 3, 5\), got \(1, 1, 3, 4\)": {
@@ -215,6 +225,38 @@ def test_guidance_needs_a_null_value():
     guided = {"class_labels": [1], "guidance_scale": 2.0, "steps": 2, "seed": 0}
     contrast = sampler.sample(**guided, negative={"class_labels": 3})
     assert not torch.equal(contrast, sampler.sample(**guided, negative={"class_labels": 0}))
+
+
+def test_scalars_of_numpy_and_torch_are_taken_like_python_numbers(sampler):
+    image = torch.zeros(1, 1, 3, 5)
+    plain = {"eta": 0.5, "guidance_scale": 2.0, "guidance_rescale": 0.5, "strength": 0.75}
+    expected = sampler.sample(2, steps=4, seed=7, class_labels=1, image=image, **plain)
+    for whole, number in ((np.int64, np.float32), (torch.tensor, torch.tensor)):
+        options = {name: number(value) for name, value in plain.items()}
+        got = sampler.sample(
+            whole(2), steps=whole(4), seed=whole(7), class_labels=whole(1), image=image, **options
+        )
+        assert torch.equal(got, expected)
+        levels = [number(9.0), number(1.0)]
+        expected_levels = sampler.sample(1, sigmas=[9.0, 1.0], seed=0)
+        assert torch.equal(sampler.sample(1, sigmas=levels, seed=0), expected_levels)
+    scales = torch.tensor([2.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    each = sampler.sample(seed=[1, 1], steps=2, class_labels=1, guidance_scale=scales)
+    assert torch.equal(each[0], each[1])
+
+
+def test_no_images_are_asked_for_by_empty_lists_too(sampler):
+    for call in ({"n": 0}, {"class_labels": []}, {"seed": []}):
+        assert sampler.sample(steps=2, **call).shape == (0, 1, 3, 5)
+
+
+def test_a_mask_may_be_of_whole_numbers(sampler):
+    mask = torch.tensor([0, 1, 0, 1, 1]).expand(1, 1, 3, 5)
+    expected = sampler.sample(image=IMAGE, mask=mask.float(), steps=2, seed=0)
+    for kind in (torch.uint8, torch.bool):
+        assert torch.equal(
+            sampler.sample(image=IMAGE, mask=mask.to(kind), steps=2, seed=0), expected
+        )
 
 
 def test_solver_objects_and_numpy_arguments_are_accepted(sampler):

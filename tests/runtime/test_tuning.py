@@ -5,10 +5,9 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
+from fastdiff.denoisers import ENGINES
 from fastdiff.exporting import Network
 from fastdiff.runtime import Choices, tuning
-from fastdiff.runtime.measuring import Trial
-from fastdiff.runtime.report import Candidate
 from fastdiff.runtime.tuning import tune
 from fastdiff.sampling import Schedule
 
@@ -165,59 +164,41 @@ def test_choices_that_do_not_exist_are_refused(choices, message):
         Choices(**choices)
 
 
-class _Named:
-    """What a choice looks at in a denoiser."""
+@pytest.mark.parametrize("verify", ["strict", "off"])
+@pytest.mark.parametrize("where", ["build", "bind"])
+def test_an_error_inside_one_engine_is_its_refusal_with_the_traceback_in_the_log(
+    monkeypatch, caplog, where, verify
+):
+    class Broken:
+        engine, precision, output_channels = "native", "float32", 1
+        input_dtype = output_dtype = torch.float32
+        device = torch.device("cpu")
 
-    input_dtype = output_dtype = torch.float32
-    output_channels = 1
+        def bind(self, *args):
+            raise KeyError("dedup_17")
 
-    def __init__(self, engine, precision="float32"):
-        self.engine, self.precision = engine, precision
-        self.device = torch.device("cuda:0" if engine.endswith("cuda") else "cpu")
+    def build(*args):
+        if where == "build":
+            raise KeyError("dedup_17")
+        return Broken()
 
-
-def _trials(seconds):
-    """Trials of denoisers by (engine, precision), from their milliseconds by batch size."""
-    trials = []
-    for (engine, precision), by_batch in seconds.items():
-        denoiser = _Named(engine, precision)
-        for batch, ms in by_batch.items():
-            candidate = Candidate(engine, precision, batch, seconds=ms / 1e3)
-            trials.append(Trial(candidate, denoiser, lambda: None))
-    return trials
-
-
-def test_another_engine_serves_the_sizes_at_which_it_is_clearly_faster():
-    seconds = {
-        ("wide", "float32"): {1: 3.0, 2: 4.0, 4: 5.0, 8: 9.0},
-        ("quick", "float32"): {1: 1.5, 2: 3.9, 4: 7.0},
-        ("rough", "bfloat16"): {1: 1.2, 8: 8.5},  # not enough faster to earn its error
-    }
-    trials = _trials(seconds)
-    denoiser, batch_seconds = tuning._choose(trials)
-    assert denoiser.engine == "quick, wide"
-    assert {size: part.engine for size, part in denoiser.by_rows.items()} == {
-        1: "quick",
-        4: "wide",
-        8: "wide",
-    }
-    assert batch_seconds == {1: 0.0015, 4: 0.005, 8: 0.009}  # two rows: twice one, 3 ms
-    chosen = {(t.candidate.engine, t.candidate.batch) for t in trials if t.candidate.chosen_from}
-    assert chosen == {("quick", 1), ("wide", 4), ("wide", 8)}
+    monkeypatch.setattr(type(ENGINES["native"]), "build", build)
+    monkeypatch.setattr(tuning, "ENGINES", {n: ENGINES[n] for n in ("eager", "native")})
+    choices = Choices(precision="float32", verify=verify, tune=0.01)
+    compiled = tune(network(), Schedule(), choices, lambda stage: None)
+    refused = {c.engine: c.refusal for c in compiled.report.candidates if c.refusal}
+    assert refused["native"] == "KeyError: 'dedup_17'"
+    (record,) = [r for r in caplog.records if r.name == "fastdiff.runtime.failures"]
+    assert record.getMessage() == "native float32 failed and is not used"
+    assert "raise KeyError" in caplog.text
+    with pytest.raises(errors.Unavailable, match="native float32: KeyError: 'dedup_17'"):
+        tune(network(), Schedule(), Choices("native"), lambda stage: None)
 
 
-def test_one_engine_stays_alone_where_another_gains_little():
-    trials = _trials({("a", "float32"): {1: 1.0, 4: 2.0}, ("b", "float32"): {1: 0.95, 4: 3.0}})
-    denoiser, batch_seconds = tuning._choose(trials)
-    assert denoiser.engine == "a"
-    assert batch_seconds == {1: 0.001, 4: 0.002}
+def test_what_the_user_interrupts_stays_interrupted(monkeypatch):
+    def build(*args):
+        raise KeyboardInterrupt
 
-
-def test_engines_of_two_devices_never_share_a_sampler():
-    seconds = {
-        ("eager-cuda", "float32"): {1: 2.0, 8: 2.1},
-        ("eager", "float32"): {1: 0.5, 8: 9.0},  # the fastest for one row, on another device
-    }
-    denoiser, batch_seconds = tuning._choose(_trials(seconds))
-    assert denoiser.engine == "eager-cuda"
-    assert batch_seconds == pytest.approx({1: 0.002, 8: 0.0021})
+    monkeypatch.setattr(type(ENGINES["eager"]), "build", build)
+    with pytest.raises(KeyboardInterrupt):
+        tune(network(), Schedule(), Choices("eager"), lambda stage: None)

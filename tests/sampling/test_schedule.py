@@ -43,6 +43,25 @@ def test_zero_terminal_snr_keeps_the_first_level_and_ends_in_pure_noise():
         zero.level(998.5)
 
 
+def test_trained_betas_that_end_at_zero_terminal_snr_stay_as_they_are():
+    betas = [0.1, 0.2, 1.0]
+    schedule = Schedule(num_train_timesteps=3, trained_betas=betas, rescale_betas_zero_snr=True)
+    np.testing.assert_allclose(schedule.alphas_cumprod, [0.9, 0.72, 0.0], rtol=1e-15)
+    np.testing.assert_allclose(schedule.betas, betas, rtol=1e-14)
+
+
+def test_scalars_of_numpy_and_torch_are_settings_like_python_numbers():
+    plain = Schedule(num_train_timesteps=400, beta_end=0.0125, clip_sample=False, steps_offset=1)
+    other = Schedule(
+        num_train_timesteps=torch.tensor(400),
+        beta_end=torch.tensor(0.0125, dtype=torch.float64),
+        clip_sample=np.bool_(False),
+        steps_offset=np.uint8(1),
+    )
+    assert json.dumps(other.to_config()) == json.dumps(plain.to_config())
+    assert hash(other) == hash(plain)
+
+
 def test_level_between_times_is_linear_in_the_ratio():
     schedule = Schedule(num_train_timesteps=10)
     ratios = np.sqrt(1 / schedule.alphas_cumprod - 1)
@@ -88,12 +107,14 @@ def test_add_noise_refuses_shapes_that_do_not_fit():
     [
         ({"beta_schedule": "cosine"}, UnknownName, "'cosine'; known: linear"),
         ({"prediction_type": "flow"}, UnknownName, "known: edm, epsilon, flow_prediction"),
-        ({"num_train_timesteps": 0}, InvalidArgument, "at least 1, got 0"),
+        ({"num_train_timesteps": 0}, InvalidArgument, "from 1 to 1000000, got 0"),
+        ({"num_train_timesteps": 10**12}, InvalidArgument, "from 1 to 1000000, got 10000"),
         ({"num_train_timesteps": 10.5}, InvalidArgument, "whole number"),
         ({"num_train_timesteps": True}, InvalidArgument, "whole number"),
-        ({"steps_offset": -1}, InvalidArgument, "at least 0, got -1"),
+        ({"steps_offset": -1}, InvalidArgument, "from 0 to 1000000, got -1"),
         ({"beta_start": -1e-4}, InvalidArgument, "positive finite"),
         ({"beta_end": "0.02"}, InvalidArgument, "positive finite"),
+        ({"sample_max_value": 10**400}, InvalidArgument, "positive finite"),
         ({"beta_end": 1.5}, InvalidArgument, "strictly decreasing"),
         ({"beta_start": 0.9, "beta_end": 0.9}, InvalidArgument, "strictly decreasing"),
         ({"clip_sample": "yes"}, InvalidArgument, "bool, got 'yes'"),
@@ -110,6 +131,20 @@ def test_add_noise_refuses_shapes_that_do_not_fit():
         ({"shift": 0.0}, InvalidArgument, "positive finite"),
         ({"trained_betas": 3}, InvalidArgument, "sequence of numbers"),
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, InvalidArgument, "decreasing"),
+        (
+            {"trained_betas": [0.1, 0.2, 1.0], "num_train_timesteps": 3},
+            InvalidArgument,
+            "zero terminal SNR; say rescale_betas_zero_snr=True",
+        ),
+        (
+            {
+                "trained_betas": [0.1, 1.5],
+                "num_train_timesteps": 2,
+                "rescale_betas_zero_snr": True,
+            },
+            InvalidArgument,
+            "strictly decreasing",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, error, message):

@@ -3,6 +3,7 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -245,6 +246,30 @@ def test_bad_names_and_options_are_refused_with_the_known_ones():
             get_solver(name, **options)
 
 
+def test_scalars_of_numpy_and_torch_are_options_like_python_numbers():
+    plain = get_solver("ddim", eta=0.5, use_clipped_model_output=True)
+    for eta in (np.float32(0.5), np.array(0.5), torch.tensor(0.5, dtype=torch.bfloat16)):
+        other = get_solver("ddim", eta=eta, use_clipped_model_output=np.bool_(True))
+        assert (other, hash(other)) == (plain, hash(plain))
+    assert get_solver("unipc", solver_order=torch.tensor(3)) == get_solver("unipc", solver_order=3)
+    table = plain.table(Schedule(), torch.tensor(5))
+    np.testing.assert_array_equal(table.t, plain.table(Schedule(), np.int64(5)).t)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([5.0, 1.0, 0.0], "the last one is 0.* leave it out"),
+        ([5.0, 5.0, 1.0], "must descend, got 5 then 5"),
+        ([5.0, -1.0], r"must lie in 0\.\.inf, got -1$"),
+    ],
+)
+def test_levels_that_cannot_be_visited_are_refused_in_their_own_words(sigmas, message):
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        get_solver("euler").table(Schedule(), sigmas=sigmas)
+    assert "steps_offset" not in str(caught.value)
+
+
 def test_a_solver_is_changed_by_copy():
     ddim = get_solver("ddim", eta=0.5)
     assert get_solver(ddim) == ddim
@@ -277,8 +302,9 @@ def test_zero_terminal_snr_is_refused_where_it_cannot_be_computed():
         with pytest.raises(InvalidArgument, match=r"zero terminal SNR.*v_prediction"):
             get_solver(solver).table(zero, 5)
     v = Schedule(**{**zero.to_config(), "prediction_type": "v_prediction"})
-    with pytest.raises(InvalidArgument, match="use 'ddim'"):
-        get_solver("euler").table(v, 5)
+    for solver in ("euler", "pndm"):
+        with pytest.raises(InvalidArgument, match="use 'ddim'"):
+            get_solver(solver).table(v, 5)
     for solver in ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"):
         table = get_solver(solver).table(v, 5)
         assert (table.alpha[0], table.p[0], table.q[0]) == (0.0, 0.0, -1.0)

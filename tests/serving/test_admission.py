@@ -1,4 +1,4 @@
-"""Places, bounds and promises under a virtual clock."""
+"""Places, bounds and estimates under a virtual clock."""
 
 import math
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
 from fastdiff.runtime.batcher import Batcher, Batching
 from fastdiff.runtime.costs import StepCost
+from fastdiff.runtime.forecast import forecast
 from fastdiff.runtime.policies import POLICIES, SHORTEST_REMAINING, Policy
 from fastdiff.serving.admission import Admission, Pace, Queueing
 from fastdiff.serving.jobs import Demand
@@ -43,19 +44,22 @@ ARRIVALS = st.lists(
     1,
     0,
 )
-def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patience):
+def test_no_job_takes_longer_than_its_patience_and_the_work_before_it(
+    arrivals, name, limit, patience
+):
     """Two sizes on one machine, served as a worker serves them, at their measured costs."""
     queueing = Queueing(Policy(name), patience, places=1000, backlog_seconds=1e9)
     pace = paces(limit)
     admission = Admission(pace, queueing)
     batchers = {size: Batcher(1000, Batching(queueing.policy, limit)) for size in pace}
-    to_come, left, now = sorted(arrivals, key=lambda each: each[0]), {}, 0.0
+    to_come, left, ends, now = sorted(arrivals, key=lambda each: each[0]), {}, {}, 0.0
 
     def let_in():
         while to_come and to_come[0][0] <= now:
             arrival, size, demand = to_come.pop(0)
             place = admission.admit(demand, size, arrival)
             left[place] = demand.rows
+            ends[place] = queueing.policy.ages_at(place) + at_most(pace, admission.places)
             standing = {"arrival": arrival, "patience": place.patience}
             widths = [place.width] * demand.rows
             batchers[size].submit(place, demand.steps, widths, **standing)
@@ -77,36 +81,58 @@ def test_every_promise_is_kept_whatever_comes_later(arrivals, name, limit, patie
             if not left[row.job]:
                 del left[row.job]
                 admission.leave(row.job)
-                assert now <= row.job.arrival + row.job.estimate_seconds + 1e-9
+                assert now <= ends[row.job] + 1e-9
 
 
-def test_a_promise_is_patience_a_step_and_the_work_before_it_in_full_steps():
+def at_most(pace, queue):
+    """Return the seconds of a full step and of `queue` in full steps, first come, first served."""
+    widest = max(place.width for place in queue)
+    seconds = {size: each.cost(max(each.limit, widest)) for size, each in pace.items()}
+    total = max(seconds.values())
+    for size, each in pace.items():
+        work = [place.work for place in queue if place.size == size]
+        done = forecast(work, each.limit, lambda evaluations, size=size: seconds[size])
+        total += done[-1] if queue[-1].size == size else max(done, default=0.0)
+    return total
+
+
+def test_an_estimate_has_no_patience_in_it():
     admission = Admission(paces(limit=2), Queueing(SHORTEST_REMAINING, patience=5.0))
-    first = admission.admit(Demand(1, 10), SMALL, 0.0)
-    full, running = 0.75, 3.0  # a step of the larger size may have just begun
-    assert first.estimate_seconds == pytest.approx((50 + 10) * full + running)
-    guided = admission.admit(Demand(2, 4, guided=True), SMALL, 0.0)
-    assert guided.estimate_seconds == pytest.approx((20 + 10 + 8) * full + running)
+    assert admission.admit(Demand(1, 10), SMALL, 0.0).estimate_seconds == pytest.approx(10 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("first-come", 10 * 0.5 + 4 * 0.5), ("shortest-remaining", 4 * 0.5)]
+)
+def test_an_estimate_is_of_the_order_of_the_policy(name, seconds):
+    admission = Admission(paces(limit=1), Queueing(Policy(name)))
+    admission.admit(Demand(1, 10), SMALL, 0.0)
+    assert admission.admit(Demand(1, 4), SMALL, 0.0).estimate_seconds == pytest.approx(seconds)
+
+
+def test_an_estimate_is_of_steps_that_are_shared():
+    admission = Admission(paces(limit=4), Queueing(Policy("first-come")))
+    admission.admit(Demand(1, 10), SMALL, 0.0)
+    guided = admission.admit(Demand(1, 3, guided=True), SMALL, 0.0)
+    assert guided.estimate_seconds == pytest.approx(3 * 1.25)
 
 
 def test_a_job_of_one_size_waits_for_those_of_others():
-    queueing = Queueing(Policy("first-come"))
-    admission = Admission(paces(limit=2), queueing)
+    admission = Admission(paces(limit=2), Queueing(Policy("first-come")))
     admission.admit(Demand(2, 10), SMALL, 0.0)
     large = admission.admit(Demand(1, 3), LARGE, 0.0)
-    assert large.estimate_seconds == pytest.approx(3.0 + 10 * 0.75 + 3 * 3.0)
+    assert large.estimate_seconds == pytest.approx(10 * 0.75 + 3 * 2.0)
 
 
-def test_work_that_is_done_is_not_promised_again():
+def test_work_that_is_done_is_not_foretold_again():
     admission = Admission(paces(limit=1), Queueing(Policy("first-come")))
-    full, running = 0.5, 2.0
     first = admission.admit(Demand(1, 10), SMALL, 0.0)
     first.taken = 7
     second = admission.admit(Demand(1, 1), SMALL, 3.5)
-    assert second.estimate_seconds == pytest.approx((3 + 1) * full + running)
+    assert second.estimate_seconds == pytest.approx((3 + 1) * 0.5)
     admission.leave(first)
     third = admission.admit(Demand(1, 1), SMALL, 3.5)
-    assert third.estimate_seconds == pytest.approx((1 + 1) * full + running)
+    assert third.estimate_seconds == pytest.approx((1 + 1) * 0.5)
 
 
 def test_a_full_queue_says_when_enough_of_it_has_gone():

@@ -44,9 +44,10 @@ def calm(worker):
 REFUSED = {
     "unknown parameter": ({"colour": "red"}, "colour", "unknown_parameter"),
     "odd name": ({"\ud800": 1}, None, "bad_json"),
-    "OpenAI's user": ({"user": "me"}, "user", "unsupported"),
-    "OpenAI's style": ({"style": "vivid"}, "style", "unsupported"),
-    "OpenAI's moderation": ({"moderation": "auto"}, "moderation", "unsupported"),
+    "user as a number": ({"user": 7}, "user", "invalid_value"),
+    "style": ({"style": "natural"}, "style", "invalid_value"),
+    "moderation": ({"moderation": "high"}, "moderation", "invalid_value"),
+    "OpenAI's frames": ({"frame_count": 9}, "frame_count", "unsupported"),
     "quality": ({"quality": "high"}, "quality", "invalid_value"),
     "background": ({"background": "transparent"}, "background", "invalid_value"),
     "n as text": ({"n": "2"}, "n", "invalid_value"),
@@ -231,6 +232,13 @@ def test_an_image_by_url_is_served_with_its_type(client, output_format):
     picture = Image.open(io.BytesIO(response.content))
     assert picture.format == output_format.upper()
     assert np.abs(np.asarray(picture.convert("L"), int) - 128).max() <= 2
+
+
+def test_no_header_decides_where_an_image_is(client):
+    headers = {"host": "evil.example", "x-forwarded-host": "evil.example"}
+    [image] = client.post(PATH, json={"response_format": "url"}, headers=headers).json()["data"]
+
+    assert image["url"].startswith(f"{client.base_url}/v1/images/files/")
 
 
 def test_a_full_queue_says_when_to_return(client, worker):

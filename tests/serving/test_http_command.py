@@ -36,6 +36,8 @@ def test_options_reach_the_service(started, tmp_path):
         str(keys),
         "--cors-origin",
         "https://a.b",
+        "--public-url",
+        "https://c.d/e",
     ]
 
     result = serve(*arguments, env={"FASTDIFF_API_KEY": "from-variable another"})
@@ -45,6 +47,7 @@ def test_options_reach_the_service(started, tmp_path):
     assert service.names == ("digits", "mine", "model")
     assert service.settings.api_keys == ("from-variable", "another", "from-file")
     assert service.settings.cors_origins == ("https://a.b",)
+    assert service.settings.public_url == "https://c.d/e"
     assert service.settings.limits.max_n == 3
     assert drain_seconds == 4
     assert load.args[-2].sizes == ((64, 32), (16, 16))

@@ -36,6 +36,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
         return workers[0]
 
     monkeypatch.setattr(fastdiff, "compile", lambda model, **given: asked.update(given) or digits())
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     service = Service(["seven"])
 
     load_models(
@@ -44,6 +45,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
 
     assert service.state == "ready"
     assert (asked["backend"], asked["batch_invariant"]) == ("eager", True)
+    assert asked["progress"] is False  # a bar would lie between the lines of the log
     [worker] = workers
     assert [job.demand.steps for job in worker.seen] == [4]
     assert worker.name == "seven"

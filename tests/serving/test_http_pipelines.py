@@ -9,7 +9,7 @@ from serving import unmeasured
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.pipelines import CompiledPipeline
 from fastdiff.integrations.pipelines.families import family_of
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.pipelines import pipeline_model
 from fastdiff.serving.protocol import ImageRequest

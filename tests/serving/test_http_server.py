@@ -75,7 +75,14 @@ def test_a_server_answers_at_once_drains_on_sigterm_and_exits_with_0(process):
         until(lambda: client.get("/readyz").status_code == 200)
         replies = []
         running_request = threading.Thread(
-            target=lambda: replies.append(httpx.post(url + PATH, json={"seed": 3}, timeout=20))
+            target=lambda: replies.append(
+                httpx.post(
+                    url + PATH,
+                    json={"seed": 3, "response_format": "url"},
+                    headers={"host": "evil.example", "x-forwarded-proto": "https"},
+                    timeout=20,
+                )
+            )
         )
         running_request.start()
         until(lambda: "requests_in_progress 1.0" in client.get("/metrics").text)
@@ -89,7 +96,9 @@ def test_a_server_answers_at_once_drains_on_sigterm_and_exits_with_0(process):
 
         say(process, "play")
         running_request.join(20)
-    assert replies[0].json()["data"][0]["seed"] == 3
+    [image] = replies[0].json()["data"]
+    assert image["seed"] == 3
+    assert image["url"].startswith(f"{url}/v1/images/files/")  # whatever the headers say
     assert process.wait(20) == 0
 
 
@@ -136,14 +145,24 @@ def test_requests_that_outlast_the_drain_are_told():
     assert worker.seen[0].cancelled
 
 
-def test_a_server_whose_model_cannot_be_loaded_ends_with_1(caplog):
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [
+        (Unavailable("no engine runs it"), False),
+        (FileNotFoundError(2, "No such file", "a.fastdiff"), False),
+        (ZeroDivisionError("a bug"), True),
+    ],
+)
+def test_a_server_whose_model_cannot_be_loaded_says_why_and_ends_with_1(caplog, error, traced):
     def load():
-        raise Unavailable("no engine runs it")
+        raise error
 
     with listen("127.0.0.1", 0, write_seconds=5) as listener:
         assert run_server(Service(["digits"]), load, listener, drain_seconds=5) == 1
 
-    assert "no engine runs it" in caplog.text
+    [record] = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert record.getMessage() == f"a model cannot be served: {error}"
+    assert (record.exc_info is not None) == traced
 
 
 def test_a_signal_while_models_load_ends_the_process_with_0(monkeypatch):

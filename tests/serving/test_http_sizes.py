@@ -18,7 +18,7 @@ from fastdiff.errors import InvalidArgument, NonFiniteOutput
 from fastdiff.integrations import is_pipeline
 from fastdiff.integrations.pipelines import CompiledPipeline
 from fastdiff.integrations.pipelines.families import family_of
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.images import to_pixels
 from fastdiff.serving.loading import Choices, Source, load_models
 from fastdiff.serving.service import Service

@@ -12,7 +12,8 @@ from serving import FakeWorker, fake_service, running, until
 from typer.testing import CliRunner
 
 from fastdiff.cli import app
-from fastdiff.errors import InvalidArgument, Overloaded
+from fastdiff.errors import InvalidArgument, Overloaded, Unavailable, UnknownName
+from fastdiff.plots import colors_of
 from fastdiff.serving.loadreport import Report, percentile, to_html
 from fastdiff.serving.loadtest import Kind, Load, Outcome, parse_mix, send
 
@@ -153,10 +154,34 @@ def test_nothing_answered_has_no_latency():
 
 def test_page_opens_without_a_network_and_escapes_what_it_shows():
     page = to_html(report())
-    assert re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//', page) is None
-    assert page.count("Plotly.newPlot(") == 2
-    assert "<td>10</td><td>21</td><td>20</td><td>1</td>" in page
+    assert re.search("<(?:script|link|img|iframe)|https?:", page) is None
+    assert page.count("<figure>") == 2
+    assert "10</td><td>21</td><td>20</td><td>1</td>" in page
     assert "100 steps, failed" in page
+
+
+def test_a_kind_of_request_has_one_colour_and_a_status_one_mark():
+    short, long = colors_of(["10", "100"]).values()
+    swatches, over_time, distribution = to_html(report()).split("<figure>")
+    for part in (swatches, over_time, distribution):
+        assert re.findall("#[0-9a-f]{6}", part.partition("<tbody>")[2] or part).count(short) > 0
+        assert set(re.findall("#[0-9a-f]{6}", part.partition("<tbody>")[2] or part)) == {
+            short,
+            long,
+        }
+    marks = re.findall('class="marks ([a-z]+)" stroke="([^"]+)"', over_time)
+    assert set(marks) == {("dot", short), ("cross", short), ("dot", long), ("plus", long)}
+
+
+def test_a_page_of_a_long_test_is_small():
+    mix = (Kind(10), Kind(100))
+    load = Load(rate=100, seconds=200, mix=mix)
+    many = [
+        outcome(kind.name, due, (number * 7919 % 20011) / 10_000)
+        for number, (due, kind) in enumerate(load.schedule())
+    ]
+    assert len(many) > 19_000
+    assert len(to_html(Report(load, many))) < 300_000
 
 
 def test_command_reports_and_writes_and_fails_with_the_server(worker, url, tmp_path):
@@ -175,3 +200,23 @@ def test_command_reports_and_writes_and_fails_with_the_server(worker, url, tmp_p
     assert "<h1>fastdiff loadtest</h1>" in html_path.read_text()
     worker.error = ValueError("boom")
     assert CliRunner().invoke(app, words).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "127.0.0.1:8000", "localhost:8000", "http://", "http://a:b"]
+)
+def test_what_is_no_url_is_refused_before_anything_is_sent(url):
+    with pytest.raises(InvalidArgument, match="expected http://HOST:PORT"):
+        send(url, Load(1, 1))
+    with pytest.raises(InvalidArgument, match="expected http://HOST:PORT"):
+        app(["loadtest", url], standalone_mode=False)
+
+
+def test_command_asks_the_server_before_it_sends_a_load(worker, url, tmp_path):
+    taken = {"nobody answers": "http://127.0.0.1:9", "unknown model of this server 'x'": url}
+    for message, server in taken.items():
+        with pytest.raises((Unavailable, UnknownName), match=message):
+            app(["loadtest", server, "--model", "x"], standalone_mode=False)
+    with pytest.raises(InvalidArgument, match="cannot be written"):
+        app(["loadtest", url, "--json", str(tmp_path)], standalone_mode=False)
+    assert worker.seen == []

@@ -1,6 +1,7 @@
 """OpenAI's own Python client against a real server."""
 
 import base64
+import inspect
 import io
 
 import numpy as np
@@ -86,13 +87,70 @@ def test_a_stream_shows_the_image_come_out_of_the_noise(client):
         assert len({e.b64_json for e in seen}) == 3
 
 
+# What happens to each parameter of the client: values that are taken and decide something, values
+# that are taken and named in the reply as ignored, and values that are refused.
+PARAMETERS = {
+    "prompt": (["7"], [], ["a cat"]),
+    "model": (["digits"], [], []),
+    "n": ([2], [], [0, 99]),
+    "size": (["auto", "8x8"], [], ["1024x1024"]),
+    "response_format": (["b64_json", "url"], [], ["file"]),
+    "output_format": (["png", "webp", "jpeg"], [], ["gif", "svg"]),
+    "output_compression": ([], [100], [50, 101]),
+    "background": (["auto", "opaque"], [], ["transparent"]),
+    "quality": (["auto"], ["standard"], ["low", "medium", "high", "xhigh", "max", "hd"]),
+    "stream": ([False], [], []),
+    "partial_images": ([0], [], [2, 101]),
+    "style": ([], ["vivid"], ["natural"]),
+    "moderation": ([], ["low", "auto"], ["high"]),
+    "user": ([], ["somebody"], []),
+    "safety_identifier": ([], ["a hash"], []),
+    "complexity": ([], [], ["low", "medium", "high"]),
+    "frame_count": ([], [], [9]),
+    "frame_duration_ms": ([], [], [200]),
+    "svg": ([], [], [{"model": "another"}]),
+}
+
+
+def test_every_parameter_of_the_client_has_its_answer(client):
+    ways = {"extra_headers", "extra_query", "extra_body", "timeout"}
+    known = inspect.signature(client.images.generate).parameters.keys() - ways
+    assert known <= PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_what_changes_no_picture_is_taken_and_what_would_is_refused(client, name):
+    used, ignored, refused = PARAMETERS[name]
+
+    def reply(value):
+        said = {"prompt": "7", "extra_body": {"seed": 1, "num_inference_steps": 2, name: value}}
+        return client.images.generate(**said)
+
+    for value in used:
+        assert reply(value).ignored == []
+    for value in ignored:
+        answer = reply(value)
+        assert answer.ignored == [name]
+        assert answer.data[0].b64_json == reply(None).data[0].b64_json
+    for value in refused:
+        with pytest.raises(openai.BadRequestError) as caught:
+            reply(value)
+        assert caught.value.param == name
+
+
+def test_a_stream_says_what_it_ignored(client):
+    ask = {"prompt": "7", "stream": True, "user": "somebody", "quality": "standard"}
+    *_, last = client.images.generate(**ask, extra_body={"num_inference_steps": 2})
+    assert last.ignored == ["quality", "user"]
+
+
 def test_errors_carry_the_parameter(client):
     with pytest.raises(openai.BadRequestError) as wrong:
-        client.images.generate(prompt="7", style="vivid")
+        client.images.generate(prompt="7", style="natural")
     with pytest.raises(openai.NotFoundError) as missing:
         client.images.generate(prompt="7", model="dall-e-3")
 
-    assert (wrong.value.param, wrong.value.code) == ("style", "unsupported")
+    assert (wrong.value.param, wrong.value.code) == ("style", "invalid_value")
     assert missing.value.code == "model_not_found"
 
 

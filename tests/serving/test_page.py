@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_errors_of_the_server_are_shown_at_their_field(page, worker):
     fill(page, CLASS, "cat")
     page.evaluate(f"document.querySelector('{GENERATE}').click()")
     message = page.wait("document.querySelector('[role=alert]').textContent")
-    assert "a class label from 0 to 9" in message
+    assert message == "Class: this model draws by class; expected a class label from 0 to 9"
     assert page.evaluate("document.activeElement.id") == "class"
     assert page.evaluate(f"document.querySelector('{CLASS}').ariaInvalid") == "true"
     fill(page, CLASS, "")
@@ -191,6 +192,44 @@ def test_errors_of_the_server_are_shown_at_their_field(page, worker):
         "document.querySelector('[role=alert]').textContent"
     )
     assert page.evaluate(f"document.querySelector('{CLASS}').ariaInvalid") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "field"),
+    [
+        ({CLASS: "3 7 cat"}, "Class: this model draws by class; expected a class label", "class"),
+        ({CLASS: "3 70"}, "Class: expected a class label from 0 to 9, got 70", "class"),
+        ({"#guidance": "101"}, "Guidance: Input should be less than or equal to 100", "guidance"),
+    ],
+)
+def test_errors_speak_in_the_words_of_the_form(page, given, message, field):
+    for selector, text in given.items():
+        fill(page, selector, text)
+    page.evaluate(f"document.querySelector('{GENERATE}').click()")
+    page.wait("document.querySelector('[role=alert]').textContent")
+    assert page.evaluate("document.querySelector('[role=alert]').textContent").startswith(message)
+    assert page.evaluate("document.activeElement.id") == field
+
+
+def test_several_labels_say_how_many_images_there_are(page, worker):
+    def images():
+        return page.evaluate("[Number(n.value), n.readOnly]")
+
+    fill(page, "#n", "2")
+    fill(page, CLASS, "3 7 7")
+    assert images() == [3, True]
+    assert submitted(page, worker).demand.rows == 3
+    page.press("Escape")
+    fill(page, CLASS, "3 7 7 1")
+    assert images() == [4, True]
+    fill(page, CLASS, "3")
+    assert images() == [2, False]
+
+
+def test_speed_counts_every_images_steps(page, worker):
+    status = replace(worker.status(), steps_per_second=10.0, row_steps_per_second=200.4)
+    worker.status = lambda: status
+    page.wait("document.querySelector('#status').innerText.includes('200 image steps/s')")
 
 
 def test_stream_that_fails_on_the_way_says_why(page, worker):

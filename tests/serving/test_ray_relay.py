@@ -189,7 +189,7 @@ def test_the_door_is_the_routers(service):
             return [
                 nobody,
                 await client.post(URL, json={**ASK, "n": 5}),
-                await client.post(URL, json={**ASK, "style": "vivid"}),
+                await client.post(URL, json={**ASK, "style": "natural"}),
                 await client.post(URL, content="{", headers={"content-type": "application/json"}),
             ]
 

@@ -11,7 +11,7 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import ModuleType
 
-import pybind11
+import pytest
 from emulator import ROOT, Library, Mutation, build
 
 SOURCES = [
@@ -23,6 +23,9 @@ SOURCES = [
 @contextmanager
 def emulated_cuda(mutation: Mutation | None = None) -> Iterator[Library]:
     """Put the emulated kernels in the place of ``fastdiff._cuda``; yields their library."""
+    pybind11 = pytest.importorskip(
+        "pybind11", reason="needs pybind11 to build the emulated kernels"
+    )
     includes = [pybind11.get_include(), sysconfig.get_paths()["include"]]
     flags = ["-fvisibility=hidden", *(f"-isystem{path}" for path in includes)]
     path = build(SOURCES, mutation=mutation, flags=flags)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fastdiff.denoisers import ENGINES
 from fastdiff.exporting import Conditioning, Network
-from fastdiff.runtime.certificate import reference_trajectory
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.runtime.sampler import Sampler
+from fastdiff.runtime.trajectory import reference_trajectory
 from fastdiff.sampling import Schedule
 
 NULL_LABEL = 4

@@ -22,10 +22,10 @@ from fastdiff.denoisers import ENGINES
 from fastdiff.errors import Cancelled, Unavailable
 from fastdiff.exporting import Network
 from fastdiff.runtime import Sampler
-from fastdiff.runtime.certificate import Trajectory
 from fastdiff.runtime.compiled import Compiled, Workspace
 from fastdiff.runtime.report import Candidate, Report
 from fastdiff.runtime.requests import Request
+from fastdiff.runtime.trajectory import Trajectory
 from fastdiff.sampling import Schedule
 from fastdiff.serving.app import create_app
 from fastdiff.serving.images import Pixels, to_pixels

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from fastdiff.denoisers.network.nodes import Step
+from fastdiff.denoisers.network.operations import OPERATIONS
 from fastdiff.denoisers.network.reader import Reader
 from fastdiff.denoisers.network.results import Result, operator
 from fastdiff.denoisers.network.views import View
-
-_NEUTRAL = {
-    "add": -0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0, "maximum": -math.inf,
-    "minimum": math.inf,
-}  # fmt: skip
-"""What leaves every left operand as it is; of a sum -0.0, since -0.0 + 0.0 is 0.0."""
 
 
 def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
@@ -22,7 +16,7 @@ def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
     left, right = r.operand(a), r.operand(b)
     if isinstance(left, View) and _is_neutral(op, right):
         return left
-    if isinstance(right, View) and op not in {"subtract", "divide"} and _is_neutral(op, left):
+    if isinstance(right, View) and OPERATIONS[op].commutes and _is_neutral(op, left):
         return right
     program: list[Step] = []
     views = [operand for operand in (left, right) if isinstance(operand, View)]
@@ -37,7 +31,7 @@ def _binary(r: Reader, op: str, a: Result, b: Result) -> Result:
 
 
 def _is_neutral(op: str, operand: View | float) -> bool:
-    return not isinstance(operand, View) and repr(operand) == repr(_NEUTRAL[op])
+    return not isinstance(operand, View) and repr(operand) == repr(OPERATIONS[op].neutral)
 
 
 def _registered(op: str, swapped: bool = False) -> Callable[..., Result]:
@@ -63,12 +57,9 @@ for _op, _torch in {"add": "add", "subtract": "sub", "multiply": "mul", "divide"
 operator("maximum.default")(_registered("maximum"))
 operator("minimum.default")(_registered("minimum"))
 operator("rsub.Scalar", "rsub.Tensor")(_registered("subtract", swapped=True))
-for _op, _torch in {
-    "negate": "neg", "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "sin": "sin",
-    "cos": "cos", "tanh": "tanh", "sigmoid": "sigmoid", "silu": "silu",
-    "round": "round",
-}.items():  # fmt: skip
-    operator(f"{_torch}.default", f"{_torch}_.default")(_unary(_op))
+for _op, _operation in OPERATIONS.items():
+    if _operation.torch is not None:
+        operator(f"{_operation.torch}.default", f"{_operation.torch}_.default")(_unary(_op))
 
 
 @operator("gelu.default")

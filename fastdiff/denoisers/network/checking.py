@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fastdiff.denoisers.network.nodes import (
-    ACTIVATIONS,
-    BINARY,
-    UNARY,
     Attention,
     Conv,
     Gather,
@@ -23,6 +20,7 @@ from fastdiff.denoisers.network.nodes import (
     reads,
     weights_of,
 )
+from fastdiff.denoisers.network.operations import ACTIVATIONS, BINARY, UNARY
 from fastdiff.denoisers.network.views import Shape, View
 from fastdiff.errors import ArtifactError
 

@@ -27,7 +27,7 @@ class Total:
     Attributes
     ----------
     kind : str
-        As `describe_nodes` calls it.
+        As `node_rows` calls it.
     nodes : int
     flops : int
         Of all images, as `flops` counts them.
@@ -48,7 +48,18 @@ def describe_nodes(
     images: int = 1,
     ahead: Collection[str] = (),
 ) -> str:
-    """Return a table of what each node computes.
+    """Return what each node computes as aligned columns; arguments are those of `node_rows`."""
+    return _aligned(node_rows(nodes, seconds, algorithms, images, ahead), len(_TEXTS))
+
+
+def node_rows(
+    nodes: Sequence[Node],
+    seconds: Mapping[str, float] | None = None,
+    algorithms: Mapping[str, str] = _NONE,
+    images: int = 1,
+    ahead: Collection[str] = (),
+) -> list[list[str]]:
+    """Return a table of what each node computes, the headings first.
 
     Parameters
     ----------
@@ -71,11 +82,11 @@ def describe_nodes(
         if seconds:
             row += _timed(work, seconds[node.name])
         rows.append(row)
-    return _aligned(rows, len(_TEXTS))
+    return rows
 
 
-def describe_totals(totals: Sequence[Total]) -> str:
-    """Return a table of the nodes of each kind, and of all."""
+def total_rows(totals: Sequence[Total]) -> list[list[str]]:
+    """Return a table of the nodes of each kind, and of all, the headings first."""
     everything = Total(
         "all",
         sum(total.nodes for total in totals),
@@ -91,7 +102,7 @@ def describe_totals(totals: Sequence[Total]) -> str:
             share = f"{total.seconds / everything.seconds:.1%}"
             row += [*_timed(total.flops, total.seconds), share]
         rows.append(row)
-    return _aligned(rows, 1)
+    return rows
 
 
 def total_by_kind(
@@ -100,7 +111,7 @@ def total_by_kind(
     algorithms: Mapping[str, str] = _NONE,
     images: int = 1,
 ) -> list[Total]:
-    """Return the totals of each kind, the longest first; arguments are those of `describe_nodes`.
+    """Return the totals of each kind, the longest first; arguments are those of `node_rows`.
 
     Without times, the one with most operations is first.
     """

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from fastdiff.denoisers.network.graph import Graph, remove_dead, sort_nodes
 from fastdiff.denoisers.network.nodes import (
-    ACTIVATIONS,
     Conv,
     GroupNorm,
     LayerNorm,
@@ -21,6 +20,7 @@ from fastdiff.denoisers.network.nodes import (
     Step,
     reads,
 )
+from fastdiff.denoisers.network.operations import ACTIVATIONS
 from fastdiff.denoisers.network.views import View
 
 _N = TypeVar("_N", Conv, GroupNorm, LayerNorm)

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from fastdiff.denoisers.network.graph import Graph, remove_dead
 from fastdiff.denoisers.network.nodes import MAP_AXES, MAP_INPUTS, MAP_STEPS, Map, Node, Step
+from fastdiff.denoisers.network.operations import OPERATIONS
 from fastdiff.denoisers.network.views import View, merge_axes
-
-_CHEAP = {"constant", "add", "subtract", "multiply", "negate", "maximum", "minimum"}
 
 
 def merge_maps(graph: Graph) -> None:
@@ -48,7 +47,7 @@ def _pays(producer: Map, view: View, once: bool) -> bool:
     """Whether computing `producer` where it is read costs less than keeping its result."""
     if not producer.program:
         return False
-    cheap = all(step[0] in _CHEAP for step in producer.program)
+    cheap = all(op == "constant" or OPERATIONS[op].cheap for op, *_ in producer.program)
     if once:
         return cheap or view.numel == producer.y.numel
     full = [operand for operand in producer.inputs if 0 not in operand.strides]

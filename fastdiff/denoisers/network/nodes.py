@@ -1,4 +1,4 @@
-"""The calls that a plan consists of, one class for each kind of kernel (csrc/network/specs.h)."""
+"""The calls that a plan consists of, one class for each kind of kernel (csrc/network/kinds.h)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 from fastdiff.denoisers.network.views import View
-
-ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
-UNARY = (
-    "negate", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "gelu",
-    "gelu_tanh", "round",
-)  # fmt: skip
-BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 
 MAP_AXES, MAP_INPUTS, MAP_STEPS = 4, 8, 24  # what the kernel takes, the image not counted
 

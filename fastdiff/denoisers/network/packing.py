@@ -135,7 +135,7 @@ def by_phases(node: Conv, algorithm: str) -> bool:
     """Whether a convolution of tiles reads the image that it doubles as it is.
 
     Each pixel is four of the output, whose kernels of 3 x 3 then fall on 2 x 2 pixels: 4 of the 9
-    products are left (csrc/network/layout.h).
+    products are left (csrc/network/conv_spec.h).
     """
     plain = node.kernel == (3, 3) and node.stride == 1 and node.padding == (1, 1)
     large = math.prod(node.x.shape[:2]) >= _PHASE_PIXELS

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_TERMS = 66311
-"""Of a sum: so many products of 255 and 127 fit in 32 bits (csrc/network/layout.h)."""
+"""Of a sum: so many products of 255 and 127 fit in 32 bits (csrc/network/conv_spec.h)."""
 
 _STEPS, _RANGE = 255, 127
 _LEAST = 1e-3  # a range smaller than this part of the largest counts as this

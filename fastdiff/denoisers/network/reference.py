@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,43 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.denoisers.network.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
+from fastdiff.denoisers.network.operations import OPERATIONS, activate
 from fastdiff.denoisers.network.plan import Plan
 from fastdiff.denoisers.network.views import View
 
 Array = NDArray[Any]
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-
-
-OPERATIONS: dict[str, Callable[..., Array]] = {
-    "none": lambda x: x,
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "negate": np.negative,
-    "exp": np.exp,
-    "log": np.log,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
-    "sin": np.sin,
-    "cos": np.cos,
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "silu": lambda x: x * _sigmoid(x),
-    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
-    "gelu_tanh": _gelu_tanh,
-    "round": np.rint,
-}
 
 
 def run_reference(plan: Plan, inputs: Mapping[str, Array], batch: int) -> Array:
@@ -127,7 +94,7 @@ def _conv(memory: _Memory, node: Conv) -> Array:
     total += memory.weight(node.bias)
     if node.shift is not None:
         total += memory.view(node.shift)[:, None, None]
-    total = OPERATIONS[node.activation](total)
+    total = activate(node.activation, total)
     if node.scale is not None:
         total *= memory.view(node.scale)[:, None, None]
     return total if node.residual is None else total + memory.view(node.residual)
@@ -140,7 +107,7 @@ def _group_norm(memory: _Memory, node: GroupNorm) -> Array:
     variance = groups.var(axis=(1, 3), keepdims=True)
     y = ((groups - mean) / np.sqrt(variance + node.epsilon)).reshape(x.shape)
     y = y * memory.weight(node.gamma, 1.0) + memory.weight(node.beta)
-    return OPERATIONS[node.activation](y)
+    return activate(node.activation, y)
 
 
 def _layer_norm(memory: _Memory, node: LayerNorm) -> Array:
@@ -166,9 +133,9 @@ def _map(memory: _Memory, node: Map) -> Array:
         if op == "constant":
             results.append(np.asarray(constant))
         elif op in {"add", "subtract", "multiply", "divide", "maximum", "minimum"}:
-            results.append(OPERATIONS[op](results[a], results[b]))
+            results.append(OPERATIONS[op].compute(results[a], results[b]))
         else:
-            results.append(OPERATIONS[op](results[a]))
+            results.append(OPERATIONS[op].compute(results[a]))
     return results[-1]
 
 

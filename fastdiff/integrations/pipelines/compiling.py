@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastdiff.errors import InvalidArgument
+from fastdiff.exporting import Conditioning
 from fastdiff.integrations.folders import load_pretrained
-from fastdiff.integrations.pipelines.families import Shape, family_of
+from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Choices, Sampler, tune_or_recall
-from fastdiff.runtime.progress import compile_progress
+from fastdiff.runtime.progress import compile_progress, tell_result
 
 _LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20
@@ -24,6 +26,7 @@ def compile_pipeline(
     pipe: Any,
     *,
     sample_shape: Shape | None = None,
+    conditioning: Mapping[str, Conditioning] | None = None,
     backend: str = "auto",
     precision: str = "auto",
     max_batch: int | None = None,
@@ -31,7 +34,7 @@ def compile_pipeline(
     verify: str = "strict",
     cache: bool = True,
     batch_invariant: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> CompiledPipeline:
     """Put fastdiff's engine in the place of a pipeline's denoising loop.
 
@@ -42,6 +45,8 @@ def compile_pipeline(
         nothing is downloaded and no code of the folder is run.
     sample_shape : tuple of int
         (C, H, W) that the denoiser is compiled for; what its configuration says if left out.
+    conditioning : mapping of str to Conditioning
+        Of inputs of the denoiser, instead of what its configuration says.
     backend, precision, max_batch, tune, verify, cache, batch_invariant, progress
         As for `fastdiff.compile`.
 
@@ -62,14 +67,26 @@ def compile_pipeline(
     """
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
-    family = family_of(type(pipe).__name__)
-    network = family.describe(pipe, sample_shape)
-    network = replace(network, output_channels=network.probe())
+    family = family_of(class_of_pipeline(pipe))
     _, schedule = read_scheduler(pipe.scheduler)
+    network = family.describe(pipe, sample_shape)
+    unknown = [name for name in conditioning or () if name not in network.conditioning]
+    if unknown:
+        takes = ", ".join(network.conditioning) or "none"
+        raise InvalidArgument(
+            f"conditioning: the pipeline's denoiser has no input {unknown[0]!r}; it has: {takes}"
+        )
+    network = replace(
+        network,
+        conditioning={**network.conditioning, **(conditioning or {})},
+        num_train_timesteps=schedule.num_train_timesteps,
+    )
     choices = Choices(backend, precision, max_batch, tune, verify)
-    with compile_progress(enabled=progress) as say:
+    with compile_progress(progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
-    return CompiledPipeline(pipe, family, Sampler(compiled, batch_invariant=batch_invariant))
+        sampler = Sampler(compiled, batch_invariant=batch_invariant)
+    tell_result(compiled.report.statement, progress)
+    return CompiledPipeline(pipe, family, sampler)
 
 
 def load_pipeline(folder: Path) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.diffusers import from_diffusers
 
 Shape = tuple[int, int, int]
@@ -75,6 +75,37 @@ def family_of(class_name: str) -> Family:
     return _FAMILIES[class_name]
 
 
+def class_of_pipeline(pipe: Any) -> str:
+    """Return the class of diffusers that a pipeline is of or derived from.
+
+    Raises
+    ------
+    UnknownName
+        It is none of `PIPELINE_CLASSES`.
+    InvalidArgument
+        It is called otherwise than that class.
+    """
+    bases = type(pipe).__mro__
+    known = [base for base in bases if base.__name__ in _FAMILIES and _is_of_diffusers(base)]
+    if not known:
+        raise UnknownName("pipeline class", type(pipe).__name__, _FAMILIES)
+    if type(pipe).__call__ is not known[0].__call__:
+        raise InvalidArgument(
+            f"{type(pipe).__name__} has a __call__ of its own, whose loop may do something else "
+            f"than that of {known[0].__name__}; compile its denoiser and sample it in your own"
+        )
+    return known[0].__name__
+
+
+def _is_of_diffusers(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "diffusers"
+
+
+def denoiser_of(pipe: Any, family: Family) -> Any:
+    """Return the denoiser of a pipeline without wrappers."""
+    return unwrapped(getattr(pipe, family.denoiser))
+
+
 def paints_masked(unet: Any) -> bool:
     """Whether a U-Net takes a mask of one channel and a masked image beside x."""
     return bool(unet.config.in_channels == 2 * unet.config.out_channels + 1)
@@ -98,10 +129,11 @@ def _text_unet(pipe: Any, sample_shape: Shape | None) -> Network:
     """Describe a U-Net that reads text; its null value is the text of an empty prompt."""
     empty = _empty_prompt(pipe)
     text = {"encoder_hidden_states": Conditioning((*empty.shape,), torch.float32, null=empty)}
-    if not paints_masked(pipe.unet):
+    unet: Any = unwrapped(pipe.unet)
+    if not paints_masked(unet):
         network = _unet(pipe, sample_shape)
         return replace(network, conditioning={**network.conditioning, **text})
-    config = pipe.unet.config
+    config = unet.config
     channels, height, width = sample_shape or (
         config.out_channels,
         config.sample_size,
@@ -112,7 +144,7 @@ def _text_unet(pipe: Any, sample_shape: Shape | None) -> Network:
         "masked_image_latents": Conditioning((channels, height, width), torch.float32, null=0.0),
     }
     shape = (channels, height, width)
-    return Network(InpaintingDenoiser(pipe.unet), shape, {**text, **known}, "UNet2DConditionModel")
+    return Network(InpaintingDenoiser(unet), shape, {**text, **known}, "UNet2DConditionModel")
 
 
 def _empty_prompt(pipe: Any) -> Tensor:

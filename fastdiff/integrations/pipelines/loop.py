@@ -6,29 +6,45 @@ A pipeline of diffusers is a prologue, a loop, and an epilogue, and its loop is 
         m = denoiser(scheduler.scale_model_input(x, t), t, **conditioning)
         x = scheduler.step(m, t, x)
 
-For one call both partners are replaced. The denoiser notes its inputs and computes nothing; the
-scheduler's ``step`` has the engine take one step of all rows that it runs, and what the last turn
-gets back are the samples. The pipeline's own code does everything else.
+For one call both partners are replaced (`fastdiff.integrations.pipelines.stand_ins`). The denoiser
+notes its inputs and computes nothing; the scheduler's ``step`` has the engine take one step of all
+rows that it runs, and what the last turn gets back are the samples. The pipeline's own code does
+everything else.
 """
 
 from __future__ import annotations
 
-import copy
+import threading
+import warnings
+from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastdiff.errors import InvalidArgument
-from fastdiff.integrations.pipelines.families import Family, paints_masked
+from fastdiff.errors import DeviationWarning, InvalidArgument
+from fastdiff.integrations.pipelines.families import Family
+from fastdiff.integrations.pipelines.seeds import Seeds
+from fastdiff.integrations.pipelines.stand_ins import SchedulerStandIn
 from fastdiff.runtime import Sampler
-from fastdiff.runtime.requests import Request, Ticket
+from fastdiff.runtime.requests import Request, Start, StepInfo, Ticket
 from fastdiff.sampling import Solver, get_solver
+
+_around_loops = threading.RLock()
+"""Held in a pipeline's own code before and after its loop.
+
+That code and its components are not made for threads: a fast tokenizer is borrowed while it works,
+a generator is drawn from, offloaded models move. One lock serves all pipelines, since pipelines
+share components.
+"""
 
 
 class Loop:
     """One call of a pipeline: what its loop shows of itself, and the request that answers it.
+
+    A context manager: in it calls take turns, except while their loops run.
 
     Parameters
     ----------
@@ -44,15 +60,23 @@ class Loop:
 
     Attributes
     ----------
-    scheduler : LoopScheduler
+    scheduler : SchedulerStandIn
         What the loop gets instead.
+    seeds : Seeds
+        Of the noise of steps; to be set before the pipeline draws from its generators.
+    ended : bool
+        Whether the loop has taken its last step.
     rows : int
         Rows that the denoiser is called with, two for each image if guided.
     inputs : dict of str to Tensor
         Its conditioning.
+    strength : float
+        Share of the steps that are taken.
     image, noise, mask : Tensor or None
-        What the samples start from and keep: (n, C, H, W), and (n, 1, H, W) for the mask.
+        What the loop keeps of a picture: (n, C, H, W), and (n, 1, H, W) for the mask.
     """
+
+    seeds: Seeds
 
     def __init__(
         self,
@@ -62,33 +86,71 @@ class Loop:
         scheduler: Any,
         arguments: Mapping[str, Any],
     ) -> None:
-        self.scheduler = LoopScheduler(scheduler, self)
+        self.scheduler = SchedulerStandIn(scheduler, self)
         self._sampler, self._solver, self._family = sampler, solver, family
         self._arguments = arguments
+        self._states: StepStates | None = None
         self._ticket: Ticket | None = None
+        self._turns = 0
+        self._alone = False
+        self.ended = False
+        self.strength = float(arguments.get("strength", 1.0))
         self.rows = 0
         self.inputs: dict[str, Tensor] = {}
         self.image: Tensor | None = None
         self.noise: Tensor | None = None
         self.mask: Tensor | None = None
 
+    def __enter__(self) -> Loop:
+        """Begin the prologue."""
+        self.enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the engine's rows, if any are left, and let the next call in."""
+        if self._ticket is not None:
+            self._sampler.engine.cancel(self._ticket)
+        self.leave()
+
+    def enter(self) -> None:
+        """Wait until no other call is outside its loop; the pipeline's own code runs now."""
+        if not self._alone:
+            _around_loops.acquire()
+            self._alone = True
+
+    def leave(self) -> None:
+        """Let other calls run."""
+        if self._alone:
+            self._alone = False
+            _around_loops.release()
+
     def turn(self, state: Tensor, *, last: bool) -> Tensor:
-        """Take a step; return the samples in the last turn, and `state` before."""
+        """Take a step; return the state after it if somebody watches, and after the last one.
+
+        Otherwise nobody reads it, and `state` is returned as it is.
+        """
         engine = self._sampler.engine
         if self._ticket is None:
             self._ticket = engine.submit(self._request(state))
+            self.leave()
+        self._turns += 1
         engine.advance(self._ticket)
-        while last and not self._ticket.done:  # more images than the engine has room for
+        while not self._ticket.done and (last or self._is_behind()):
             engine.advance(self._ticket)
-        if not self._ticket.done:
+        reached = self._ticket.result() if self._ticket.done else None
+        if last:
+            self.ended = True
+            self.enter()
+        elif self._states is not None:
+            reached = self._states.pop(self._turns)
+        if reached is None:
             return state
-        samples = self._ticket.result().to(state)
-        return samples.repeat(len(state) // len(samples), 1, 1, 1)
+        reached = reached.to(state)
+        return reached.repeat(len(state) // len(reached), 1, 1, 1)
 
-    def cancel(self) -> None:
-        """Free the engine's rows."""
-        if self._ticket is not None:
-            self._sampler.engine.cancel(self._ticket)
+    def _is_behind(self) -> bool:
+        """Whether somebody watches, and images for which the engine had no room come later."""
+        return self._states is not None and self._states.complete < self._turns
 
     def _request(self, state: Tensor) -> Request:
         given = self._arguments
@@ -101,17 +163,46 @@ class Loop:
             options |= {"guidance_scale": given["guidance_scale"], "negative": negative}
             if given.get("guidance_rescale"):
                 options["guidance_rescale"] = given["guidance_rescale"]
-        if self.image is not None:
-            options |= {"image": self.image, "strength": given["strength"]}
+        if "strength" in given:
+            picture = state if self.image is None else self.image
+            options |= {"image": picture, "strength": given["strength"]}
         if self.mask is not None:
             options["mask"] = self.mask[:n]  # a guided loop has it twice
+        if given.get("callback_on_step_end") is not None:
+            self._states = StepStates(n)
+            options["callback"] = self._states.note
         options |= conditional
-        return self._sampler.request(
+        request = self._sampler.request(
             n,
             solver=self._with_options(),
-            seed=_seeds(given["generator"]),
+            seed=self.seeds.value,
             compat="diffusers",
             **options,
+        )
+        if self.scheduler.turns_left < request.steps:
+            raise InvalidArgument(
+                "strength: with given times diffusers counts the evaluations of "
+                f"{self.scheduler.__class__.__name__} as steps and leaves out too many of them; "
+                "give num_inference_steps instead"
+            )
+        if request.table.first_c_in == 1 or self.scheduler.scales_input:
+            # The pipeline has noised its picture, or scaled its noise: x starts as what that gave.
+            request.start = Start(state[:n].float().cpu(), 1.0, 0.0)
+        else:
+            self._warn_of_scaling()
+        if request.table.uses_noise:
+            self.seeds.move_on()
+        return request
+
+    def _warn_of_scaling(self) -> None:
+        """Say that diffusers is not followed: its loop leaves the level out that its steps need."""
+        name = self.scheduler.__class__.__name__
+        warnings.warn(
+            f"with {name} this pipeline of diffusers gives wrong images: it does not scale its "
+            f"noise and the denoiser's input as that scheduler needs. fastdiff does, as "
+            f"pipe.sampler.sample(solver={self._solver.name!r}, compat='diffusers')",
+            DeviationWarning,
+            stacklevel=2,
         )
 
     def _times(self) -> dict[str, Any]:
@@ -145,102 +236,32 @@ class Loop:
         return get_solver(self._solver, **options)
 
 
-def watch_inpainting(pipe: Any, loop: Loop) -> None:
-    """Note what a pipeline that inpaints with a plain U-Net prepares for its loop.
+class StepStates:
+    """The images of a request after each of its steps; some may take a step later than others.
 
-    Such a loop blends the known part in by itself, so neither partner is told of it.
+    Parameters
+    ----------
+    images : int
+        How many.
     """
-    prepare_latents, prepare_mask = pipe.prepare_latents, pipe.prepare_mask_latents
 
-    def noting_image(*args: Any, **options: Any) -> Any:
-        prepared = prepare_latents(*args, **options)
-        _, loop.noise, loop.image = prepared
-        return prepared
+    def __init__(self, images: int) -> None:
+        self._taken = np.zeros(images, np.int64)
+        self._after: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)
 
-    def noting_mask(*args: Any, **options: Any) -> Any:
-        prepared = prepare_mask(*args, **options)
-        loop.mask = prepared[0]
-        return prepared
+    @property
+    def complete(self) -> int:
+        """Steps that all images have behind them."""
+        return int(self._taken.min())
 
-    vars(pipe).update(prepare_latents=noting_image, prepare_mask_latents=noting_mask)
+    def note(self, info: StepInfo) -> None:
+        """Keep what a step made of its images: a callback of `Sampler.sample`."""
+        steps = (self._taken[info.images] + 1).tolist()
+        for step, image, state in zip(steps, info.images.tolist(), info.read_state(), strict=True):
+            self._after[step][image] = state
+        self._taken[info.images] += 1  # only now: another thread may wait for it
 
-
-class LoopScheduler:
-    """The scheduler of one call: the times of `scheduler`, and the steps of the engine."""
-
-    init_noise_sigma = 1.0  # latents stay standard normal, as the engine takes them
-
-    def __init__(self, scheduler: Any, loop: Loop) -> None:
-        self._scheduler, self._loop = copy.copy(scheduler), loop
-        self._turn = 0
-        self.set_timesteps = self._scheduler.set_timesteps  # pipelines look at its signature
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scheduler, name)
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start at a later time."""
-        self._turn = begin_index
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Leave the scaling to the engine."""
-        return sample
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Note what the samples start from."""
-        self._loop.image, self._loop.noise = original_samples, noise
-        return noise
-
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any
-    ) -> _PreviousSample:
-        """Have the engine take a step."""
-        self._turn += 1
-        return _PreviousSample(self._loop.turn(sample, last=self._turn == len(self.timesteps)))
-
-
-class LoopDenoiser(nn.Module):
-    """The denoiser of one call: notes its inputs."""
-
-    def __init__(self, model: Any, size: tuple[int, int], loop: Loop) -> None:
-        super().__init__()
-        self.model, self._loop = model, loop
-        height, width = size
-        compiled_for = {"sample_size": height if height == width else (height, width)}
-        self.config = type(model.config)({**model.config, **compiled_for})
-        self.dtype, self.device = model.dtype, model.device
-
-    def forward(self, x: Tensor, *times: Any, **inputs: Any) -> _Prediction:
-        """Return a prediction that nobody reads, of the right shape."""
-        channels = int(self.config.out_channels)
-        known = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        known.pop("timestep", None)
-        if paints_masked(self):
-            known["mask_latents"] = x[:, channels : channels + 1]
-            known["masked_image_latents"] = x[:, channels + 1 :]
-        self._loop.rows, self._loop.inputs = len(x), known
-        return _Prediction(x.new_zeros(()).expand(len(x), channels, *x.shape[2:]))
-
-
-class _PreviousSample(NamedTuple):
-    """What a scheduler's step returns, as a tuple and by name."""
-
-    prev_sample: Tensor
-
-
-class _Prediction(NamedTuple):
-    """What a denoiser returns, as a tuple and by name."""
-
-    sample: Tensor
-
-
-def _seeds(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int]:
-    """Return the seed of the noise of steps, or one for each image.
-
-    Without a generator it is drawn as diffusers draws its noise, from torch's own.
-    """
-    if generator is None:
-        return int(torch.randint(2**63 - 1, ()))
-    if isinstance(generator, list):
-        return [g.initial_seed() for g in generator]
-    return generator.initial_seed()
+    def pop(self, step: int) -> Tensor:
+        """Return all images after a step, (n, C, H, W) float32, and forget them."""
+        images = self._after.pop(step)
+        return torch.stack([images[i] for i in range(len(images))])

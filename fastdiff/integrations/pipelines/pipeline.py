@@ -9,10 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from fastdiff.errors import Cancelled, InvalidArgument
-from fastdiff.integrations.pipelines.families import Family, paints_masked
-from fastdiff.integrations.pipelines.loop import Loop, LoopDenoiser, watch_inpainting
-from fastdiff.integrations.pipelines.schedulers import read_scheduler
+from fastdiff.errors import InvalidArgument
+from fastdiff.exporting import unwrapped
+from fastdiff.integrations.pipelines.callbacks import look_on
+from fastdiff.integrations.pipelines.components import in_their_types
+from fastdiff.integrations.pipelines.families import Family, denoiser_of, paints_masked
+from fastdiff.integrations.pipelines.loop import Loop
+from fastdiff.integrations.pipelines.seeds import Seeds
+from fastdiff.integrations.pipelines.stand_ins import DenoiserStandIn, watch_inpainting
+from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.runtime import Sampler
 from fastdiff.runtime.report import Report
 from fastdiff.sampling import Solver
@@ -61,8 +66,6 @@ class CompiledPipeline:
             An argument is not supported, or has a value that is not.
         NonFiniteOutput
             The denoiser returned NaN or infinity; the message names the step.
-        Cancelled
-            ``callback_on_step_end`` interrupted the pipeline.
         """
         bound = vars(self)["__signature__"].bind(*args, **kwargs)
         bound.apply_defaults()
@@ -71,13 +74,10 @@ class CompiledPipeline:
         self._fill_in_size(arguments)
         scheduler = self.pipeline.scheduler
         solver, sampler = self._solver(scheduler)
-        loop = Loop(sampler, solver, self._family, scheduler, dict(arguments))
         arguments.pop("kwargs", None)  # checked to be empty
-        try:
+        with Loop(sampler, solver, self._family, scheduler, dict(arguments)) as loop:
+            loop.seeds = Seeds(arguments["generator"])
             return type(self.pipeline).__call__(self._stand_in(loop, arguments), **arguments)
-        except BaseException:
-            loop.cancel()
-            raise
 
     @property
     def report(self) -> Report:
@@ -87,6 +87,12 @@ class CompiledPipeline:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copy and pickle look for before there is a pipeline
             raise AttributeError(name)
+        if name == "components":  # of which from_pipe, and whoever copies it, makes a pipeline
+            raise InvalidArgument(
+                "a pipeline made of this one's components would not be compiled; make it of "
+                "pipe.pipeline, then compile it: "
+                "fastdiff.compile(StableDiffusionImg2ImgPipeline.from_pipe(pipe.pipeline))"
+            )
         value = getattr(self.pipeline, name)
         if callable(value) and (name == "to" or any(word in name for word in _CHANGES_WEIGHTS)):
             return _refused(name)
@@ -109,7 +115,7 @@ class CompiledPipeline:
         denoiser : nn.Module
             What the pipeline's ``unet`` or ``transformer`` is from now on.
         """
-        weights = denoiser.state_dict()
+        weights = unwrapped(denoiser).state_dict()
         self.sampler.update_weights({f"model.{name}": value for name, value in weights.items()})
         setattr(self.pipeline, self._family.denoiser, denoiser)
         self._samplers.clear()  # they describe the network that was
@@ -117,9 +123,10 @@ class CompiledPipeline:
     def _solver(self, scheduler: Any) -> tuple[Solver, Sampler]:
         """Return the solver that a scheduler is, and the sampler with its schedule."""
         solver, schedule = read_scheduler(scheduler)
-        if schedule not in self._samplers:
-            self._samplers[schedule] = self.sampler.with_schedule(schedule)
-        return solver, self._samplers[schedule]
+        sampler = self._samplers.get(schedule)
+        if sampler is None:  # two threads may both make it, and one is kept
+            sampler = self._samplers[schedule] = self.sampler.with_schedule(schedule)
+        return solver, sampler
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what the engine cannot do."""
@@ -131,12 +138,6 @@ class CompiledPipeline:
             known = ", ".join(map(repr, self._family.output_types))
             raise InvalidArgument(
                 f"output_type: expected {known}, got {arguments['output_type']!r}"
-            )
-        wanted = arguments.get("callback_on_step_end_tensor_inputs")
-        if wanted and arguments["callback_on_step_end"] is not None:
-            raise InvalidArgument(
-                f"callback_on_step_end_tensor_inputs: expected [], got {wanted!r}: the state stays "
-                "in the engine; pipe.sampler.sample(callback=) gets estimates of x0"
             )
 
     def _fill_in_size(self, arguments: dict[str, Any]) -> None:
@@ -156,18 +157,17 @@ class CompiledPipeline:
     def _stand_in(self, loop: Loop, arguments: dict[str, Any]) -> Any:
         """Return the pipeline for one call; change the arguments that the engine looks after."""
         pipe = copy.copy(self.pipeline)
-        name = self._family.denoiser
-        denoiser = getattr(pipe, name)
+        name, denoiser = self._family.denoiser, denoiser_of(pipe, self._family)
         _, *size = self.sampler.network.sample_shape
-        stand_in = LoopDenoiser(denoiser, (size[0], size[1]), loop)
+        stand_in = DenoiserStandIn(denoiser, (size[0], size[1]), loop)
         # Around the pipeline's own __setattr__, which would rewrite its shared configuration.
-        vars(pipe).update({name: stand_in, "scheduler": loop.scheduler})
+        vars(pipe).update(in_their_types(pipe), scheduler=loop.scheduler, **{name: stand_in})
         if "mask_image" in arguments and not paints_masked(denoiser):
             watch_inpainting(pipe, loop)
         if "guidance_rescale" in arguments:
             arguments["guidance_rescale"] = 0.0
         if arguments.get("callback_on_step_end") is not None:
-            arguments["callback_on_step_end"] = _only_told(pipe, arguments["callback_on_step_end"])
+            look_on(pipe, loop, arguments)
         return pipe
 
 
@@ -178,22 +178,3 @@ def _refused(name: str) -> Callable[..., Any]:
         )
 
     return refuse
-
-
-def _only_told(pipe: Any, callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `callback`, with an error where it tries to change the course."""
-
-    def told(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
-        before = dict(vars(pipe))
-        outputs = callback(pipe, step, timestep, tensors)
-        if pipe.interrupt:
-            raise Cancelled(f"callback_on_step_end interrupted the pipeline at step {step + 1}")
-        changed = [name for name, value in vars(pipe).items() if before.get(name) is not value]
-        if outputs or changed:
-            raise InvalidArgument(
-                "callback_on_step_end may look on and interrupt; it changed "
-                f"{', '.join([*outputs, *changed])}"
-            )
-        return outputs
-
-    return told

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from fastdiff.errors import KernelWarning
+from fastdiff.kernels import gpu_kernels
 
 IMPLEMENTATIONS = ("torch", "triton", "cuda")
 """torch's own operator, and this room's kernels by language."""
@@ -165,9 +167,6 @@ def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) 
     """Say why an implementation cannot serve a call, None if it can."""
     if implementation == "torch":
         return None
-    allowed = os.environ.get("FASTDIFF_GPU")
-    if allowed and allowed != implementation:
-        return f"FASTDIFF_GPU={allowed}"
     if q.dtype not in (torch.float16, torch.bfloat16):
         return f"takes float16 and bfloat16, not {q.dtype}"
     if q.shape[3] % _VECTOR or q.shape[3] > MAX_HEAD_SIZE:
@@ -183,16 +182,24 @@ def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) 
         return "takes contiguous rows"
     if rows != "aligned" and implementation == "cuda":
         return "takes rows that start at multiples of 16 bytes"
-    return _unusable(implementation, q.device)
+    return gpu_kernels.refusal("attention", implementation, q.device)
 
 
-def _unusable(language: str, device: torch.device) -> str | None:
-    from fastdiff.kernels.first_use import verdict
-
+def _trial(implementation: str, run: Run) -> str | None:
+    """Compile and run a kernel for a call of these shapes; say what it raises, None for nothing."""
+    if implementation == "torch":  # there is no other in its place
+        return None
     try:
-        return verdict("attention", language, _kernel(language), device).mismatch
+        run()
     except Exception as error:  # what compilers and drivers raise shares no other root
-        return f"{type(error).__name__}: {error}"
+        reason = gpu_kernels.described(error)
+        warnings.warn(
+            f"attention in {implementation} is not used for these shapes: {reason}",
+            KernelWarning,
+            stacklevel=3,
+        )
+        return reason
+    return None
 
 
 def choose(
@@ -214,11 +221,10 @@ def choose(
         How to time calls, and why an implementation cannot serve; given by tests.
     """
     scale = float(q.shape[3]) ** -0.5 if scale is None else scale
-    reasons = {name: refusal(name, q, k, v, scale) for name in IMPLEMENTATIONS}
+    runs = {name: partial(run, name, q, k, v, scale) for name in IMPLEMENTATIONS}
+    reasons = {name: refusal(name, q, k, v, scale) or _trial(name, runs[name]) for name in runs}
     refused = {name: reason for name, reason in reasons.items() if reason is not None}
-    runs = {
-        name: partial(run, name, q, k, v, scale) for name in IMPLEMENTATIONS if name not in refused
-    }
+    runs = {name: runs[name] for name in runs if name not in refused}
     seconds = measure(runs) if len(runs) > 1 else {}
     fastest = min(runs, key=lambda name: seconds.get(name, 0.0))
     choice = Choice(fastest, dict(seconds), refused)
@@ -243,7 +249,7 @@ def run(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> T
     if implementation == "torch":
         result = scaled_dot_product_attention(q, k, v, scale=scale)
         return result if result.stride() == out.stride() else out.copy_(result)
-    _kernel(implementation)(q, k, v, out, scale)
+    gpu_kernels.load("attention", implementation)(q, k, v, out, scale)
     return out
 
 
@@ -252,13 +258,6 @@ def empty_output(q: Tensor) -> Tensor:
     return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
         1, 2
     )
-
-
-def _kernel(language: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, float], object]:
-    """Import a language's kernel, which writes to its fourth argument."""
-    module = importlib.import_module(f"fastdiff.kernels.attention.{language}")
-    kernel: Callable[[Tensor, Tensor, Tensor, Tensor, float], object] = module.attention
-    return kernel
 
 
 def _rows(*tensors: Tensor) -> str:

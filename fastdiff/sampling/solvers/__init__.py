@@ -74,8 +74,12 @@ def solver_from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> So
         found = solver.from_config(settings)
         if found is not None:
             return found
-    known = {name for solver in REGISTRY.values() for name in solver.schedulers}
-    raise UnknownName("scheduler class", settings.get("_class_name"), known)
+    raise UnknownName("scheduler class", settings.get("_class_name"), known_schedulers())
+
+
+def known_schedulers() -> list[str]:
+    """Return the names of the scheduler classes of diffusers that a solver runs, sorted."""
+    return sorted({name for solver in REGISTRY.values() for name in solver.schedulers})
 
 
 def _check_options(solver: type[Solver], options: Mapping[str, Any]) -> None:
@@ -90,4 +94,4 @@ def _check_options(solver: type[Solver], options: Mapping[str, Any]) -> None:
             )
 
 
-__all__ = ["Solver", "get_solver", "list_solvers", "solver_from_config"]
+__all__ = ["Solver", "get_solver", "known_schedulers", "list_solvers", "solver_from_config"]

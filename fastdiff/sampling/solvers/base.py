@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.sampling.checks import check_number
+from fastdiff.sampling.checks import check_number, plain
 from fastdiff.sampling.path import Path, PathRules, visit
 from fastdiff.sampling.prediction import denoised_coefficients
 from fastdiff.sampling.schedule import Schedule
+from fastdiff.sampling.scheduler_keys import READS
 from fastdiff.sampling.solvers.grid import Grid, thresholding
 from fastdiff.sampling.table import StepTable
 
@@ -50,7 +51,8 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         """Check the options whose type says all; a subclass checks the others."""
         for option in fields(self):
-            value, kind = getattr(self, option.name), str(option.type)
+            value, kind = plain(getattr(self, option.name)), str(option.type)
+            object.__setattr__(self, option.name, value)
             flag = isinstance(value, bool) or (value is None and "None" in kind)
             if kind.startswith("bool") and not flag:
                 raise InvalidArgument(f"{option.name} must be True or False, got {value!r}")
@@ -78,7 +80,8 @@ class Solver(ABC):
                     f"set it to {value!r} or leave it out"
                 )
         own = {f.name for f in fields(cls)} - {f.name for f in fields(Schedule)} | {*cls.reads}
-        options = {key: config[key] for key in own if config.get(key) is not None}
+        read = own & READS[config["_class_name"]]
+        options = {key: config[key] for key in read if config.get(key) is not None}
         for key in options.keys() & cls.aliases.keys():
             options[key] = cls.aliases[key].get(options[key], options[key])
         return cls(**options)

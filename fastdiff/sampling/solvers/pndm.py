@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ _COMPAT = {
 }
 
 Float64Array = npt.NDArray[np.float64]
+_Stages = tuple[float, list[float], list[float]]
+"""Where a Runge-Kutta step begins, where its stages are evaluated, and where they step to."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,11 @@ class PNDM(Solver, name="pndm", schedulers=("PNDMScheduler",)):
                 "pndm mixes the network's outputs and has no denoised estimate to threshold; use "
                 "'ddim' or 'dpmpp_2m', or a schedule without thresholding"
             )
-        if not self.skip_prk_steps and len(path.t) <= _RUNGE_KUTTA_STEPS:
+        steps = len(path) + (path.skipped if compat else 0)
+        if not self.skip_prk_steps and steps <= _RUNGE_KUTTA_STEPS:
             raise InvalidArgument(
                 f"the Runge-Kutta start of pndm takes {_RUNGE_KUTTA_STEPS} steps and needs one "
-                f"more, got {len(path.t)}; use more steps or skip_prk_steps=True"
+                f"more, got {steps}; use more steps or skip_prk_steps=True"
             )
         plan = _Plan(schedule, path, compat, Columns(3 if self.skip_prk_steps else 4))
         plan.plms() if self.skip_prk_steps else plan.runge_kutta()
@@ -95,23 +99,26 @@ class _Plan:
     to: list[Level] = field(default_factory=list)
 
     @property
+    def whole(self) -> Float64Array:
+        """The times of the whole path, of which `path` may be the last ones."""
+        return np.append(self.path.left_out, self.path.t)
+
+    @property
     def stride(self) -> int:
         """By how much diffusers steps."""
-        return self.schedule.num_train_timesteps // (self.path.skipped + len(self.path))
+        return self.schedule.num_train_timesteps // len(self.whole)
 
     def level(self, t: float) -> Level:
         """Return the level of a time; below 0 it is where sampling ends."""
         if t < 0:
             return data_level(self.schedule)
         alpha, sigma = self.schedule.level(t)
+        if alpha == 0:
+            raise InvalidArgument(
+                f"pndm divides by alpha, which is 0 at t={t:g} (zero terminal SNR); use 'ddim' or "
+                "'dpmpp_2m', or a schedule without rescale_betas_zero_snr"
+            )
         return alpha, sigma
-
-    def next(self, i: int) -> float:
-        """Return the time that step i goes to, negative for the end."""
-        t = self.path.t
-        if self.compat:
-            return float(t[i]) - self.stride
-        return float(t[i + 1]) if i + 1 < len(t) else -1.0
 
     def output(self, t: float) -> Float64Array:
         """Return what history keeps of the evaluation at time t."""
@@ -135,59 +142,94 @@ class _Plan:
         self.levels.append(self.level(t))
         self.to.append(self.level(to))
 
-    def multistep(self, i: int, order: int) -> None:
-        c, t, to = self.c, float(self.path.t[i]), self.next(i)
-        now = self.output(t)
+    def multistep(self, t: float, to: float, order: int) -> None:
+        c, now = self.c, self.output(t)
         past = [now, *c.H[:3]][:order]
         mixed = np.tensordot(ADAMS_BASHFORTH[order], np.array(past), 1)
         self.add(t, to, [self.move(c.x, mixed, t, to), now, *c.H[:2]])
 
     def plms(self) -> None:
-        c, t = self.c, self.path.t.tolist()
-        to = self.next(0)
-        now = self.output(t[0])
-        self.add(t[0], to, [self.move(c.x, now, t[0], to), now])
-        if len(t) == 1:
-            return
-        # The first step again, with the average of both its ends.
-        a, b = self.gains(t[0], to)
-        start = (c.x - b * c.H[0]) / a
-        again = t[1] + (t[0] - to) if self.compat else t[0]
-        average = (self.output(t[1]) + c.H[0]) / 2
-        self.add(t[1], t[1], [self.move(start, average, again, t[1]), c.H[0]])
-        for i in range(1, len(t)):
-            self.multistep(i, min(4, i + 1))
+        """Write every row of the multistep method with its own warm-up."""
+        c, moves = self.c, self.plms_moves()
+        for i, (t, begin, to) in enumerate(moves):
+            if i == 1:  # the first step again, with the average of both its ends
+                first, _, first_to = moves[0]
+                a, b = self.gains(first, first_to)
+                start = (c.x - b * c.H[0]) / a
+                average = (self.output(t) + c.H[0]) / 2
+                self.add(t, to, [self.move(start, average, begin, to), c.H[0]])
+            else:
+                self.multistep(t, to, min(4, max(i, 1)))
+
+    def plms_moves(self) -> list[tuple[float, float, float]]:
+        """Return for each row where it is evaluated, and from where to where it steps."""
+        if not self.compat:
+            t = [*self.path.t.tolist(), -1.0]
+            steps = [(begin, begin, to) for begin, to in pairwise(t)]
+            again = [(t[1], t[0], t[1])] if len(self.path) > 1 else []
+            return steps[:1] + again + steps[1:]
+        # diffusers names the second time twice, then cuts the list, and counts from the cut.
+        times, stride = np.insert(self.whole, 1, self.whole[1:2]), self.stride
+        moves = [(t, t, t - stride) for t in times[self.path.skipped :].tolist()]
+        moves[1:2] = [(t, t + stride, t) for t, _, _ in moves[1:2]]
+        return moves
 
     def runge_kutta(self) -> None:
-        for i in range(_RUNGE_KUTTA_STEPS):
-            self.runge_kutta_step(i)
-        for i in range(_RUNGE_KUTTA_STEPS, len(self.path.t)):
-            self.multistep(i, 4)
+        """Write the rows of three Runge-Kutta steps, and of the multistep method after them."""
+        start, rest = self.runge_kutta_moves()
+        for stages in start:
+            self.runge_kutta_step(*stages)
+        for t, to in rest:
+            self.multistep(t, to, 4)
 
-    def runge_kutta_step(self, i: int) -> None:
-        c, t, end = self.c, float(self.path.t[i]), float(self.path.t[i + 1])
-        half = (t + end) / 2  # where the first stage goes, and where the next two are evaluated
-        landing = half
-        if self.compat:
-            half, landing = end + self.stride // 2, t - self.stride // 2
-            end = half - self.stride // 2
-        if not end < min(half, landing) <= max(half, landing) < t:
-            raise InvalidArgument(
-                f"the half steps of diffusers do not fit between the times {t:g} and {end:g}; use "
-                "fewer steps, or leave compat out"
-            )
-        now = self.output(t)
-        self.add(t, landing, [self.move(c.x, now, t, landing), now, *c.H[:2]])
-        a, b = self.gains(t, landing)
-        start = (c.x - b * c.H[0]) / a
-        self.add(half, half, [self.move(start, self.output(half), t, half), *c.H[:3], start])
-        a, b = self.gains(t, half)
-        second, third = (c.x - a * c.H[3]) / b, self.output(half)
-        total = c.H[0] / 6 + (second + third) / 3
-        self.add(
-            half,
-            end,
-            [self.move(c.H[3], third, t, end), *c.H[:3], self.move(c.H[3], total, t, end)],
+    def runge_kutta_moves(self) -> tuple[list[_Stages], list[tuple[float, float]]]:
+        """Return the stages of the Runge-Kutta steps, and (t, to) of each step after them."""
+        n = _RUNGE_KUTTA_STEPS
+        if not self.compat:
+            t = [*self.path.t.tolist(), -1.0]
+            steps = list(pairwise(t))
+            halves = [(begin, (begin + end) / 2, end) for begin, end in steps[:n]]
+            stages = [(begin, [begin, h, h, end], [h, h, end, end]) for begin, h, end in halves]
+            return stages, steps[n:]
+        # diffusers cuts its list anywhere, and takes the first three steps from where they begin.
+        whole, stride, half = self.whole.tolist(), self.stride, self.stride // 2
+        times = [
+            visited
+            for begin, end in pairwise(whole[: n + 1])
+            for visited in (begin, end + half, end + half, end)
+        ]
+        times = [*times, *whole[n:]][self.path.skipped :]
+        stages = []
+        for i, begin in enumerate(whole[:n]):
+            if visited := times[4 * i : 4 * i + 4]:
+                to = [t - back for t, back in zip(visited, (half, 0, half, 0), strict=False)]
+                stages.append((begin, visited, to))
+        return stages, [(t, t - stride) for t in times[4 * n :]]
+
+    def runge_kutta_step(self, begin: float, times: list[float], to: list[float]) -> None:
+        """Write the four stages of a step from `begin`, or the first ones if there are fewer."""
+        c, missing = self.c, 4 - len(times)
+        t, end = [*times, *times[-1:] * missing], [*to, *to[-1:] * missing]
+        (a, b), (a_half, b_half), (_, b_end) = (
+            self.gains(begin, end[stage]) for stage in (0, 1, 3)
         )
-        _, b = self.gains(t, end)
-        self.add(end, end, [c.H[3] + b / 6 * self.output(end), *c.H[:3]])
+        if not end[1] < begin:
+            raise InvalidArgument(
+                f"the half steps of diffusers do not fit between the times {begin:g} and "
+                f"{end[3]:g}; use fewer steps, or leave compat out"
+            )
+        first, third = self.output(t[0]), self.output(t[2])
+        start = (c.x - b * c.H[0]) / a
+        total = c.H[0] / 6 + ((c.x - a_half * c.H[3]) / b_half + third) / 3
+        stages: list[Row] = [
+            [self.move(c.x, first, begin, end[0]), first, *c.H[:2]],
+            [self.move(start, self.output(t[1]), begin, end[1]), *c.H[:3], start],
+            [
+                self.move(c.H[3], third, begin, end[2]),
+                *c.H[:3],
+                self.move(c.H[3], total, begin, end[3]),
+            ],
+            [c.H[3] + b_end / 6 * self.output(t[3]), *c.H[:3]],
+        ]
+        for time, target, row in zip(times, to, stages, strict=False):
+            self.add(time, target, row)

@@ -11,6 +11,7 @@ const form = $("form");
 
 let models = new Map();
 let offered = ""; // the parameters that the form shows
+let imagesWithoutLabels = ""; // what the field said before several labels decided it
 let running = null; // the AbortController of the request on its way
 
 // ---- what the server has ----
@@ -38,7 +39,7 @@ function showStatus() {
   $("state").textContent = model?.state ?? "no model";
   $("waiting").textContent = model?.waiting_rows ?? 0;
   $("running").textContent = model?.running_rows ?? 0;
-  $("speed").textContent = Math.round(model?.steps_per_second ?? 0);
+  $("speed").textContent = Math.round(model?.row_steps_per_second ?? 0);
 }
 
 /** Show the fields that the chosen model takes, with its limits. */
@@ -59,6 +60,7 @@ function offerParameters() {
   $("steps").value = Math.min($("steps").value, takes.max_steps);
   offer($("solver"), takes.solvers, takes.default_solver);
   offer($("size"), takes.sizes);
+  countImages();
   showSnippets();
 }
 
@@ -72,22 +74,40 @@ function offer(list, names, fallback = names[0]) {
 
 // ---- the request ----
 
+/** Return the class labels of the form; none where it holds anything else. */
+function readLabels() {
+  const words = shown("class").split(/[\s,]+/).filter(Boolean);
+  return words.every((word) => /^\d+$/.test(word)) ? words.map(Number) : [];
+}
+
+/** Return what a field says, nothing if it is not offered. */
+function shown(id) {
+  return $(id).closest("[hidden]") ? "" : $(id).value.trim();
+}
+
+/** Several labels are an image each, so that they decide how many images there are. */
+function countImages() {
+  const { length } = readLabels();
+  if ($("n").readOnly !== length > 1) {
+    if (length > 1) imagesWithoutLabels = $("n").value;
+    else $("n").value = imagesWithoutLabels;
+    $("n").readOnly = length > 1;
+  }
+  if (length > 1) $("n").value = length;
+}
+
 /** Return what the form asks for, with the names of the API. */
 function readRequest() {
-  const given = (id) => (form.elements[id].closest("[hidden]") ? "" : $(id).value.trim());
   const request = { model: $("model").value, n: Number($("n").value) };
-  const labels = given("class").match(/\d+/g) ?? [];
-  if (labels.length > 1) {
-    Object.assign(request, { class_labels: labels.map(Number), n: labels.length });
-  } else if (given("prompt") || given("class")) {
-    request.prompt = given("prompt") || given("class");
-  }
+  const labels = readLabels();
+  if (labels.length > 1) request.class_labels = labels;
+  else if (shown("prompt") || shown("class")) request.prompt = shown("prompt") || shown("class");
   request.num_inference_steps = Number($("steps").value);
   request.solver = $("solver").value;
-  if (Number(given("guidance") || 1) !== 1) request.guidance_scale = Number($("guidance").value);
-  if (given("negative")) request.negative_prompt = given("negative");
-  if (given("size")) request.size = given("size");
-  if (given("seed")) request.seed = BigInt($("seed").value);
+  if (Number(shown("guidance") || 1) !== 1) request.guidance_scale = Number($("guidance").value);
+  if (shown("negative")) request.negative_prompt = shown("negative");
+  if (shown("size")) request.size = shown("size");
+  if (shown("seed")) request.seed = BigInt($("seed").value);
   return request;
 }
 
@@ -127,9 +147,9 @@ function showError(error, run) {
   if (!(error instanceof ServerError)) throw error;
   run.fail();
   const when = error.retrySeconds ? ` Try again in ${error.retrySeconds} s.` : "";
-  $("error").textContent = error.message + when;
   if (error.status === 401) $("key-field").hidden = false;
   const field = fieldOf(error.status === 401 ? "key" : error.parameter);
+  $("error").textContent = inLabels(error.message, error.parameter, field) + when;
   field?.setAttribute("aria-invalid", "true");
   field?.setAttribute("aria-errormessage", "error");
   field?.focus();
@@ -144,6 +164,16 @@ function clearError() {
 function fieldOf(parameter) {
   const names = parameter === "prompt" ? ["prompt", "class_labels"] : [parameter];
   return [...form.elements].find((f) => names.includes(f.name) && !f.closest("[hidden]"));
+}
+
+/** Return a message of the API with the labels of the form instead of its parameters' names. */
+function inLabels(message, parameter, field) {
+  const labelOf = (own) => own?.labels?.[0]?.textContent;
+  const start = field && message.startsWith(`${parameter}: `) ? parameter.length : 0;
+  const rest = message
+    .slice(start)
+    .replace(/\b[a-z]+(_[a-z]+)+\b/g, (name) => labelOf(form.elements[name]) ?? name);
+  return start ? labelOf(field) + rest : rest;
 }
 
 // ---- the same from code ----
@@ -173,7 +203,10 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-form.addEventListener("input", showSnippets);
+form.addEventListener("input", () => {
+  countImages();
+  showSnippets();
+});
 $("model").addEventListener("change", () => {
   offerParameters();
   showStatus();

@@ -265,8 +265,8 @@ def deploy(
 def build(arguments: Mapping[str, Any]) -> Any:
     """Return the application for ``serve run fastdiff.serving.ray:build models=digits replicas=2``.
 
-    Keys are read from the variable ``FASTDIFF_API_KEY``, with spaces between, as by ``fastdiff
-    serve``.
+    Keys are read from the variable ``FASTDIFF_API_KEY``, with spaces between, and the public URL
+    from ``FASTDIFF_PUBLIC_URL``, as by ``fastdiff serve``.
 
     Parameters
     ----------
@@ -290,7 +290,10 @@ def build(arguments: Mapping[str, Any]) -> Any:
         fleet = Fleet(**{name: kinds[name](value) for name, value in given.items()})
     except ValueError as error:
         raise InvalidArgument(f"{given}: {error}") from error
-    settings = Settings(api_keys=tuple(os.environ.get("FASTDIFF_API_KEY", "").split()))
+    settings = Settings(
+        api_keys=tuple(os.environ.get("FASTDIFF_API_KEY", "").split()),
+        public_url=os.environ.get("FASTDIFF_PUBLIC_URL", ""),
+    )
     return application(
         *_loader(models.split(","), Choices(), Queueing()), fleet=fleet, settings=settings
     )

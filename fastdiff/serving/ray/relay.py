@@ -22,13 +22,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fastdiff.serving.addresses import file_urls
 from fastdiff.serving.answers import GENERATIONS, retry_after
 from fastdiff.serving.faults import CLIENT_GONE, ApiError
 from fastdiff.serving.generations import unless_gone
 from fastdiff.serving.images import ImageStore
-from fastdiff.serving.limits import Limits, read_body
+from fastdiff.serving.limits import read_body
 from fastdiff.serving.protocol import ImageRequest, read_request
 from fastdiff.serving.replies import error_event
+from fastdiff.serving.service import Settings
 
 _BUSY = (429, 503)
 _MOST_LOSSES = 3  # of one request: what kills every replica that it meets shall not meet them all
@@ -103,8 +105,8 @@ class Relay:
     Parameters
     ----------
     replicas : Replicas
-    limits : Limits
-        Checked before a replica is asked.
+    settings : Settings
+        Its limits are checked before a replica is asked.
     images : ImageStore
         Keeps the images of requests that want URLs: the replica that made one may be gone, or not
         be the one that is asked for it.
@@ -117,26 +119,24 @@ class Relay:
     def __init__(
         self,
         replicas: Replicas,
-        limits: Limits,
+        settings: Settings,
         images: ImageStore,
         lost: Counter,
         patience_seconds: float = 120.0,
     ) -> None:
-        self._replicas, self._limits, self._images = replicas, limits, images
+        self._replicas, self._settings, self._images = replicas, settings, images
         self._lost, self._patience_seconds = lost, patience_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request, arrived = Request(scope, receive), time.monotonic()
-        ask = read_request(await read_body(request, self._limits))
-        self._limits.check(ask)
+        ask = read_request(await read_body(request, self._settings.limits))
+        self._settings.limits.check(ask)
         ask = ask.seeded()
 
         def with_urls(body: bytes) -> bytes:
-            def file_url(name: str) -> str:
-                return str(request.url_for("image_file", name=name))
-
-            return self._store(body, ask.format, file_url)
+            url = file_urls(scope, self._settings.public_url)
+            return self._store(body, ask.format, url)
 
         outlet = _Outlet(send, with_urls if ask.response_format == "url" else None)
         ask = ask.model_copy(update={"response_format": None})

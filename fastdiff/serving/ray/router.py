@@ -42,7 +42,7 @@ def create_router(service: Service, replicas: Replicas) -> Starlette:
     app = create_app(service)
     registry = CollectorRegistry()
     lost = Counter("fastdiff_replicas_lost", "Requests whose replica died", registry=registry)
-    relay = Relay(replicas, service.settings.limits, service.images, lost)
+    relay = Relay(replicas, service.settings, service.images, lost)
 
     async def ready(request: Request) -> Response:
         """Say whether some replica takes requests."""

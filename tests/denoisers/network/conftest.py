@@ -2,16 +2,19 @@
 
 import pytest
 import torch
-from planned_networks import traced, traced_model
 
 from fastdiff.denoisers.network import read_graph
 from fastdiff.exporting import Network
 
 
+def _planned_networks():
+    return pytest.importorskip("planned_networks", reason="needs diffusers")
+
+
 @pytest.fixture
 def model():
     """Return the traced network of a name in `MODELS`."""
-    return traced_model
+    return _planned_networks().traced_model
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def read():
 
     def graph_of(module, shape=(3, 6, 4), **conditioning):
         torch.manual_seed(0)
-        case = traced(Network(module().eval(), shape, conditioning))
+        case = _planned_networks().traced(Network(module().eval(), shape, conditioning))
         case.graph = read_graph(case.program, case.network)
         return case
 

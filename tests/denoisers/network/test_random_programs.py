@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from planned_networks import LEVELS, evaluate
 
 from fastdiff.denoisers.network import make_plan, run_reference
+from fastdiff.denoisers.network.operations import OPERATIONS
 from fastdiff.errors import Unavailable
 
 ROWS = 3
 MOST = 2048  # elements of a value, for one image
 LEAST = 1e-30  # what is smaller may be 0
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, -100.0, 1e-3, math.inf, -math.inf, math.nan]
-UNARY = [
-    "neg", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "round", "relu",
-    "reciprocal", "gelu",
-]  # fmt: skip
-TAILS = {ATEN.sigmoid.default, ATEN.silu.default, ATEN.gelu.default}
+UNARY = [op.torch for op in OPERATIONS.values() if op.torch] + ["relu", "reciprocal", "gelu"]
+TAILS = {ATEN.sigmoid.default, ATEN.silu.default, ATEN.gelu.default, ATEN.mish.default}
 SAME = ["clone", "detach", "alias", "contiguous"]
 
 

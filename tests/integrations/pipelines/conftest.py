@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import PIL.Image
-import pipelines
 import pytest
-import torch
 
 from fastdiff.integrations.pipelines import compile_pipeline
 
@@ -16,6 +14,8 @@ QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.0
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
     """Return ``compiled(name)``: a pipeline of diffusers, and the same compiled from its folder."""
+    import pipelines  # needs diffusers, as the modules here do
+
     kept = {}
 
     def get(name):
@@ -46,7 +46,3 @@ def region():
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 8:40] = 255
     return PIL.Image.fromarray(mask)
-
-
-def generators(*seeds):
-    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -1,13 +1,25 @@
 """What a compiled pipeline refuses, and whom it tells of its steps."""
 
+import numpy as np
 import pipelines
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LMSDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 
 import fastdiff
 from fastdiff import errors
+from fastdiff.exporting import Conditioning
+from fastdiff.integrations.pipelines.loop import StepStates
+from fastdiff.runtime.requests import StepInfo
+from fastdiff.sampling import Schedule
 
 pytestmark = [
     pytest.mark.peer,
@@ -16,6 +28,10 @@ pytestmark = [
 
 QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.01, "cache": False}
 TEXT = {"prompt": "a cat", "num_inference_steps": 3, "output_type": "pt"}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +47,13 @@ TEXT = {"prompt": "a cat", "num_inference_steps": 3, "output_type": "pt"}
         ("text_to_image", {"height": 128}, "height: expected 64, for which .* got 128"),
         ("text_to_image", {"width": 128}, "width: expected 64, for which .* got 128"),
         ("text_to_image", {"eta": 0.5}, "solver 'pndm' has no option 'eta'"),
-        ("text_to_image", {"callback_on_step_end": print}, r"tensor_inputs: expected \[\], got"),
         (
             "text_to_image",
             {"callback_on_step_end": SDCFGCutoffCallback(0.5, None)},
-            "tensor_inputs",
+            "it changed prompt_embeds, _guidance_scale",
         ),
         ("text_to_image", {"guidance_rescale": 1.5}, "guidance_rescale"),
+        ("text_to_image", {"generator": 5}, "generator: expected a torch.Generator, .* got int"),
         ("class_conditional", {"class_labels": [1000]}, "class_labels: expected labels from 0"),
     ],
 )
@@ -67,6 +83,41 @@ def test_levels_that_do_not_end_with_the_data_are_refused(compiled):
     fast.scheduler = EulerDiscreteScheduler()
     with pytest.raises(errors.InvalidArgument, match=r"sigmas: expected 0, .* got 0.5"):
         fast(prompt="a cat", sigmas=[9.0, 2.0, 0.5])
+
+
+def test_messages_of_the_pipeline_name_the_scheduler_that_was_set(compiled):
+    _, fast = compiled("text_to_image")
+    fast.scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match=r"DDIMScheduler'>'s `set_timesteps` does not") as caught:
+        fast(prompt="a cat", sigmas=[9.0, 2.0])
+    assert "Loop" not in str(caught.value)
+
+
+def test_prompt_embeddings_of_two_windows_are_compiled_for():
+    pipe = pipelines.text_to_image()
+    shape = (2 * pipelines.TOKENS, pipelines.WIDTH)
+    longer = {"encoder_hidden_states": Conditioning(shape, torch.float32)}
+    fast = fastdiff.compile(pipe, conditioning=longer, **QUICK)
+    embeds = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(3))
+    given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
+    asked = {"num_inference_steps": 3, "output_type": "latent", **given}
+    images = []
+    for made in (pipe, fast):
+        made.set_progress_bar_config(disable=True)
+        images.append(made(generator=torch.Generator().manual_seed(1), **asked).images)
+    torch.testing.assert_close(images[1], images[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(
+        errors.InvalidShape, match=r"expected shape \(n, 32, 12\), got \(1, 16, 12\)"
+    ):
+        fast(**TEXT)
+
+
+def test_what_a_pipeline_tells_itself_is_refused_at_compile_time(compiled):
+    pipe, _ = compiled("ddim")
+    with pytest.raises(errors.InvalidArgument, match="schedule= is for a denoiser"):
+        fastdiff.compile(pipe, schedule=DDIMScheduler(), sample_shape=(3, 8, 8), **QUICK)
+    with pytest.raises(errors.InvalidArgument, match="has no input 'text'; it has: none"):
+        fastdiff.compile(pipe, conditioning={"text": Conditioning()}, **QUICK)
 
 
 def test_picture_of_another_size_is_refused(compiled, picture):
@@ -116,29 +167,124 @@ def test_callback_is_told_of_every_step(compiled):
     assert len(told[fast]) == 4  # PNDM evaluates its second time twice
 
 
-def test_callback_may_interrupt_but_not_steer(compiled):
-    _, fast = compiled("text_to_image")
+@pytest.mark.parametrize("name", ["text_to_image", "inpainting"])
+def test_callback_sees_the_latents_of_every_step(compiled, picture, region, name):
+    given = {"image": picture, "mask_image": region} if name == "inpainting" else {}
+    seen = []
+    for made in compiled(name):
+        latents = []
+        note = lambda _, step, t, tensors, latents=latents: latents.append(tensors["latents"]) or {}
+        made(callback_on_step_end=note, generator=seeded(2), **given, **TEXT)
+        seen.append(torch.stack(latents))
+    expected, got = seen
+    assert (expected[1:] - expected[:-1]).abs().amax((1, 2, 3, 4)).min() > 0.005
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
 
+
+def test_interrupted_call_returns_what_the_pipeline_returns(compiled):
     def interrupt(pipe, step, t, tensors):
         pipe._interrupt = step == 1
         return tensors
 
-    def steer(pipe, step, t, tensors):
+    pipe, fast = compiled("text_to_image")
+    expected, got = (
+        made(callback_on_step_end=interrupt, generator=seeded(2), **TEXT).images
+        for made in (pipe, fast)
+    )
+    whole = fast(generator=seeded(2), **TEXT).images  # and nothing is left running
+    assert (got - whole).abs().max() > 0.01
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
+
+
+def test_callback_that_steers_is_refused(compiled):
+    _, fast = compiled("text_to_image")
+
+    def guide(pipe, step, t, tensors):
         pipe._guidance_scale = 1.0
         return tensors
 
     def replace(pipe, step, t, tensors):
-        return {"latents": torch.zeros(1)}
+        return {"latents": tensors["latents"] * 1.5}
 
-    listening = {"callback_on_step_end_tensor_inputs": [], **TEXT}
-    with pytest.raises(errors.Cancelled, match="interrupted the pipeline at step 2"):
-        fast(callback_on_step_end=interrupt, **listening)
-    with pytest.raises(errors.InvalidArgument, match="it changed _guidance_scale"):
-        fast(callback_on_step_end=steer, **listening)
-    with pytest.raises(errors.InvalidArgument, match="it changed latents"):
-        fast(callback_on_step_end=replace, **listening)
-    seeded = torch.Generator().manual_seed(2)
-    assert fast(generator=seeded, **TEXT).images.isfinite().all()  # nothing is left running
+    def overwrite(pipe, step, t, tensors):
+        tensors["latents"].zero_()
+
+    def prompt(pipe, step, t, tensors):
+        return {"prompt_embeds": torch.zeros(1)}
+
+    for callback, changed in (
+        (guide, "_guidance_scale"),
+        (replace, "latents"),
+        (overwrite, "latents"),
+        (prompt, "prompt_embeds"),
+    ):
+        with pytest.raises(errors.InvalidArgument, match=f"it changed {changed}"):
+            fast(callback_on_step_end=callback, **TEXT)
+
+
+def test_states_of_images_that_are_late_wait_for_them():
+    """The images of a request that is larger than the engine take their steps in turn."""
+    states = StepStates(2)
+    for step, image in ((1, 1), (2, 1), (1, 0), (2, 0)):
+        x = torch.full((1, 4, 1, 1), 10.0 * step + image)
+        states.note(StepInfo(step, 2, np.array([image]), x, lambda x=x: x))
+        assert states.complete == (0 if image else step)
+    assert states.pop(1).flatten(1).tolist() == [[10.0] * 4, [11.0] * 4]
+    assert states.pop(2).flatten(1).tolist() == [[20.0] * 4, [21.0] * 4]
+
+
+@pytest.mark.parametrize("name", ["image_to_image", "inpainting"])
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler])
+def test_strength_that_leaves_no_step_is_refused(compiled, picture, region, name, scheduler):
+    _, fast = compiled(name)
+    fast.scheduler = scheduler.from_config(fast.scheduler.config)
+    given = {"mask_image": region} if name == "inpainting" else {}
+    with pytest.raises(
+        errors.InvalidArgument, match=r"strength: 0\.19 of 5 steps is less than one"
+    ):
+        fast(prompt="a cat", image=picture, strength=0.19, num_inference_steps=5, **given)
+
+
+def test_errors_of_the_pipeline_name_the_scheduler(compiled):
+    _, fast = compiled("text_to_image")
+    with pytest.raises(ValueError, match=r"class 'diffusers.*PNDMScheduler'>'s `set_timesteps`"):
+        fast(prompt="a cat", timesteps=[900, 500, 77])
+
+
+def test_times_of_which_diffusers_leaves_out_evaluations_are_refused(compiled, picture):
+    _, fast = compiled("image_to_image")
+    fast.scheduler = HeunDiscreteScheduler.from_config(fast.scheduler.config)
+    with pytest.raises(errors.InvalidArgument, match=r"evaluations of HeunDiscreteScheduler as st"):
+        fast(prompt="a cat", image=picture, timesteps=[900, 600, 300, 77], strength=0.8)
+
+
+@pytest.mark.parametrize("name", ["class_conditional", "ddpm"])
+def test_loop_that_scales_what_it_should_not_is_mended_with_a_warning(compiled, name):
+    """DiTPipeline steps the scaled input, DDPMPipeline scales nothing; neither scales its noise."""
+    _, fast = compiled(name)
+    fast.scheduler = EulerDiscreteScheduler.from_config(fast.scheduler.config)
+    given = {"class_labels": [3], "guidance_scale": 1.0} if name == "class_conditional" else {}
+    with pytest.warns(errors.DeviationWarning, match=r"EulerDiscreteScheduler .*solver='euler'"):
+        got = fast(generator=seeded(5), num_inference_steps=3, output_type="pt", **given).images
+    sampler = fast.sampler.with_schedule(Schedule.from_config(fast.scheduler.config))
+    latents = torch.randn(1, *fast.sampler.network.sample_shape, generator=seeded(5))
+    labels = {"class_labels": [3]} if given else {}
+    asked = {"solver": "euler", "steps": 3, "compat": "diffusers", "latents": latents, **labels}
+    x = sampler.sample(**asked)
+    if given:
+        x = fast.vae.decode(x / fast.vae.config.scaling_factor).sample
+    torch.testing.assert_close(torch.as_tensor(got), (x / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+
+
+def test_pipeline_made_of_a_compiled_one_is_refused(compiled):
+    _, fast = compiled("text_to_image")
+    for make in (
+        lambda: StableDiffusionImg2ImgPipeline.from_pipe(fast),
+        lambda: StableDiffusionImg2ImgPipeline(**fast.components),
+    ):
+        with pytest.raises(errors.InvalidArgument, match=r"not be compiled; .*from_pipe\(pipe.pip"):
+            make()
+    assert StableDiffusionImg2ImgPipeline.from_pipe(fast.pipeline).unet is fast.unet
 
 
 def test_call_leaves_the_scheduler_as_it_was(compiled):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from emulated_cuda import emulated_cuda
 
-from fastdiff.kernels import cuda_module
+from fastdiff.errors import KernelWarning
+from fastdiff.kernels import cuda_module, gpu_kernels
 from fastdiff.kernels.attention import (
     MAX_HEAD_SIZE,
     Choice,
@@ -35,7 +36,8 @@ def no_choices(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def all_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU where both languages' kernels were found right."""
-    monkeypatch.setattr(dispatch, "_unusable", lambda language, device: None)
+    monkeypatch.setattr(gpu_kernels, "_first_use", lambda operator, language, device: None)
+    monkeypatch.setattr(dispatch, "run", lambda implementation, *call: None)
 
 
 class Stopwatch:
@@ -62,13 +64,30 @@ def test_the_fastest_is_chosen_and_says_why(all_usable: None) -> None:
     assert list(choices().values()) == [choice]
 
 
-def test_what_cannot_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_run_is_not_measured(all_usable: None, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = {"triton": None, "cuda": "no CUDA kernels"}
-    monkeypatch.setattr(dispatch, "_unusable", lambda language, device: reasons[language])
+    monkeypatch.setattr(gpu_kernels, "_first_use", lambda op, language, device: reasons[language])
     stopwatch = Stopwatch(torch=1e-3, triton=2e-3)
     choice = choose(*inputs(), measure=stopwatch)
     assert stopwatch.asked == [["torch", "triton"]]
     assert choice.reason == "torch, the fastest (cuda: no CUDA kernels; triton: 2.00 times as long)"
+
+
+def test_a_kernel_that_raises_for_these_shapes_is_refused_with_its_reason(
+    all_usable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OutOfResources(Exception):  # as Triton's
+        pass
+
+    def run(implementation: str, *call: object) -> None:
+        if implementation == "triton":
+            raise OutOfResources("shared memory, Required: 131072")
+
+    monkeypatch.setattr(dispatch, "run", run)
+    reason = "OutOfResources: shared memory, Required: 131072"
+    with pytest.warns(KernelWarning, match=f"triton is not used for these shapes: {reason}"):
+        choice = choose(*inputs(), measure=Stopwatch(torch=2.0, cuda=1.0))
+    assert choice == Choice("cuda", {"torch": 2.0, "cuda": 1.0}, {"triton": reason})
 
 
 def test_an_only_candidate_is_not_measured() -> None:
@@ -150,8 +169,10 @@ def test_a_scale_that_kernels_cannot_take_goes_to_torch(all_usable: None, scale:
 @pytest.fixture
 def emulated(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path))
+    gpu_kernels._first_use.cache_clear()
     with emulated_cuda():
         yield
+    gpu_kernels._first_use.cache_clear()
 
 
 @pytest.mark.usefixtures("emulated")
@@ -161,7 +182,7 @@ def test_a_kernel_is_chosen_once_it_was_found_right() -> None:
     tensors = inputs()
     choice = choose(*tensors, measure=Stopwatch(torch=2.0, cuda=1.0))
     assert choice == Choice("cuda", {"torch": 2.0, "cuda": 1.0}, choice.refused)
-    assert choice.refused["triton"].startswith("Unavailable: ")
+    assert choice.refused["triton"].startswith(f"torch {torch.__version__} finds no GPU")
     out = dispatch.run("cuda", *tensors, 0.2)
     assert_as_accurate_as_torch(out, tensors, 0.2)
     assert out.transpose(1, 2).is_contiguous()

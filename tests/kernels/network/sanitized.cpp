@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <vector>
 
+#include "network/builder.h"
 #include "network/kernels.h"
 #include "network/pack.h"
-#include "network/plan.h"
 
 using namespace fastdiff::network;
 using Floats = std::vector<float>;
@@ -95,7 +95,7 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
     static std::vector<std::vector<int8_t>> kept_integers;
     static std::vector<Floats> kept_scales;
     static std::vector<std::vector<int32_t>> kept_zeros;
-    Quantization quantization = {};
+    std::optional<Quantization> quantization;
     Conv conv = {};
     if (algorithm == Algorithm::kDirect) {
       kept.emplace_back(size_t(taps * c.channels * columns));
@@ -122,8 +122,8 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
       kept_scales.push_back(Floats(size_t(c.channels), 100.0f));
       kept_scales.push_back(Floats(size_t(phases * c.out_channels), 1e-4f));
       kept_zeros.push_back(std::vector<int32_t>(size_t(phases * c.out_channels), 7));
-      quantization = {kept_scales.end()[-2].data(), kept_scales.back().data(),
-                      kept_zeros.back().data(), 100};
+      quantization = Quantization{kept_scales.end()[-2].data(), kept_scales.back().data(),
+                                  kept_zeros.back().data(), 100};
     } else {
       kept.emplace_back(size_t((m + 2) * (m + 2) * c.channels * columns));
       pack_winograd(weights.data(), c.channels, c.out_channels, m, panel, 1, kept.back().data());
@@ -140,7 +140,7 @@ void check_conv(const ConvCase& c, Algorithm algorithm, const char* name) {
     conv.epilogue.shift = {shift.data(), c.out_channels};
     conv.epilogue.residual = {const_cast<float*>(residual.data()), out, c.out_channels};
     conv.epilogue.activation = Activation::kSilu;
-    add_conv(plan, name, conv, algorithm, quantization);
+    add(plan, name, ConvNode{conv, algorithm, quantization});
   });
 }
 
@@ -150,31 +150,31 @@ void check_norms(int64_t images, int64_t pixels, int64_t channels, int64_t group
   const Floats scale = numbers(images * channels), shift = numbers(images * channels);
   const Pixels from = {const_cast<float*>(x.data()), pixels * channels, channels};
   compare("group_norm", count, 1e-3f, [&](Plan& plan, float* y) {
-    add_group_norm(plan, "norm",
-                   {from,
-                    {y, pixels * channels, channels},
-                    images,
-                    pixels,
-                    channels,
-                    groups,
-                    gamma.data(),
-                    beta.data(),
-                    1e-5f,
-                    Activation::kSilu});
+    add(plan, "norm",
+        GroupNorm{from,
+                  {y, pixels * channels, channels},
+                  images,
+                  pixels,
+                  channels,
+                  groups,
+                  gamma.data(),
+                  beta.data(),
+                  1e-5f,
+                  Activation::kSilu});
   });
   compare("layer_norm", count, 1e-3f, [&](Plan& plan, float* y) {
-    add_layer_norm(plan, "norm",
-                   {from,
-                    {y, pixels * channels, channels},
-                    images,
-                    pixels,
-                    channels,
-                    gamma.data(),
-                    beta.data(),
-                    {scale.data(), channels},
-                    {shift.data(), channels},
-                    1e-5f,
-                    true});
+    add(plan, "norm",
+        LayerNorm{from,
+                  {y, pixels * channels, channels},
+                  images,
+                  pixels,
+                  channels,
+                  gamma.data(),
+                  beta.data(),
+                  {scale.data(), channels},
+                  {shift.data(), channels},
+                  1e-5f,
+                  true});
   });
 }
 
@@ -195,11 +195,15 @@ void check_rounded_ahead(Algorithm algorithm, const char* name) {
     conv.channels = conv.out_channels = channels;
     conv.kernel_height = conv.kernel_width = conv.stride = 1;
     conv.weights = kept.back().data();
-    add_conv(plan, "before", conv, Algorithm::kDirect);  // its y is null: nothing is stored
+    add(plan, "before", ConvNode{conv});  // its y is null: nothing is stored
     conv.y = {y, pixels * channels, channels};
     conv.kernel_height = conv.kernel_width = 3, conv.pad_top = conv.pad_left = 1;
     conv.weights = reinterpret_cast<const float*>(weights.data());
-    add_conv(plan, name, conv, algorithm, {scales.data(), scales.data(), zeros.data(), 7}, true);
+    std::optional<Quantization> quantization;
+    if (algorithm == Algorithm::kInt8) {
+      quantization = Quantization{scales.data(), scales.data(), zeros.data(), 7};
+    }
+    add(plan, name, ConvNode{conv, algorithm, quantization, true});
   });
 }
 
@@ -212,11 +216,11 @@ void check_attention(int64_t images, int64_t heads, int64_t queries, int64_t key
   };
   const auto check = [&](const char* name, Algorithm algorithm, float tolerance) {
     compare(name, images * q_floats, tolerance, [&](Plan& plan, float* y) {
-      add_attention(
-          plan, "attention",
-          {view(q.data(), queries), view(k.data(), keys), view(v.data(), keys), view(y, queries),
-           images, heads, queries, keys, depth, depth, 1 / std::sqrt(float(depth))},
-          algorithm);
+      add(plan, "attention",
+          AttentionNode{{view(q.data(), queries), view(k.data(), keys), view(v.data(), keys),
+                         view(y, queries), images, heads, queries, keys, depth, depth,
+                         1 / std::sqrt(float(depth))},
+                        algorithm});
     });
   };
   check("attention", Algorithm::kDirect, 1e-3f);
@@ -227,21 +231,13 @@ void check_map(int64_t images, int64_t channels, int64_t pixels) {
   const int64_t count = images * channels * pixels;
   const Floats a = numbers(count), b = numbers(pixels);
   compare("map", count, 1e-4f, [&](Plan& plan, float* y) {
-    Map map = {};
-    const int64_t shape[kMapRank] = {1, 1, images, channels, pixels};
-    std::copy_n(shape, kMapRank, map.shape);
-    map.inputs = 2, map.steps = 3;
-    map.x[0] = a.data(), map.x[1] = b.data(), map.y = y;
-    const int64_t across[kMapRank] = {0, 0, channels * pixels, 1, channels};  // transposed
-    const int64_t repeated[kMapRank] = {0, 0, 0, 0, 1};
-    const int64_t dense[kMapRank] = {0, 0, channels * pixels, pixels, 1};
-    std::copy_n(across, kMapRank, map.x_strides[0]);
-    std::copy_n(repeated, kMapRank, map.x_strides[1]);
-    std::copy_n(dense, kMapRank, map.y_strides);
-    map.program[0] = {MapOp::kMultiply, 0, 1, 0};
-    map.program[1] = {MapOp::kGelu, 2, 2, 0};
-    map.program[2] = {MapOp::kAdd, 3, 0, 0};
-    add_map(plan, "map", map);
+    MapNode map;
+    map.shape = {images, channels, pixels};
+    map.inputs = {{const_cast<float*>(a.data()), {channels * pixels, 1, channels}},  // transposed
+                  {const_cast<float*>(b.data()), {0, 0, 1}}};                        // repeated
+    map.output = {y, {channels * pixels, pixels, 1}};
+    map.program = {{MapOp::kMultiply, 0, 1, 0}, {MapOp::kGelu, 2, 2, 0}, {MapOp::kAdd, 3, 0, 0}};
+    add(plan, "map", map);
   });
 }
 
@@ -250,7 +246,7 @@ void check_gather() {
   const Floats table = numbers(3 * 5);
   Floats y(4 * 5, 0.0f);
   Plan plan(kNarrow);
-  add_gather(plan, "gather", {labels, table.data(), false, y.data(), 4, 1, 5, 3, 5});
+  add(plan, "gather", Gather{labels, table.data(), false, y.data(), 4, 1, 5, 3, 5});
   plan.run(1);
   const bool right =
       y[0] == table[10] && y[9] == table[4] && std::isnan(y[10]) && std::isnan(y[19]);

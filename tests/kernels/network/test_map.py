@@ -50,6 +50,7 @@ FUNCTIONS: dict[str, tuple[Array, Callable[[Exact], Exact], float]] = {
     "sin": (ANGLES, np.sin, 2),
     "cos": (ANGLES, np.cos, 2),
     "tanh": (SMALL, np.tanh, 3),
+    "mish": (SMALL, lambda x: x * np.tanh(np.logaddexp(0, x)), 6),
     "round": (np.concatenate([SMALL, np.arange(-9, 9, 0.5, dtype=np.float32)]), np.rint, 0),
 }
 # Activations matter near zero most: a sigmoid's tail may be off by as many roundings as x is large,

@@ -11,7 +11,6 @@ import pytest
 CSRC = Path(__file__).parents[3] / "csrc"
 SOURCES = [
     Path(__file__).with_name("sanitized.cpp"),
-    CSRC / "network" / "nodes.cpp",
     CSRC / "network" / "pack.cpp",
     CSRC / "network" / "plan.cpp",
     CSRC / "cpu" / "thread_pool.cpp",

@@ -1,11 +1,75 @@
-// How the engine lays out what it makes for itself: panels of weights, the Winograd domain.
+// Convolutions: what their kernels are told, whichever algorithm computes them, and how the engine
+// lays out what it makes for itself: panels of weights, the Winograd domain, tiles.
 #pragma once
 
-#include "counts.h"
-#include "fastdiff/scalar.h"
-#include "specs.h"
+#include "kind.h"
+#include "operands.h"
+#include "operations.h"
 
 namespace fastdiff::network {
+
+/// How a convolution is computed; its weights are packed for that. Attention is kDirect or kTiles.
+enum class Algorithm { kDirect, kWinograd2, kWinograd4, kTiles, kInt8 };
+
+/// By their enumerators.
+constexpr const char* kAlgorithmNames[] = {"direct", "winograd2", "winograd4", "tiles", "int8"};
+
+/// y = residual + scale * activation(sum + bias + shift); what is null is left out.
+struct Epilogue {
+  const float* bias;  // (out_channels,)
+  PerImage shift, scale;
+  Pixels residual;
+  Activation activation;
+};
+
+/// A convolution over channels-last images, zero-padded; a linear layer is one of 1 x 1.
+struct Conv {
+  static constexpr int kStages = 1;
+
+  Pixels x, y;
+  int64_t images, height, width, channels;
+  int64_t out_height, out_width, out_channels;
+  int kernel_height, kernel_width, stride, pad_top, pad_left;
+  int upsample;          // 1: reads x doubled by nearest neighbours; height and width are doubled
+  const float* weights;  // packed, see pack.h
+  const float* zeros;    // `channels` of them
+  Epilogue epilogue;
+  int64_t row_block, panel_block;  // rows and panels of one unit
+  const Rounded* rounded;          // if not null, where y goes instead; so below
+  // Of `phases` x `phases` parts of y, this one: pixels phases * (row, column) + phase. The output
+  // sizes above are the part's, and its first pixel reads x that many pixels further on.
+  int phases = 1, phase_y = 0, phase_x = 0;
+};
+
+/// The same by Winograd's minimal filtering F(m x m, 3 x 3): stride 1, kernel 3 x 3.
+struct Winograd {
+  static constexpr int kStages = 6;  // to the domain, products, back: of F(2 x 2), of F(4 x 4)
+
+  Conv conv;
+  int64_t tiles_down, tiles_across;
+  int64_t first_tile, tile_count;  // of those of all images, in rows
+  int64_t product_columns;         // out_channels rounded up to whole panels
+};
+
+/// What makes float32 of the sums of 8-bit integers: conv(x) = (sum of q * weight - zeros) *
+/// outputs
+struct Quantization {
+  const float *inputs, *outputs;  // (channels,), the factors of Rounded, and (out_channels,)
+  const int32_t* zeros;           // (out_channels,): `zero` times the sum of its weights
+  int32_t zero;
+};
+
+/// The same by tiles of narrow numbers, see tiles.h: bfloat16 with float32 sums, or 8-bit integers.
+struct TileConv {
+  static constexpr int kStages = 8;  // round, pad, gather, multiply: bfloat16, then integers
+
+  Conv conv;                  // its weights are not used
+  const uint8_t* weights;     // packed, see pack.h
+  Quantization quantization;  // of 8-bit integers
+  const Rounded* input;
+  bool gathers;        // rows of the image are shorter than a tile
+  int64_t tile_block;  // row tiles of one unit
+};
 
 constexpr int64_t kMostRows = 256;  // of a unit of a convolution
 
@@ -73,28 +137,6 @@ FASTDIFF_INLINE int64_t tile_weight_bytes(const TileConv& spec) {
 }
 FASTDIFF_INLINE int64_t gathered_floats(const TileConv& spec) {
   return spec.gathers ? row_tiles(spec) * tile_steps(spec) * kTileBytes / 4 : 0;
-}
-
-/// A step of bfloat16 multiplies as many rows as columns as terms; bytes of its A, and of its B.
-constexpr int64_t kTileSide = 32, kStepBytes = 2 * kTileBytes;
-
-/// Steps that cover the keys of an attention, its depth and the channels of its values.
-FASTDIFF_INLINE int64_t key_groups(const Attention& attention) {
-  return divided_up(attention.keys, kTileSide);
-}
-FASTDIFF_INLINE int64_t depth_steps(const Attention& attention) {
-  return divided_up(attention.depth, kTileSide);
-}
-FASTDIFF_INLINE int64_t value_steps(const Attention& attention) {
-  return divided_up(attention.value_depth, kTileSide);
-}
-/// Bytes of 32 keys and their values, rounded.
-FASTDIFF_INLINE int64_t group_bytes(const Attention& attention) {
-  return (depth_steps(attention) + value_steps(attention)) * kStepBytes;
-}
-/// What a unit keeps of a query in tiles: it, in bfloat16, and its sums.
-FASTDIFF_INLINE int64_t tile_query_floats(const Attention& attention) {
-  return (depth_steps(attention) + 2 * value_steps(attention)) * kTileSide / 2;
 }
 
 /// The channels of a pixel of a convolution's input; zeros outside the image.

@@ -1,0 +1,55 @@
+// Maps: what their kernel is told, and how their work is divided.
+#pragma once
+
+#include "kind.h"
+#include "operands.h"
+#include "operations.h"
+
+namespace fastdiff::network {
+
+constexpr int kMapRank = 5;  // the image and up to four axes
+constexpr int kMapInputs = 8;
+constexpr int kMapSteps = 24;
+
+/// One operation of a Map; operands below `inputs` are its inputs, the others results of steps.
+struct MapStep {
+  MapOp op;
+  int32_t a, b;
+  float constant;
+};
+
+/// y = a short program on x_0, x_1, ... element by element; without steps it copies x_0.
+struct Map {
+  static constexpr int kStages = 1;
+
+  int64_t shape[kMapRank];
+  int32_t inputs, steps;
+  const float* x[kMapInputs];
+  int64_t x_strides[kMapInputs][kMapRank];
+  float* y;
+  int64_t y_strides[kMapRank];
+  MapStep program[kMapSteps];
+};
+
+/// Elements that a map computes at once, along its last axis.
+constexpr int64_t kPiece = 256;
+
+/// The pieces of the last axis are as equal as whole vectors allow.
+FASTDIFF_INLINE int64_t piece_length(const Map& map) {
+  const int64_t length = map.shape[kMapRank - 1];
+  const int64_t even = divided_up(length, divided_up(length, kPiece));
+  const int64_t vectors = divided_up(even, 16) * 16;
+  return vectors < length ? vectors : length;
+}
+FASTDIFF_INLINE int64_t piece_count(const Map& map) {
+  int64_t pieces = divided_up(map.shape[kMapRank - 1], piece_length(map));
+  for (int axis = 0; axis < kMapRank - 1; ++axis) pieces *= map.shape[axis];
+  return pieces;
+}
+/// Pieces of a unit: about 4096 elements.
+FASTDIFF_INLINE int64_t unit_pieces(const Map& map) { return 4096 / piece_length(map); }
+FASTDIFF_INLINE int64_t map_units(const Map& map) {
+  return divided_up(piece_count(map), unit_pieces(map));
+}
+
+}  // namespace fastdiff::network

@@ -1,0 +1,119 @@
+"""Which kernel computes an operator on a GPU, and why the others do not.
+
+A kernel that is not built, cannot be compiled, raises or gives wrong results when it is first used
+on a device (`fastdiff.kernels.first_use`) is named and reported, and the next language takes its
+place. ``FASTDIFF_GPU=cuda|triton`` allows one language only. ``fastdiff doctor --gpu`` asks for the
+state of every kernel.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import textwrap
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from fastdiff.errors import KernelWarning, Unavailable, UnknownName
+from fastdiff.kernels import cuda_module, triton_module
+
+LANGUAGES = ("cuda", "triton")
+"""What GPU kernels are written in, in order of preference."""
+
+STATUS = {"cuda": cuda_module.status, "triton": triton_module.status}
+"""By language: says why this installation or machine lacks it; None if it does not."""
+
+KERNELS = {
+    "fill_normal": ("noise", LANGUAGES),
+    "step": ("step", LANGUAGES),
+    "gather": ("step", LANGUAGES),
+    "attention": ("attention", LANGUAGES),
+    "group_norm": ("norm", ("triton",)),
+    "modulated_layer_norm": ("norm", ("triton",)),
+}
+"""By operator: its room, and the languages that it is written in."""
+
+
+@cache
+def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
+    """Return what computes `operator` on a CUDA device: the first kernel that can be used there.
+
+    Parameters
+    ----------
+    operator : str
+        One of `KERNELS`.
+    device : torch.device
+
+    Raises
+    ------
+    Unavailable
+        No language can be used here; the message has the reason for each.
+    UnknownName
+        ``FASTDIFF_GPU`` names a language that is not one of `LANGUAGES`.
+    """
+    reasons = []
+    for language in KERNELS[operator][1]:
+        reason = refusal(operator, language, device)
+        if reason is None:
+            return load(operator, language)
+        reasons.append(f"{language}: {reason}")
+    raise Unavailable(f"no GPU kernel for {operator}: {'; '.join(reasons)}")
+
+
+def load(operator: str, language: str) -> Callable[..., Any]:
+    """Import a kernel; whatever its compiler and libraries raise passes through."""
+    room, _ = KERNELS[operator]
+    kernel: Callable[..., Any] = getattr(
+        importlib.import_module(f"fastdiff.kernels.{room}.{language}"), operator
+    )
+    return kernel
+
+
+def refusal(operator: str, language: str, device: torch.device) -> str | None:
+    """Say why a kernel cannot be used on a device; None if it can.
+
+    The kernel is checked there when it is asked for the first time in a process.
+
+    Warns
+    -----
+    KernelWarning
+        The language is there, but the kernel raised or its results differ; with the path of a
+        report.
+    """
+    allowed = os.environ.get("FASTDIFF_GPU")
+    if allowed and allowed not in LANGUAGES:
+        raise UnknownName("FASTDIFF_GPU language", allowed, LANGUAGES)
+    if allowed and allowed != language:
+        return f"FASTDIFF_GPU={allowed}"
+    return _first_use(operator, language, device)
+
+
+@cache
+def _first_use(operator: str, language: str, device: torch.device) -> str | None:
+    from fastdiff.kernels import first_use  # it checks with the operators that import this module
+
+    if (missing := STATUS[language]()) is not None:
+        return missing
+    if first_use.is_lost(device):
+        return f"this process can use {device} no more, after an error of another kernel"
+    try:
+        found = first_use.verdict(operator, language, load(operator, language), device)
+    except Exception as error:  # what compilers and drivers raise shares no other root
+        found = first_use.raised(operator, language, error, device)
+    if found.mismatch is not None:
+        warnings.warn(
+            f"the {language} kernel {operator} is not used on {found.device}: {found.mismatch}; "
+            f"please report it with {found.report}",
+            KernelWarning,
+            stacklevel=4,
+        )
+    return found.mismatch
+
+
+def described(error: Exception) -> str:
+    """Return an error of any kind on one line."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400, placeholder=' ...')}"
