@@ -45,7 +45,9 @@ def assert_same_images(pair, scheduler, monkeypatch, **arguments):
     seed = int(torch.randint(2**63 - 1, (), generator=torch.Generator().manual_seed(5)))
 
     def noise(shape, **_):
-        draw, size = next(draws), int(np.prod(shape[1:]))
+        step = getattr(scheduler, "step_index", None)
+        draw = next(draws) if step is None else step - scheduler.begin_index
+        size = int(np.prod(shape[1:]))
         rows = [normal(seed, image, draw, TAG_STEP, 0, size) for image in range(shape[0])]
         return torch.from_numpy(np.stack(rows)).float().reshape(shape)
 
