@@ -199,7 +199,7 @@ class Loop:
         name = self.scheduler.__class__.__name__
         warnings.warn(
             f"with {name} this pipeline of diffusers gives wrong images: it does not scale its "
-            f"noise and the denoiser's input as that scheduler needs. fastdiff does, as "
+            "noise and the denoiser's input as that scheduler needs. fastdiff does, as "
             f"pipe.sampler.sample(solver={self._solver.name!r}, compat='diffusers')",
             DeviationWarning,
             stacklevel=2,
