@@ -195,10 +195,13 @@ def test_arguments_that_do_not_fit_are_refused(
 
 
 def test_faults_of_a_launch_are_errors(emulated: Library) -> None:
-    """A table row outside of memory; on a GPU the runtime would report it."""
+    """A table row outside of memory; on a GPU the runtime would report it.
+
+    Where the address is beyond what a processor can form, the system does not tell it.
+    """
     batch = random_batch(1, rows=1, n=8)
     batch.rows["table_row"] = 2**31 - 1
-    with pytest.raises(Unavailable, match="the CUDA kernel step: touches memory at 0x"):
+    with pytest.raises(Unavailable, match=r"the CUDA kernel step: touches memory at (0x|\(nil\))"):
         run_cuda(batch)
     assert issubclass(KernelFault, AssertionError)
     assert cuda_module.status() is None
