@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fastdiff.denoisers import Denoiser, by_size, kind_of, parts_of, row_by_row
 from fastdiff.exporting import Network
-from fastdiff.runtime.company import Company, Rows
+from fastdiff.runtime.company import Company, Effect
 from fastdiff.runtime.layout import best_batch
 from fastdiff.runtime.measuring import Trial
 
@@ -102,7 +102,7 @@ def _coupled(denoiser: Denoiser, seconds: dict[int, float], company: Company) ->
         part
         for part in dict.fromkeys(parts.values())
         if any(
-            company.effect(part, rows) is Rows.COUPLED
+            company.effect(part, rows) is Effect.COUPLED
             for size in seconds
             for rows in (size - 1, size)
             if parts[size] is part and rows > company.rows

@@ -31,7 +31,7 @@ LOUD, QUIET = 1e3, 1e-3
 _ROW, _LOUD_STRANGER, _QUIET_STRANGER = range(3)
 
 
-class Rows(enum.Enum):
+class Effect(enum.Enum):
     """What a row's output depends on."""
 
     INDEPENDENT = "on the row"
@@ -76,7 +76,7 @@ class Company:
         t = torch.from_numpy(table.t[[len(table) // 2, 0, -1]]).float()
         return cls(_with_strangers(x), t, conditioning, network.batch or 2)
 
-    def effect(self, denoiser: Denoiser, rows: int | None = None) -> Rows:
+    def effect(self, denoiser: Denoiser, rows: int | None = None) -> Effect:
         """Return what a row's output depends on in calls of `rows` rows, at least `self.rows`."""
         rows = rows or self.rows
         limits = LIMITS[denoiser.precision]
@@ -84,13 +84,13 @@ class Company:
         beside_loud = self._evaluate(denoiser, [_ROW, *[_LOUD_STRANGER] * (rows - 1)])[:1]
         beside_quiet = self._evaluate(denoiser, [*[_QUIET_STRANGER] * (rows - 1), _ROW])[-1:]
         if strays(self._evaluate(denoiser, [_ROW]), alone, limits):
-            return Rows.UNSTEADY
+            return Effect.UNSTEADY
         moved = (strays(got, alone, limits) for got in (beside_loud, beside_quiet))
-        return Rows.COUPLED if any(moved) else Rows.INDEPENDENT
+        return Effect.COUPLED if any(moved) else Effect.INDEPENDENT
 
     def apart(self, denoiser: Denoiser) -> Denoiser:
         """Return `denoiser`, made to evaluate its rows one by one if they couple."""
-        coupled = self.effect(denoiser) is Rows.COUPLED
+        coupled = self.effect(denoiser) is Effect.COUPLED
         return row_by_row(denoiser) if coupled else denoiser
 
     def _evaluate(self, denoiser: Denoiser, who: Sequence[int]) -> Tensor:

@@ -26,7 +26,7 @@ from fastdiff.runtime.calibration import with_samples
 from fastdiff.runtime.certificate import certify
 from fastdiff.runtime.choices import Choices
 from fastdiff.runtime.choosing import choose_apart
-from fastdiff.runtime.company import Company, Rows
+from fastdiff.runtime.company import Company, Effect
 from fastdiff.runtime.compiled import Compiled, Workspace, give_back_memory, without_weights
 from fastdiff.runtime.failures import reason_of
 from fastdiff.runtime.machine import describe_machine
@@ -195,8 +195,8 @@ class _Preparation:
     def _apart(self, denoiser: Denoiser, candidate: Candidate) -> Denoiser:
         """Return `denoiser`, made to evaluate its rows one by one if they couple."""
         effect = self.company.effect(denoiser)
-        candidate.coupled = effect is Rows.COUPLED
-        if effect is Rows.UNSTEADY and self.verify != "off":
+        candidate.coupled = effect is Effect.COUPLED
+        if effect is Effect.UNSTEADY and self.verify != "off":
             reason = (
                 "it answers the same row differently after other calls: the network keeps state, "
                 "or draws random numbers of its own"

@@ -14,7 +14,7 @@ from fastdiff.denoisers import ENGINES, build_denoiser, reference_denoiser
 from fastdiff.denoisers.fixed_batch import FixedBatch
 from fastdiff.exporting import Conditioning, Network, export_onnx
 from fastdiff.runtime import Choices
-from fastdiff.runtime.company import Company, Rows
+from fastdiff.runtime.company import Company, Effect
 from fastdiff.runtime.engine import Engine
 from fastdiff.runtime.sampler import Sampler
 from fastdiff.runtime.tuning import tune
@@ -109,7 +109,7 @@ def test_rounding_by_another_number_of_rows_is_no_coupling(precision):
             return self.layers(x.flatten(1)).view_as(x) + x
 
     network = Network(Deep(), (1, 8, 12))
-    assert all(effect(network, precision, rows) is Rows.INDEPENDENT for rows in (2, 3, 8, 31))
+    assert all(effect(network, precision, rows) is Effect.INDEPENDENT for rows in (2, 3, 8, 31))
 
 
 class Leaking(nn.Module):
@@ -132,11 +132,11 @@ class ManyRows(nn.Module):
 @pytest.mark.parametrize(
     ("module", "rows", "expected"),
     [
-        (Leaking(), None, Rows.COUPLED),
-        (ByLabel(), None, Rows.COUPLED),
-        (ManyRows(), None, Rows.INDEPENDENT),
-        (ManyRows(), 7, Rows.COUPLED),
-        (Mixer(), 7, Rows.INDEPENDENT),
+        (Leaking(), None, Effect.COUPLED),
+        (ByLabel(), None, Effect.COUPLED),
+        (ManyRows(), None, Effect.INDEPENDENT),
+        (ManyRows(), 7, Effect.COUPLED),
+        (Mixer(), 7, Effect.INDEPENDENT),
     ],
 )
 def test_what_a_row_depends_on_is_told(module, rows, expected):
