@@ -15,6 +15,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import kernels
+from fastdiff._native import NetworkPlan
 from fastdiff.denoisers import ENGINES, native, reference_denoiser
 from fastdiff.denoisers.network import Choice
 from fastdiff.denoisers.network.nodes import Attention
@@ -301,6 +302,12 @@ def integers_everywhere(plan, *args):
     return {node.name: Choice("int8") for node in inner}
 
 
+needs_int8 = pytest.mark.skipif(
+    NetworkPlan().int8_math == native.PLAIN_TILES,
+    reason="this level has no instructions for int8: native refuses it there",
+)
+
+
 @pytest.fixture(scope="module")
 def integers():
     """The digits model in integers; verify="warn" as choosing by speed would leave it exact."""
@@ -311,6 +318,7 @@ def integers():
         return fastdiff.compile("digits", backend="native", **options)
 
 
+@needs_int8
 def test_integers_are_certified_saved_and_loaded(integers, tmp_path):
     chosen = integers.report.chosen
     assert (chosen.engine, chosen.precision) == ("native", "int8")
@@ -322,6 +330,7 @@ def test_integers_are_certified_saved_and_loaded(integers, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::fastdiff.errors.AccuracyWarning")
+@needs_int8
 def test_new_weights_have_ranges_of_their_own(integers, monkeypatch):
     monkeypatch.setattr(native, "choose", integers_everywhere)
     options = {"class_labels": [3, 8], "seed": [1, 2], "steps": 3}
@@ -363,6 +372,7 @@ def test_ranges_are_those_that_the_modules_meet(digits):
         np.testing.assert_allclose(ranges[name], np.stack(ends), rtol=1e-4, atol=1e-5)
 
 
+@needs_int8
 def test_integers_without_samples_are_refused(digits):
     with pytest.raises(Unavailable, match=r"compile\(model, precision='int8'\) does that"):
         ENGINE.build(digits[0], "int8")
