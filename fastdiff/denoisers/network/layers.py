@@ -160,8 +160,8 @@ def _attention(
 ) -> View:
     if attn_mask is not None or is_causal or enable_gqa or dropout_p:
         raise r.refuse("masks, causal order, grouped heads and dropout have no kernel")
-    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
-        raise r.refuse(f"heads {q.shape[:-2]} attend to {k.shape[:-2]} and {v.shape[:-2]}")
+    if q.shape[:-2] != k.shape[:-2] or k.shape[:-1] != v.shape[:-1]:
+        raise r.refuse(f"queries {q.shape}, keys {k.shape} and values {v.shape}")
     shape = (*q.shape[:-1], v.shape[-1])
     q, k, v = (_heads(r, view) for view in (q, k, v))
     heads, queries, depth = q.shape
