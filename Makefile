@@ -8,7 +8,7 @@
 # make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.md; BUDGET=1800 for seconds
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
 # make gpu-lowest    tests of the GPU kernels with the lowest compilers that pyproject.toml claims
-# make emulated      tests of the AVX-512 and AMX kernels on a CPU without them: tests/emulated/README.md
+# make bochs         tests of the AVX-512 and AMX kernels on a CPU without them: tests/bochs/README.md
 # make build   a wheel in dist/
 PYTHON ?= python3
 VENV   := .venv
@@ -19,12 +19,12 @@ BUDGET ?= 600
 LOWEST := triton==3.7.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.48 \
           nvidia-cuda-cccl==13.0.50 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
-CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/emulator/*.h tests/emulator/*.cu)
+CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE)) $(wildcard tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cu)
 
 # The tests start dozens of processes that import torch, each of which would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence gpu-lowest emulated build clean
+.PHONY: demo test check format bench performance native serving gpu-check gpu-evidence gpu-lowest bochs build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -68,8 +68,8 @@ gpu-lowest: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/lowest $(LOWEST)
 	PATH=$$PWD/build/lowest/nvidia/cu13/bin:$$PATH PYTHONPATH=build/lowest $(BIN)/pytest tests/kernels/triton tests/kernels/cuda tests/kernels/attention tests/kernels/test_build.py
 
-emulated: $(VENV)/.dev
-	$(BIN)/python tests/emulated/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py tests/denoisers/test_native_levels.py
+bochs: $(VENV)/.dev
+	$(BIN)/python tests/bochs/emulate.py -- -q tests/kernels/network tests/kernels/test_levels.py tests/backends/test_native_levels.py
 
 build: $(VENV)/.venv
 	$(BIN)/python -m pip wheel --no-deps -w dist .

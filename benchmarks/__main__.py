@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.kernels import SHAPES, comparisons, measure
 from benchmarks.marks import replace_figures
 from benchmarks.sampling import overhead, pipelines
-from fastdiff.runtime.machine import describe_machine
+from fastdiff.compiling.machine import describe_machine
 
 BEGIN, END = "<!-- figures: make bench -->", "<!-- /figures -->"
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- figures: evidence -->\n", "<!-- /figures: evidence -->"
 
 PARTS = {
-    "the emulator itself: fragment layouts, schedules, misuse": ["tests/emulator"],
+    "the emulator itself: fragment layouts, schedules, misuse": ["tests/cuda_on_cpu"],
     "CUDA step, gather, noise: bits, mutants, sanitizers, binaries": ["tests/kernels/cuda"],
     "Triton step, gather, noise, norms: bits, bounds, binaries, AMD": ["tests/kernels/triton"],
     "attention in Triton and CUDA: error, schedules, mutants, binaries": [
@@ -37,9 +37,9 @@ PARTS = {
         "tests/kernels/test_gpu_kernels.py",
     ],
     "graph runtime on a recorded device": [
-        "tests/runtime/test_graphs.py",
-        "tests/runtime/test_graph_delivery.py",
-        "tests/runtime/test_device_cuda.py",
+        "tests/engine/test_graph_executor.py",
+        "tests/engine/test_graph_delivery.py",
+        "tests/engine/test_cuda_device.py",
     ],
 }
 

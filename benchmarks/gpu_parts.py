@@ -31,7 +31,11 @@ from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 Findings = Iterator[dict[str, Any]]
 
-GPU_TESTS = ("tests/kernels/attention", "tests/kernels/triton", "tests/runtime/test_graphs.py")
+GPU_TESTS = (
+    "tests/kernels/attention",
+    "tests/kernels/triton",
+    "tests/engine/test_graph_executor.py",
+)
 """Where the tests with the mark ``gpu`` are."""
 
 LARGEST_ERROR = 0.05

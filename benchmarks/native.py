@@ -32,17 +32,18 @@ from torch import Tensor
 
 from benchmarks.marks import replace_figures
 from benchmarks.peak import Peak
+from fastdiff.backends import Denoiser, get_engine, reference_denoiser
+from fastdiff.backends.native import NativeDenoiser
 from fastdiff.bench import describe_run
 from fastdiff.bench.timing import Spread, ratio
 from fastdiff.cli.inspect import evaluated
 from fastdiff.compiler import describe
-from fastdiff.denoisers import Denoiser, get_engine, reference_denoiser
-from fastdiff.denoisers.native import NativeDenoiser
-from fastdiff.denoisers.network.describing import Total, total_by_kind
+from fastdiff.compiling.calibration import with_samples
+from fastdiff.compiling.compiled import give_back_memory
 from fastdiff.errors import FastdiffError
-from fastdiff.exporting import Network, export_onnx
-from fastdiff.runtime.calibration import with_samples
-from fastdiff.runtime.compiled import give_back_memory
+from fastdiff.exporting import export_onnx
+from fastdiff.native.describing import Total, total_by_kind
+from fastdiff.networks import Network
 from fastdiff.sampling import Schedule
 
 MODELS = ("digits", "ddpm-cifar10", "dit-s2")

@@ -18,7 +18,7 @@ from benchmarks.marks import replace_figures
 from fastdiff.bench import BASELINE, Plan, Result, describe_run, run
 from fastdiff.bench.results import HEADINGS, cells, ordered
 from fastdiff.bench.timing import ratio
-from fastdiff.runtime.certificate import LIMITS
+from fastdiff.compiling.certificate import LIMITS
 
 #: Steps of a sample, and rounds: few where a step takes long, since every step costs the same.
 STEPS = {"digits": 20, "ddpm-cifar10": 4, "dit-s2": 4}

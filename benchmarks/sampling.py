@@ -14,12 +14,12 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from torch import nn
 
 import fastdiff
-import fastdiff.runtime.device_host as host_module
+import fastdiff.engine.host_executor as host_module
 from fastdiff.bench.timing import Spread, interleave, ratio
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.engine.engine import Engine
+from fastdiff.engine.requests import Request
 from fastdiff.models import NULL_CLASS, digits_schedule_config, load_digits
-from fastdiff.runtime.engine import Engine
-from fastdiff.runtime.requests import Request
+from fastdiff.networks import Conditioning, Network
 from fastdiff.sampling import Schedule, get_solver
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.marks import replace_figures
 from fastdiff.bench.timing import Spread
-from fastdiff.runtime.machine import describe_machine
+from fastdiff.compiling.machine import describe_machine
 from fastdiff.serving.loadtest import Kind, Load, send
 from fastdiff.serving.ray import build
 

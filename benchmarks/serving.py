@@ -34,7 +34,7 @@ from benchmarks.serving_runs import (
     take_turns,
 )
 from fastdiff.bench.timing import Spread
-from fastdiff.runtime.machine import describe_machine
+from fastdiff.compiling.machine import describe_machine
 from fastdiff.serving.loadreport import Report, Summary, percentile
 from fastdiff.serving.loadtest import Load
 

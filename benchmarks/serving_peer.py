@@ -20,8 +20,8 @@ from torch import Tensor
 import fastdiff
 from fastdiff.bench.peers import make_scheduler
 from fastdiff.compiler import describe
+from fastdiff.engine.requests import Request
 from fastdiff.errors import Cancelled, Overloaded
-from fastdiff.runtime.requests import Request
 from fastdiff.serving.jobs import (
     Demand,
     Failed,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastdiff import errors
     from fastdiff.compiler import compile, load
-    from fastdiff.exporting import Conditioning
-    from fastdiff.runtime import Sampler, StepInfo
+    from fastdiff.engine import StepInfo
+    from fastdiff.networks import Conditioning
+    from fastdiff.sampler import Sampler
     from fastdiff.sampling import Schedule, get_solver, list_solvers
 
 __version__ = "0.1.0"
@@ -32,10 +33,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conditioning": "exporting",
-    "Sampler": "runtime",
+    "Conditioning": "networks",
+    "Sampler": "sampler",
     "Schedule": "sampling",
-    "StepInfo": "runtime",
+    "StepInfo": "engine",
     "compile": "compiler",
     "get_solver": "sampling",
     "list_solvers": "sampling",

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastdiff.compiling import Choices
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
 from fastdiff.modes import compiling
-from fastdiff.runtime import Choices, Sampler, load_artifact, tune_or_recall
-from fastdiff.runtime.progress import compile_progress, tell_result
+from fastdiff.networks import Conditioning
+from fastdiff.progress import compile_progress, tell_result
+from fastdiff.sampler import Sampler
+from fastdiff.storing import load_artifact, tune_or_recall
 
 __all__ = ["compile", "describe", "load"]
 

@@ -65,7 +65,7 @@ def declared_bfloat16(pytestconfig):
     if declared is None:
         yield
         return
-    from fastdiff.runtime import measuring, tuning
+    from fastdiff.compiling import measuring, tuning
 
     measure = measuring.Trial.measure
 

@@ -41,7 +41,7 @@ def test_without_any_extra_every_module_is_collected_or_skipped_with_its_reason(
     reasons = re.findall(r"^SKIPPED \[\d+\] \S+ (.*)$", done.stdout, re.M)
     assert any("fastdiff-runtime[serve]" in reason for reason in reasons)
     assert [reason for reason in reasons if not reason.startswith("needs ")] == []
-    assert "tests/runtime/test_graphs.py::" in done.stdout  # what needs no extra is there
+    assert "tests/engine/test_graph_executor.py::" in done.stdout  # what needs no extra is there
 
 
 def test_only_the_absence_of_an_optional_package_is_a_reason_to_skip():

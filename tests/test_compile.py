@@ -16,11 +16,10 @@ from diffusers import (
 from torch import nn
 
 import fastdiff
-from fastdiff import errors
+from fastdiff import errors, progress
 from fastdiff.compiler import describe
 from fastdiff.exporting.metadata import conditioning_to_json
-from fastdiff.runtime import progress
-from fastdiff.runtime.progress import Stage
+from fastdiff.progress import Stage
 
 
 class Tiny(nn.Module):

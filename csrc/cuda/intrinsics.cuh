@@ -1,11 +1,11 @@
 // What kernels ask of a GPU beyond plain C++, in one place: PTX for nvcc, and for any other
-// compiler the functions of the same names in tests/emulator, which run the same source on a CPU.
+// compiler the functions of the same names in tests/cuda_on_cpu, which run the same source on a CPU.
 #pragma once
 
 #include "elements.cuh"
 
 #if !defined(__CUDACC__)
-#include "emulator.h"  // tests/emulator: the only user of these sources beside nvcc
+#include "emulator.h"  // tests/cuda_on_cpu: the only user of these sources beside nvcc
 #else
 
 #include <cuda_runtime.h>
@@ -40,7 +40,7 @@ __device__ __forceinline__ void store_16(void* to, uint4 words) {
 }
 
 /// D = A B + D on tensor cores: A 16 x 16 row-major, B 16 x 8 column-major, D 16 x 8 float32.
-/// T is Float16 or BFloat16. Which lane holds what: tests/emulator/tensor_core.h.
+/// T is Float16 or BFloat16. Which lane holds what: tests/cuda_on_cpu/tensor_core.h.
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]);

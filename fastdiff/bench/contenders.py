@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fastdiff
-from fastdiff.exporting import Network
+from fastdiff.networks import Network
 
 _PEER_NAMES = {
     "diffusers": "diffusers",

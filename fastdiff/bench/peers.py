@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fastdiff.bench.contenders import Contender, Load, Turn, inputs
 from fastdiff.compiler import describe
-from fastdiff.denoisers.base import DTYPES
 from fastdiff.errors import InvalidArgument, Unavailable
+from fastdiff.networks.precision import DTYPES
 
 Denoise = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 

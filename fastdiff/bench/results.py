@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastdiff.bench.timing import Spread
-from fastdiff.runtime.machine import describe_machine
+from fastdiff.compiling.machine import describe_machine
 
 _PACKAGES = ("fastdiff-runtime", "torch", "diffusers", "onnxruntime", "openvino")
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fastdiff.backends import get_engine
+from fastdiff.backends.base import PRECISIONS
 from fastdiff.bench.contenders import BASELINE, PEERS, Contender, Load, Turn
 from fastdiff.bench.peers import DETERMINISTIC
 from fastdiff.bench.results import Result
 from fastdiff.bench.timing import ratio
 from fastdiff.bench.worker import Ready, Worker
 from fastdiff.compiler import describe
-from fastdiff.denoisers import get_engine
-from fastdiff.denoisers.base import DTYPES, PRECISIONS
 from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
 from fastdiff.exporting import export_onnx
+from fastdiff.networks.precision import DTYPES
 from fastdiff.sampling import get_solver
 
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fastdiff.bench.contenders import Contender, Load, Runner, Turn
 from fastdiff.errors import FastdiffError, Unavailable
-from fastdiff.exporting import first_line
+from fastdiff.networks import first_line
 
 _WARM_UP_STEPS = 2  # before each turn: the processor and its caches were somebody else's
 

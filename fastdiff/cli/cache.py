@@ -13,9 +13,9 @@ from rich.text import Text
 from fastdiff.errors import ArtifactError, UnknownName
 
 if TYPE_CHECKING:
-    from fastdiff.runtime import Cache
-    from fastdiff.runtime.cache import Entry
-    from fastdiff.runtime.report import Report
+    from fastdiff.compiling.report import Report
+    from fastdiff.storing import Cache
+    from fastdiff.storing.cache import Entry
 
 app = typer.Typer(help="The compiled models kept on this machine, and what was measured of them.")
 Name = Annotated[
@@ -27,7 +27,7 @@ _KEY_LETTERS = 10
 @app.command("list")
 def list_entries() -> None:
     """Show every kept model: what was chosen for it, its size, and when it was used."""
-    from fastdiff.runtime import Cache
+    from fastdiff.storing import Cache
 
     cache = Cache()
     table = Table(title=Text(str(cache.folder)), title_justify="left")
@@ -55,7 +55,7 @@ def list_entries() -> None:
 @app.command("show")
 def show(name: Name) -> None:
     """Print what was measured when a model was compiled: every engine, its times and its error."""
-    from fastdiff.runtime import Cache
+    from fastdiff.storing import Cache
 
     for entry, report in _named(Cache(), name):
         console = Console()
@@ -66,7 +66,7 @@ def show(name: Name) -> None:
 @app.command("renew")
 def renew(name: Name) -> None:
     """Forget what was measured of a model, which the next compile then measures anew."""
-    from fastdiff.runtime import Cache
+    from fastdiff.storing import Cache
 
     for entry, report in _named(Cache(), name):
         entry.path.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def renew(name: Name) -> None:
 @app.command("clear")
 def clear() -> None:
     """Remove every kept model; they are compiled again when they are needed."""
-    from fastdiff.runtime import Cache
+    from fastdiff.storing import Cache
 
     cache = Cache()
     Console().print(Text(f"removed {cache.clear()} models from {cache.folder}"))
@@ -85,7 +85,7 @@ def clear() -> None:
 
 def _report(entry: Entry) -> Report | None:
     """Return what was measured, None where this version cannot read it."""
-    from fastdiff.runtime.artifact import read_report
+    from fastdiff.storing.artifact import read_report
 
     try:
         return read_report(entry.path)

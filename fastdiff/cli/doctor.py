@@ -22,7 +22,7 @@ def doctor(
     import torch
 
     import fastdiff
-    from fastdiff.denoisers import engine_status
+    from fastdiff.backends import engine_status
     from fastdiff.kernels import active_level, cpu_levels, cuda_module, triton_module
 
     typer.echo(

@@ -11,8 +11,8 @@ from fastdiff.cli.terminal import make_console, show_table, tell_progress
 from fastdiff.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from fastdiff.denoisers.native import NativeDenoiser, Replay
-    from fastdiff.exporting import Network
+    from fastdiff.backends.native import NativeDenoiser, Replay
+    from fastdiff.networks import Network
 
 _MIB = 2.0**20
 _TEXTS = ("kind", "name", "shape", "with")
@@ -51,12 +51,12 @@ def inspect(
 
     import torch
 
+    from fastdiff.backends import reference_denoiser
+    from fastdiff.backends.native import NativeEngine
     from fastdiff.compiler import describe
-    from fastdiff.denoisers import reference_denoiser
-    from fastdiff.denoisers.native import NativeEngine
+    from fastdiff.compiling.calibration import with_samples
+    from fastdiff.compiling.compiled import Workspace
     from fastdiff.exporting import export_onnx
-    from fastdiff.runtime.calibration import with_samples
-    from fastdiff.runtime.compiled import Workspace
 
     engine = NativeEngine()
     if batch < 1:
@@ -83,7 +83,7 @@ def evaluated(denoiser: NativeDenoiser, network: Network, batch: int) -> Replay:
     """Return the calls for `batch` images, which have run once, on the network's example."""
     import torch
 
-    from fastdiff.denoisers.network import OUTPUT
+    from fastdiff.native import OUTPUT
 
     x, t, conditioning = network.example(batch)
     out = torch.empty(batch, denoiser.output_channels, *x.shape[2:])
@@ -98,8 +98,8 @@ def _show(
     """Print the listing, the totals and the memory."""
     import torch
 
-    from fastdiff.denoisers.network.describing import node_rows, total_by_kind, total_rows
-    from fastdiff.denoisers.network.rounding import rounded_ahead
+    from fastdiff.native.describing import node_rows, total_by_kind, total_rows
+    from fastdiff.native.planning.rounding import rounded_ahead
 
     packed = denoiser.packed
     plan = packed.plan

@@ -116,7 +116,7 @@ def serve(
         )
     _known("--batching", batching, ("step", "request"))
     _known("--log-level", log_level, ("debug", "info", "warning", "error"))
-    from fastdiff.runtime.policies import Policy
+    from fastdiff.engine.policies import Policy
     from fastdiff.serving.admission import Queueing
     from fastdiff.serving.limits import Limits
     from fastdiff.serving.loading import Choices, Source, load_models

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from fastdiff.errors import InvalidArgument, ModelOutputError
-from fastdiff.exporting.network import Network
-from fastdiff.exporting.session import first_line, open_session
+from fastdiff.networks.network import Network
+from fastdiff.networks.session import first_line, open_session
 
 if TYPE_CHECKING:
     import onnxruntime

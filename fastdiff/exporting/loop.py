@@ -21,13 +21,13 @@ from fastdiff.exporting import noise
 from fastdiff.exporting.arithmetic import exponential
 from fastdiff.exporting.graph import BOOL, FLOAT, INT64, Builder, Value
 from fastdiff.exporting.metadata import KEY, Metadata
-from fastdiff.exporting.network import Network
 from fastdiff.exporting.onnx import export_onnx, replacing
 from fastdiff.exporting.opset import converted, opset_of
-from fastdiff.exporting.session import open_session
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP
 from fastdiff.kernels.step.reference import HISTORY, D, M, X, Z
 from fastdiff.modes import compiling
+from fastdiff.networks.network import Network
+from fastdiff.networks.session import open_session
 from fastdiff.sampling import PackedTable, Schedule
 
 _SINGLE_FILE_BYTES = (1 << 31) - (1 << 24)

@@ -13,7 +13,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting.network import Conditioning
+from fastdiff.networks.network import Conditioning
 from fastdiff.sampling import Schedule
 
 FORMAT = 1

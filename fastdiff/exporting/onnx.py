@@ -17,12 +17,12 @@ import torch
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting.checking import Case, check_output, make_cases
 from fastdiff.exporting.metadata import KEY, Metadata
-from fastdiff.exporting.network import Network
-from fastdiff.exporting.onnx_file import OnnxFile
 from fastdiff.exporting.rewriting import rewrite
 from fastdiff.exporting.translating import OPSET, DenoiserForward, translate
-from fastdiff.exporting.weights import evaluation_copy
 from fastdiff.modes import compiling
+from fastdiff.networks.network import Network
+from fastdiff.networks.onnx_file import OnnxFile
+from fastdiff.networks.weights import evaluation_copy
 from fastdiff.sampling import Schedule
 
 

@@ -11,8 +11,8 @@ from onnx import version_converter
 
 from fastdiff.errors import InvalidArgument, ModelOutputError
 from fastdiff.exporting.checking import Case, check_output, make_cases
-from fastdiff.exporting.network import Network
-from fastdiff.exporting.session import first_line, open_session
+from fastdiff.networks.network import Network
+from fastdiff.networks.session import first_line, open_session
 
 LEAST_OPSET = 18
 """The first with the bitwise operators that the noise is made of."""

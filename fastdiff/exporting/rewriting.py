@@ -20,7 +20,7 @@ from onnx import TensorProto, compose, helper, inliner
 
 from fastdiff.exporting.graph import FLOAT, Builder
 from fastdiff.exporting.metadata import KEY
-from fastdiff.exporting.onnx_file import OnnxFile, Port
+from fastdiff.networks.onnx_file import OnnxFile, Port
 
 LARGE_BYTES = 1_500_000_000
 """Weights above this lie beside the file: a protocol buffer holds 2 GiB at most."""

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting.attention import onnx_translations
-from fastdiff.exporting.network import Network
-from fastdiff.exporting.session import first_line
+from fastdiff.networks.network import Network
+from fastdiff.networks.session import first_line
 
 if TYPE_CHECKING:
     import onnx_ir

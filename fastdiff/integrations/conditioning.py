@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning, Network, WholeTimes
-from fastdiff.runtime import Sampler
+from fastdiff.networks import Conditioning, Network, WholeTimes
+from fastdiff.sampler import Sampler
 
 _WHOLE = (torch.int64, torch.int32)
 

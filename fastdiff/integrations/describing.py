@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import AssumptionWarning, InvalidArgument, InvalidDtype, UnknownName
-from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.architectures import MODEL_NAMES, cached_weights, named_model
 from fastdiff.integrations.conditioning import with_conditioning
 from fastdiff.integrations.diffusers import from_diffusers
@@ -23,6 +22,7 @@ from fastdiff.integrations.onnx_files import from_onnx
 from fastdiff.integrations.programs import from_program
 from fastdiff.integrations.schedulers import is_scheduler, schedule_of
 from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
+from fastdiff.networks import Conditioning, Network, unwrapped
 from fastdiff.sampling import Schedule
 from fastdiff.sampling.config import CONFIG_NAME
 

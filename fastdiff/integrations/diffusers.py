@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.folders import MODEL_CLASSES
 from fastdiff.integrations.transformers import TRANSFORMER_CLASSES, describe_transformer
+from fastdiff.networks import Conditioning, Network, unwrapped
 
 TEXT_TOKENS = 77
 """Length of a CLIP text encoder's output, which a U-Net's config does not tell."""

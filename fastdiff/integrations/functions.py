@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdiff.runtime.sources import is_installed
+from fastdiff.storing.sources import is_installed
 
 
 class FunctionModule(nn.Module):

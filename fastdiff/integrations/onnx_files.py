@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning, Metadata, Network, OnnxFile, read_metadata
+from fastdiff.exporting import Metadata, read_metadata
 from fastdiff.integrations.conditioning import completed
-from fastdiff.runtime.onnx_check import check_onnx
+from fastdiff.networks import Conditioning, Network, OnnxFile
+from fastdiff.storing.onnx_check import check_onnx
 
 
 def from_onnx(
@@ -27,7 +28,7 @@ def from_onnx(
         Its weights may lie in files beside it.
     inputs : mapping, optional
         The file's names of ``"x"`` and ``"t"``, where they are not the usual ones
-        (`fastdiff.exporting.onnx_file.ROLES`); of conditioning, to call it otherwise.
+        (`fastdiff.networks.onnx_file.ROLES`); of conditioning, to call it otherwise.
     sample_shape : tuple of int, optional
         (C, H, W), where the graph leaves it open.
     conditioning : mapping of str to Conditioning, optional

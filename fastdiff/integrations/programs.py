@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastdiff.errors import InvalidArgument, InvalidShape
-from fastdiff.exporting import Conditioning, Network, WholeTimes
 from fastdiff.integrations.conditioning import completed
+from fastdiff.networks import Conditioning, Network, WholeTimes
 
 _MOST_ROWS = 32  # that a call is measured with
 

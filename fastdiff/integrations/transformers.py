@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.networks import Conditioning, Network
 
 _CLIP_TOKENS, _T5_TOKENS = 77, 256  # that SD3's pipeline puts side by side
 _VAE_FACTOR = 8  # pixels per latent, in the sizes that PixArt is told

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fastdiff.engine.policies import SHORTEST_REMAINING, Policy
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
-from fastdiff.runtime.costs import StepCost
-from fastdiff.runtime.forecast import Work, forecast
-from fastdiff.runtime.policies import SHORTEST_REMAINING, Policy
+from fastdiff.serving.costs import StepCost
+from fastdiff.serving.forecast import Work, forecast
 from fastdiff.serving.jobs import Demand
 
 Size = tuple[int, int]

@@ -6,9 +6,9 @@ import logging
 from dataclasses import replace
 from typing import Protocol
 
+from fastdiff.engine import StepInfo
+from fastdiff.engine.requests import Request, Ticket
 from fastdiff.errors import Cancelled, InvalidArgument
-from fastdiff.runtime import StepInfo
-from fastdiff.runtime.requests import Request, Ticket
 from fastdiff.serving.admission import Place
 from fastdiff.serving.jobs import Event, Finished, Listener, Progress, Started
 

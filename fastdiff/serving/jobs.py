@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fastdiff.runtime.requests import Request
+from fastdiff.engine.requests import Request
 
 
 @dataclass(frozen=True)

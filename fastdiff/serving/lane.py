@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fastdiff.engine import StepInfo
+from fastdiff.engine.batch import Tick
+from fastdiff.engine.batcher import Batching
+from fastdiff.engine.requests import Ticket
 from fastdiff.errors import InvalidArgument
-from fastdiff.runtime import Sampler, StepInfo
-from fastdiff.runtime.batcher import Batching
-from fastdiff.runtime.costs import StepCost, best_step
-from fastdiff.runtime.plan import Tick
-from fastdiff.runtime.requests import Ticket
+from fastdiff.sampler import Sampler
 from fastdiff.serving.admission import Pace, Queueing
+from fastdiff.serving.costs import StepCost, best_step
 from fastdiff.serving.job import Job
 
 

@@ -14,7 +14,7 @@ import fastdiff
 from fastdiff.compiler import describe
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import is_pipeline
-from fastdiff.runtime import Sampler
+from fastdiff.sampler import Sampler
 from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
 from fastdiff.serving.models import SamplerModel, Served
 from fastdiff.serving.protocol import ImageRequest

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fastdiff.engine.requests import Request
 from fastdiff.errors import InvalidArgument, InvalidShape, UnknownName
-from fastdiff.exporting import Conditioning
-from fastdiff.runtime import Sampler
-from fastdiff.runtime.requests import Request
+from fastdiff.networks import Conditioning
+from fastdiff.sampler import Sampler
 from fastdiff.sampling import Solver, get_solver
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.images import Pixels, to_pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastdiff.errors import FastdiffError
-from fastdiff.runtime import Sampler
+from fastdiff.sampler import Sampler
 from fastdiff.sampling import Solver, get_solver, list_solvers
 
 

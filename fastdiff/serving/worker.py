@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput, Unavailable
-from fastdiff.runtime import Sampler
+from fastdiff.sampler import Sampler
 from fastdiff.serving.admission import DEFAULT, Admission, Queueing
 from fastdiff.serving.job import Job
 from fastdiff.serving.jobs import Demand, Failed, Finished, Observer, WorkerStatus

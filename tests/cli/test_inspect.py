@@ -7,10 +7,11 @@ from torch import nn
 from fastdiff import errors
 from fastdiff.cli import app
 from fastdiff.compiler import describe
-from fastdiff.denoisers.network.describing import total_by_kind, total_rows
-from fastdiff.denoisers.network.nodes import Attention, Conv, Map
-from fastdiff.denoisers.network.views import View
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.exporting import export_onnx
+from fastdiff.native.describing import total_by_kind, total_rows
+from fastdiff.native.nodes import Attention, Conv, Map
+from fastdiff.native.views import View
+from fastdiff.networks import Network
 
 
 def inspect(*arguments):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastdiff.exporting import Conditioning, Network, export_onnx
+from fastdiff.exporting import export_onnx
+from fastdiff.networks import Conditioning, Network
 
 LABELS = Conditioning(num_classes=4, null=4)
 STYLE = Conditioning(shape=(2,), dtype=torch.float32, null=torch.tensor([0.25, -1.0]))

@@ -7,7 +7,8 @@ import typer
 
 from fastdiff import errors
 from fastdiff.cli.export import export
-from fastdiff.exporting import Network, read_metadata
+from fastdiff.exporting import read_metadata
+from fastdiff.networks import Network
 from fastdiff.sampling import Schedule
 
 

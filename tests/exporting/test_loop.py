@@ -15,15 +15,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.exporting import (
-    Conditioning,
-    Network,
-    export_onnx,
-    export_sampler,
-    loop,
-    opset,
-    read_metadata,
-)
+from fastdiff.exporting import export_onnx, export_sampler, loop, opset, read_metadata
 from fastdiff.integrations import describe
 from fastdiff.kernels.noise import TAG_INITIAL, TAG_STEP, normal
 from fastdiff.models import (
@@ -33,6 +25,7 @@ from fastdiff.models import (
     digits_schedule_config,
     load_digits,
 )
+from fastdiff.networks import Conditioning, Network
 from fastdiff.records import TABLE_ROW
 from fastdiff.sampling import PackedTable, Schedule, get_solver
 

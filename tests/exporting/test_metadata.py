@@ -9,8 +9,9 @@ import torch
 from onnx import helper
 
 from fastdiff import errors
-from fastdiff.exporting import Conditioning, Metadata, export_onnx, export_sampler, read_metadata
+from fastdiff.exporting import Metadata, export_onnx, export_sampler, read_metadata
 from fastdiff.exporting.metadata import KEY, MAX_METADATA_BYTES
+from fastdiff.networks import Conditioning
 from fastdiff.sampling import Schedule, get_solver
 
 SCHEDULE = Schedule(prediction_type="v_prediction", beta_schedule="scaled_linear")

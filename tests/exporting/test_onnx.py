@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from fastdiff import errors
-from fastdiff.exporting import Conditioning, Network, export_onnx, first_line, read_metadata
+from fastdiff.exporting import export_onnx, read_metadata
 from fastdiff.exporting.onnx import OPSET, replacing
+from fastdiff.networks import Conditioning, Network, first_line
 
 
 class AttentionAndNorms(nn.Module):

@@ -7,8 +7,9 @@ from diffusers_models import unet2d_condition
 
 import fastdiff
 from fastdiff import Conditioning
+from fastdiff.compiling import Choices
 from fastdiff.integrations import describe
-from fastdiff.runtime import Choices, cache_key
+from fastdiff.storing import cache_key
 
 peft = pytest.importorskip("peft", reason="adapters need peft")
 pytestmark = pytest.mark.peer

@@ -11,11 +11,13 @@ from torch import nn
 
 import fastdiff
 from fastdiff import Conditioning, Schedule, errors
-from fastdiff.exporting import Network, export_onnx
+from fastdiff.compiling import Choices
+from fastdiff.exporting import export_onnx
 from fastdiff.integrations import describe
 from fastdiff.kernels.noise import TAG_STEP
 from fastdiff.kernels.noise.reference import normal
-from fastdiff.runtime import Choices, cache_key
+from fastdiff.networks import Network
+from fastdiff.storing import cache_key
 
 QUICK = {"backend": "onnxruntime", "tune": 0.01, "cache": False}
 NAMES = {"x": "latent", "t": "timestep"}

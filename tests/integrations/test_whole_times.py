@@ -7,8 +7,8 @@ from torch import nn
 
 import fastdiff
 from fastdiff import Conditioning, errors
-from fastdiff.exporting import Network, WholeTimes
 from fastdiff.integrations import describe
+from fastdiff.networks import Network, WholeTimes
 
 SHAPE = (2, 3, 5)
 QUICK = {"precision": "float32", "max_batch": 1, "tune": 0.001}

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastdiff.engine.batcher import Batcher, Batching
+from fastdiff.engine.policies import POLICIES, SHORTEST_REMAINING, Policy
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
-from fastdiff.runtime.batcher import Batcher, Batching
-from fastdiff.runtime.costs import StepCost
-from fastdiff.runtime.forecast import forecast
-from fastdiff.runtime.policies import POLICIES, SHORTEST_REMAINING, Policy
 from fastdiff.serving.admission import Admission, Pace, Queueing
+from fastdiff.serving.costs import StepCost
+from fastdiff.serving.forecast import forecast
 from fastdiff.serving.jobs import Demand
 
 MEASURED = {1: 0.5, 2: 0.75, 4: 1.25}

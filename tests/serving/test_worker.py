@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import RowByRow, eager_sampler, row_by_row_network
 
+from fastdiff.engine.policies import Policy
 from fastdiff.errors import (
     Cancelled,
     DeadlineImpossible,
@@ -16,8 +17,7 @@ from fastdiff.errors import (
     Overloaded,
     Unavailable,
 )
-from fastdiff.exporting import Network
-from fastdiff.runtime.policies import Policy
+from fastdiff.networks import Network
 from fastdiff.serving.admission import Queueing
 from fastdiff.serving.jobs import Demand, Failed, Finished, Progress, Started
 from fastdiff.serving.worker import ModelWorker

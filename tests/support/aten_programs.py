@@ -8,8 +8,8 @@ from torch import fx, nn
 from torch._guards import detect_fake_mode
 from torch.utils._pytree import tree_map
 
-from fastdiff.denoisers.precision import AtPrecision, trace
-from fastdiff.exporting import Conditioning, Network
+from fastdiff.networks import Conditioning, Network
+from fastdiff.networks.precision import AtPrecision, trace
 
 ATEN = torch.ops.aten
 SHAPE = (3, 6, 4)

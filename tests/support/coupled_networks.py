@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from fastdiff.compiler import describe
-from fastdiff.exporting import Network
+from fastdiff.networks import Network
 
 SAMPLE_SHAPE = (1, 4, 6)
 

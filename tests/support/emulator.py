@@ -1,4 +1,4 @@
-"""Compile CUDA sources for the CPU and run them: see ``tests/emulator/README.md``."""
+"""Compile CUDA sources for the CPU and run them: see ``tests/cuda_on_cpu/README.md``."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from fastdiff.runtime.requests import Blend, GuidedSteps, Request, Start
+from fastdiff.engine.requests import Blend, GuidedSteps, Request, Start
 from fastdiff.sampling import PackedTable, Thresholding
 
 NAMES = ("blend", "guided", "latents", "negative", "rescale", "start", "threshold")

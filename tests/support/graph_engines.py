@@ -5,12 +5,12 @@ import torch
 from extras import with_extras
 from torch import nn
 
-from fastdiff.denoisers import ENGINES
+from fastdiff.backends import ENGINES
+from fastdiff.engine.batcher import EVERYONE
+from fastdiff.engine.engine import Engine
+from fastdiff.engine.requests import Request
 from fastdiff.errors import Cancelled, NonFiniteOutput
-from fastdiff.exporting import Conditioning, Network
-from fastdiff.runtime.batcher import EVERYONE
-from fastdiff.runtime.engine import Engine
-from fastdiff.runtime.requests import Request
+from fastdiff.networks import Conditioning, Network
 from fastdiff.sampling import Schedule, get_solver
 
 SHAPE = (1, 3, 5)

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastdiff.denoisers import ENGINES
-from fastdiff.exporting import Conditioning, Network
-from fastdiff.runtime.compiled import Compiled, Workspace
-from fastdiff.runtime.report import Candidate, Report
-from fastdiff.runtime.sampler import Sampler
-from fastdiff.runtime.trajectory import reference_trajectory
+from fastdiff.backends import ENGINES
+from fastdiff.compiling.compiled import Compiled, Workspace
+from fastdiff.compiling.report import Candidate, Report
+from fastdiff.compiling.trajectory import reference_trajectory
+from fastdiff.networks import Conditioning, Network
+from fastdiff.sampler.sampler import Sampler
 from fastdiff.sampling import Schedule
 
 NULL_LABEL = 4

@@ -8,9 +8,9 @@ import torch
 from diffusers_models import dit, unet2d, unet2d_condition
 
 from fastdiff import _native
-from fastdiff.denoisers.network import bind, pack
-from fastdiff.denoisers.precision import AtPrecision, trace
 from fastdiff.integrations.describing import describe
+from fastdiff.native import bind, pack
+from fastdiff.networks.precision import AtPrecision, trace
 
 BATCH = 3
 

@@ -225,7 +225,7 @@ class RecordedStream:
 
 
 class RecordedDevice:
-    """The device seam of `fastdiff.runtime.device` on recorded streams and graphs.
+    """The device seam of `fastdiff.engine.executor` on recorded streams and graphs.
 
     Parameters
     ----------

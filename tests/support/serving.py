@@ -17,15 +17,15 @@ import numpy as np
 import torch
 import uvicorn
 
+from fastdiff.backends import ENGINES
 from fastdiff.compiler import describe
-from fastdiff.denoisers import ENGINES
+from fastdiff.compiling.compiled import Compiled, Workspace
+from fastdiff.compiling.report import Candidate, Report
+from fastdiff.compiling.trajectory import Trajectory
+from fastdiff.engine.requests import Request
 from fastdiff.errors import Cancelled, Unavailable
-from fastdiff.exporting import Network
-from fastdiff.runtime import Sampler
-from fastdiff.runtime.compiled import Compiled, Workspace
-from fastdiff.runtime.report import Candidate, Report
-from fastdiff.runtime.requests import Request
-from fastdiff.runtime.trajectory import Trajectory
+from fastdiff.networks import Network
+from fastdiff.sampler import Sampler
 from fastdiff.sampling import Schedule
 from fastdiff.serving.app import create_app
 from fastdiff.serving.images import Pixels, to_pixels

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastdiff.compiling import Choices
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import Conditioning
 from fastdiff.integrations.folders import load_pretrained
 from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.schedulers import read_scheduler
-from fastdiff.runtime import Choices, Sampler, tune_or_recall
-from fastdiff.runtime.progress import compile_progress, tell_result
+from fastdiff.networks import Conditioning
+from fastdiff.progress import compile_progress, tell_result
+from fastdiff.sampler import Sampler
+from fastdiff.storing import tune_or_recall
 
 _LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import InvalidArgument, UnknownName
-from fastdiff.exporting import Conditioning, Network, unwrapped
 from fastdiff.integrations.diffusers import from_diffusers
+from fastdiff.networks import Conditioning, Network, unwrapped
 
 Shape = tuple[int, int, int]
 

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.engine.requests import Request, Start, StepInfo, Ticket
 from fastdiff.errors import DeviationWarning, InvalidArgument
 from fastdiff.integrations.pipelines.families import Family
 from fastdiff.integrations.pipelines.seeds import Seeds
 from fastdiff.integrations.pipelines.stand_ins import SchedulerStandIn
-from fastdiff.runtime import Sampler
-from fastdiff.runtime.requests import Request, Start, StepInfo, Ticket
+from fastdiff.sampler import Sampler
 from fastdiff.sampling import Solver, get_solver
 
 _around_loops = threading.RLock()

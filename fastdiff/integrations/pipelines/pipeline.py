@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from fastdiff.compiling.report import Report
 from fastdiff.errors import InvalidArgument
-from fastdiff.exporting import unwrapped
 from fastdiff.integrations.pipelines.callbacks import look_on
 from fastdiff.integrations.pipelines.components import in_their_types
 from fastdiff.integrations.pipelines.families import Family, denoiser_of, paints_masked
@@ -18,8 +18,8 @@ from fastdiff.integrations.pipelines.loop import Loop
 from fastdiff.integrations.pipelines.seeds import Seeds
 from fastdiff.integrations.pipelines.stand_ins import DenoiserStandIn, watch_inpainting
 from fastdiff.integrations.schedulers import read_scheduler
-from fastdiff.runtime import Sampler
-from fastdiff.runtime.report import Report
+from fastdiff.networks import unwrapped
+from fastdiff.sampler import Sampler
 from fastdiff.sampling import Solver
 
 _UNSUPPORTED = ("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs")

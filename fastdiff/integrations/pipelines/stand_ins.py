@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from fastdiff.integrations.pipelines.families import paints_masked
-from fastdiff.runtime.editing import less_than_one_step
+from fastdiff.sampler.editing import less_than_one_step
 
 
 class Course(Protocol):

@@ -16,9 +16,9 @@ from diffusers.callbacks import SDCFGCutoffCallback
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.exporting import Conditioning
+from fastdiff.engine.requests import StepInfo
 from fastdiff.integrations.pipelines.loop import StepStates
-from fastdiff.runtime.requests import StepInfo
+from fastdiff.networks import Conditioning
 from fastdiff.sampling import Schedule
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""The CUDA kernel, run on the CPU by tests/emulator."""
+"""The CUDA kernel, run on the CPU by tests/cuda_on_cpu."""
 
 from __future__ import annotations
 

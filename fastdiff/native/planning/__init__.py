@@ -1,0 +1,1 @@
+"""From a graph to a plan: what one kernel takes along, and where each value lies."""
