@@ -3,7 +3,7 @@
 # make check   format, lint, types, import contracts
 # make bench   measured figures of README.md, beside the peers in the same run
 # make performance   the tables of docs/performance.md
-# make native        the tables of docs/native-engine.md
+# make native        the tables of docs/native-backend.md
 # make serving       the tables of docs/serving-performance.md; about an hour
 # make gpu-check     on a machine with a GPU: its tests, its speed, gpu-report.md; BUDGET=1800 for seconds
 # make gpu-evidence  what is known of the GPU code without a GPU: docs/gpu-evidence.md
@@ -52,7 +52,7 @@ performance: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.performance --write docs/performance.md
 
 native: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.native --write docs/native-engine.md
+	$(BIN)/python -m benchmarks.native --write docs/native-backend.md
 
 serving: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.serving --write docs/serving-performance.md

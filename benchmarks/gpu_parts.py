@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import fastdiff
-from fastdiff.bench import Plan, run
+from fastdiff.bench import Comparison, run
 from fastdiff.bench.results import cells, ordered
 from fastdiff.kernels.checks import random_step
 from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES, STATUS, load, refusal
@@ -63,18 +63,18 @@ def first_use(operator: str, language: str, device: torch.device) -> dict[str, A
 
 def digits(device: torch.device, precision: str) -> Findings:
     """Sample digits without and with graphs, beside the images of the CPU."""
-    engine = "eager-cuda" if device.type == "cuda" else "eager"
+    backend = "eager-cuda" if device.type == "cuda" else "eager"
     reference = _compiled("eager", "float32", graphs=False)
     expected = {solver: _sample(reference, solver) for solver in ("ddim", "ddpm", "dpmpp_2m")}
     before: dict[str, Tensor] = {}
     for graphs in (False, True):
-        sampler = _compiled(engine, precision, graphs)
+        sampler = _compiled(backend, precision, graphs)
         for solver in expected:
             images = _sample(sampler, solver)
             begin = time.perf_counter()
             again = _sample(sampler, solver)
             found = {
-                "engine": engine,
+                "backend": backend,
                 "precision": precision,
                 "graphs": graphs,
                 "solver": solver,
@@ -90,10 +90,10 @@ def digits(device: torch.device, precision: str) -> Findings:
             yield found | ({"wrong": wrong} if wrong else {})
 
 
-def _compiled(engine: str, precision: str, graphs: bool) -> fastdiff.Sampler:
+def _compiled(backend: str, precision: str, graphs: bool) -> fastdiff.Sampler:
     os.environ["FASTDIFF_GRAPHS"] = "1" if graphs else "0"
     return fastdiff.compile(
-        "digits", backend=engine, precision=precision, cache=False, verify="warn"
+        "digits", backend=backend, precision=precision, cache=False, verify="warn"
     )
 
 
@@ -238,7 +238,7 @@ def sanitized(device: torch.device, check: str, language: str) -> Findings:
 def samples(device: torch.device, model: str, graphs: str, *peers: str) -> Findings:
     """Measure whole samples of a model beside peers."""
     os.environ["FASTDIFF_GRAPHS"] = graphs
-    plan = Plan(
+    plan = Comparison(
         backends=("eager-cuda" if device.type == "cuda" else "eager",),
         precisions=("float16",),
         peers=peers,

@@ -1,10 +1,10 @@
-"""The native engine beside the others: ``python -m benchmarks.native [MODEL...] [--write FILE]``.
+"""The native backend beside the others: ``python -m benchmarks.native [MODEL...] [--write FILE]``.
 
-One evaluation of a network is what is timed, without a sampler around it. Every engine has a
+One evaluation of a network is what is timed, without a sampler around it. Every backend has a
 process of its own, and they take turns, so that what else the machine did met all alike. A second
 table tells where native's time goes, and how near to the processor's peak its kernels come.
 
-Where memory does not hold all engines at once, ``--apart`` measures one after the other:
+Where memory does not hold all backends at once, ``--apart`` measures one after the other:
 
     python -m benchmarks.native sd15-unet --apart --batch 2 --calls 1 --precisions float32
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks.marks import replace_figures
 from benchmarks.peak import Peak
-from fastdiff.backends import Denoiser, get_engine, reference_denoiser
+from fastdiff.backends import Denoiser, get_backend, reference_denoiser
 from fastdiff.backends.native import NativeDenoiser
 from fastdiff.bench import describe_run
 from fastdiff.bench.timing import Spread, ratio
@@ -56,13 +56,13 @@ CASES = (  # the first is what the others are compared with
     ("openvino", "bfloat16"),
     ("eager", "float32"),
 )
-_PAUSE_SECONDS = 0.05  # between turns: threads of the last engine still spin for a while
+_PAUSE_SECONDS = 0.05  # between turns: threads of the last backend still spin for a while
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Ready:
-    """An engine that is ready for a batch size.
+    """A backend that is ready for a batch size.
 
     Attributes
     ----------
@@ -79,20 +79,20 @@ class Ready:
 
 
 class Subject:
-    """One engine; lives in the process that is its own."""
+    """One backend; lives in the process that is its own."""
 
-    def __init__(self, model: str, engine: str, precision: str, onnx: Path) -> None:
+    def __init__(self, model: str, backend: str, precision: str, onnx: Path) -> None:
         warnings.simplefilter("ignore")  # of exporters, about what they do
         self.network, schedule = _described(model, onnx)
         if precision == "int8":
             plain = reference_denoiser(self.network)
             self.network = with_samples(self.network, plain, schedule)
             del plain
-        get_engine(engine).build(self.network, precision)  # imports what it needs
+        get_backend(backend).build(self.network, precision)  # imports what it needs
         give_back_memory()
         self._resident_before = _resident_bytes()
         begin = time.perf_counter()
-        self.denoiser: Denoiser = get_engine(engine).build(self.network, precision)
+        self.denoiser: Denoiser = get_backend(backend).build(self.network, precision)
         self._build_seconds = time.perf_counter() - begin
         self._call: Callable[[], object]
 
@@ -163,11 +163,11 @@ class Options:
     ----------
     batches : sequence of int
     rounds, calls : int
-        Turns of each engine at a batch size, and calls of a turn.
-    cases : sequence of (engine, precision)
+        Turns of each backend at a batch size, and calls of a turn.
+    cases : sequence of (backend, precision)
         The first is what the others are compared with.
     apart : bool
-        An engine is there only while it is measured.
+        A backend is there only while it is measured.
     """
 
     batches: Sequence[int]
@@ -179,7 +179,7 @@ class Options:
 
 @dataclass
 class Measured:
-    """An engine at one batch size."""
+    """A backend at one batch size."""
 
     name: str
     ready: Ready
@@ -188,7 +188,7 @@ class Measured:
 
 @dataclass
 class Case:
-    """An engine in its process."""
+    """A backend in its process."""
 
     name: str
     process: ProcessPoolExecutor
@@ -201,17 +201,17 @@ class Case:
 def open_cases(
     model: str, names: Sequence[tuple[str, str]], folder: Path, stack: ExitStack, say: Console
 ) -> Iterator[Case | str]:
-    """Start a process for each engine and yield it, or why it does not take part."""
+    """Start a process for each backend and yield it, or why it does not take part."""
     onnx = folder / "denoiser.onnx"
     say.print(f"{model}: exporting")
     export_onnx(_described(model, onnx)[0], onnx)
-    for engine, precision in names:
-        name = f"{engine} {precision}"
+    for backend, precision in names:
+        name = f"{backend} {precision}"
         say.print(f"{model}: building {name}")
         spawn = multiprocessing.get_context("spawn")
         process = stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn))
         try:
-            process.submit(_open, model, engine, precision, onnx).result()
+            process.submit(_open, model, backend, precision, onnx).result()
             yield Case(name, process)
         except FastdiffError as error:
             process.shutdown()
@@ -261,7 +261,7 @@ def section(model: str, options: Options, say: Console) -> Iterator[str]:
             if options.apart:
                 for case in cases:
                     case.process.shutdown()
-    headings = ("engine", "ms", "its time / native's", "error", "built in s", "MiB")
+    headings = ("backend", "ms", "its time / native's", "error", "built in s", "MiB")
     yield "| batch | " + " | ".join(headings) + " |"
     yield "| ---: | --- |" + " ---: |" * (len(headings) - 1)
     for batch, results in measured.items():
@@ -279,7 +279,7 @@ def section(model: str, options: Options, say: Console) -> Iterator[str]:
 
 
 def cells(case: Measured, base: Measured) -> list[str]:
-    """Return the figures of an engine at one batch size."""
+    """Return the figures of a backend at one batch size."""
     return [
         case.name,
         f"{Spread.of([1e3 * s for s in case.seconds]):.2f}",
@@ -319,11 +319,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.native", description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS), help=", ".join(MODELS))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="images at a time")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each backend")
     parser.add_argument("--calls", type=int, default=5, help="calls of a turn")
     precisions = sorted({precision for _, precision in CASES})
     parser.add_argument("--precisions", nargs="+", default=precisions, choices=precisions)
-    parser.add_argument("--apart", action="store_true", help="one engine after the other")
+    parser.add_argument("--apart", action="store_true", help="one backend after the other")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks for each model")
     given = parser.parse_args()
     cases = [case for case in CASES if case[1] in given.precisions]

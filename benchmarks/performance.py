@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.marks import replace_figures
-from fastdiff.bench import BASELINE, Plan, Result, describe_run, run
+from fastdiff.bench import BASELINE, Comparison, Result, describe_run, run
 from fastdiff.bench.results import HEADINGS, cells, ordered
 from fastdiff.bench.timing import ratio
 from fastdiff.compiling.certificate import LIMITS
@@ -26,11 +26,13 @@ ROUNDS = {"digits": 9, "ddpm-cifar10": 3, "dit-s2": 3}
 BATCHES = (1, 4, 16)
 
 
-def plan(model: str) -> Plan:
+def plan(model: str) -> Comparison:
     """Return what is compared: also both fixed precisions where the processor has bfloat16."""
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     precisions = ("auto", "float32", "bfloat16") if has_bfloat16 else ("auto",)
-    return Plan(precisions=precisions, batches=BATCHES, steps=STEPS[model], rounds=ROUNDS[model])
+    return Comparison(
+        precisions=precisions, batches=BATCHES, steps=STEPS[model], rounds=ROUNDS[model]
+    )
 
 
 def section(results: list[Result]) -> Iterator[str]:

@@ -90,7 +90,7 @@ def pipelines(steps: int = 50, rounds: int = 7) -> list[dict[str, Any]]:
 class _NoModel:
     """A denoiser that costs nothing, so that a tick is the engine alone."""
 
-    engine, precision = "none", "float32"
+    backend, precision = "none", "float32"
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, channels: int) -> None:

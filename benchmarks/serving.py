@@ -35,7 +35,7 @@ from benchmarks.serving_runs import (
 )
 from fastdiff.bench.timing import Spread
 from fastdiff.compiling.machine import describe_machine
-from fastdiff.serving.loadreport import Report, Summary, percentile
+from fastdiff.serving.loadreport import LoadReport, Summary, percentile
 from fastdiff.serving.loadtest import Load
 
 _SHARE = 0.8  # of capacity, at which latencies are compared
@@ -119,7 +119,7 @@ def capacity_table(found: dict[str, list[float]]) -> Iterator[str]:
 
 
 def latency_table(
-    reports: dict[str, list[Report]], able: dict[str, float], reference: str
+    reports: dict[str, list[LoadReport]], able: dict[str, float], reference: str
 ) -> Iterator[str]:
     """Compare latencies of the same arrivals; ratios are to batching by request."""
     rate = reports[STEP][0].load.rate
@@ -149,7 +149,7 @@ def latency_table(
     yield ""
 
 
-def _of_kind(reports: list[Report], kind: str) -> list[Summary]:
+def _of_kind(reports: list[LoadReport], kind: str) -> list[Summary]:
     return [s for report in reports for s in report.summaries() if s.kind == kind]
 
 

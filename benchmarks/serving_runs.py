@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 
 from fastdiff.serving import Client
-from fastdiff.serving.loadreport import Report, percentile
+from fastdiff.serving.loadreport import LoadReport, percentile
 from fastdiff.serving.loadtest import Kind, Load, Outcome, send
 
 _SERVE = ("-c", "from fastdiff.cli import main; main()", "serve", "--log-level", "error")
@@ -96,12 +96,12 @@ def _capacity(server: Server, n: int, requests: int) -> float:
     return steps / _MEAN_STEPS / end
 
 
-def take_turns(servers: dict[str, Server], loads: Sequence[Load]) -> dict[str, list[Report]]:
+def take_turns(servers: dict[str, Server], loads: Sequence[Load]) -> dict[str, list[LoadReport]]:
     """Send every load to every server, one at a time."""
-    reports: dict[str, list[Report]] = {name: [] for name in servers}
+    reports: dict[str, list[LoadReport]] = {name: [] for name in servers}
     for load in loads:
         for name, server in servers.items():
-            reports[name].append(Report(load, send(server.url, load)))
+            reports[name].append(LoadReport(load, send(server.url, load)))
     return reports
 
 
@@ -116,14 +116,14 @@ class Overload:
 
     Attributes
     ----------
-    report : Report
+    report : LoadReport
     resident_bytes : list of int
         Memory of its process, four times a second.
     health_seconds : list of float
         Latency of ``/healthz`` meanwhile, from when each call was due.
     """
 
-    report: Report
+    report: LoadReport
     resident_bytes: list[int]
     health_seconds: list[float]
 
@@ -159,7 +159,7 @@ def overload(server: Server, load: Load) -> Overload:
         with _regularly(lambda: resident.append(server.resident_bytes)):
             outcomes = send(server.url, load)
         health, _ = probe.communicate()
-    return Overload(Report(load, outcomes), resident, json.loads(health))
+    return Overload(LoadReport(load, outcomes), resident, json.loads(health))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@
 Image i is a function of the seed and i: it has the same bits however the work is cut and whoever
 does it. Finished parts are files `samples/<first>-<end>.npy`, so a run that was interrupted is
 resumed by the same command, and one with a larger count goes on where the last one ended. The
-model is compiled once, into `samples/model.fastdiff`: all workers run the same engine.
+model is compiled once, into `samples/model.fastdiff`: all workers run the same backend.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default="digits", help="a name, or the folder of a denoiser")
-    parser.add_argument("--backend", default="auto", help="an engine of `fastdiff doctor`")
+    parser.add_argument("--backend", default="auto", help="a backend of `fastdiff doctor`")
     parser.add_argument("--solver", default="dpmpp_2m", help="see fastdiff.list_solvers()")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=1.0)

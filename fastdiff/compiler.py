@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
 from fastdiff.modes import compiling
@@ -41,7 +41,7 @@ def compile(
 ) -> Sampler | Any:
     """Turn a trained denoiser into the fastest correct sampler that this machine can run.
 
-    Exports the model, measures the engines interleaved at several batch sizes, refuses those whose
+    Exports the model, measures the backends interleaved at several batch sizes, refuses those whose
     output strays from the float32 model, and keeps the fastest. `Sampler.report` tells it all.
 
     Parameters
@@ -77,9 +77,9 @@ def compile(
         embeddings. A model that looks t up in a table is found by trying;
         ``{"t": Conditioning()}`` declares it.
     backend : str
-        ``"auto"``, or an engine: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
+        ``"auto"``, or a backend: ``"native"``, ``"eager"``, ``"onnxruntime"``, ``"openvino"``,
         ``"inductor"``, ``"eager-cuda"``, ``"inductor-cuda"``, ``"onnxruntime-cuda"``,
-        ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/engines.md). A named
+        ``"onnxruntime-tensorrt"``, ``"tensorrt"``, ``"tensorrt-rtx"`` (docs/backends.md). A named
         one that cannot run raises; nothing falls back.
     precision : str
         ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"``, which is tried only
@@ -89,7 +89,7 @@ def compile(
     tune : str or float
         Time to spend on measuring: ``"fast"``, ``"full"`` or seconds.
     verify : str
-        ``"strict"`` refuses an engine that strays from the float32 model, ``"warn"`` keeps it with
+        ``"strict"`` refuses a backend that strays from the float32 model, ``"warn"`` keeps it with
         a warning, ``"off"`` does not look.
     cache : bool
         Keep the result under the user's cache folder, and take it from there the next time this
@@ -102,7 +102,7 @@ def compile(
     batch_invariant : bool
         Give an image the same bits alone and in any company, by denoiser calls of one fixed size,
         which costs speed (docs/batching.md). A matter of this sampler, which no file keeps. For
-        engines on the host.
+        backends on the host.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def compile(
     ModelOutputError
         The model returns something else than a tensor of the expected shape.
     Unavailable
-        The engine asked for cannot run here, or none passes its certificate.
+        The backend asked for cannot run here, or none passes its certificate.
     """
     description: dict[str, Any] = {
         "schedule": schedule,
@@ -150,7 +150,7 @@ def compile(
             progress=progress,
         )
     network, chosen = describe(model, **description)
-    choices = Choices(backend, precision, max_batch, tune, verify)
+    choices = CompileOptions(backend, precision, max_batch, tune, verify)
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)
@@ -170,15 +170,15 @@ def load(
     """Read a sampler that `Sampler.save` wrote.
 
     On a machine like the one that saved it, nothing is compiled or measured; on another, the
-    engines are measured again, and judged by the reference in the file.
+    backends are measured again, and judged by the reference in the file.
 
     Parameters
     ----------
     path : path-like
     verify : bool
-        Make the chosen engine's certificate again.
+        Make the chosen backend's certificate again.
     trust_blobs : bool
-        Run the engine's compiled code in the file although somebody else's fastdiff compiled it:
+        Run the backend's compiled code in the file although somebody else's fastdiff compiled it:
         native code, which can do anything. Without it, it is compiled again from the network.
     progress, batch_invariant
         As for `compile`.
@@ -190,7 +190,7 @@ def load(
     ArtifactError
         The file is corrupt, was changed, or has a format that this version cannot read.
     Unavailable
-        No engine of this machine can run the model.
+        No backend of this machine can run the model.
     """
     with compile_progress(progress) as say:
         compiled = load_artifact(Path(path), say, verify=verify, trust_blobs=trust_blobs)

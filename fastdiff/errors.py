@@ -10,7 +10,7 @@
     ├── TableError (ValueError)             a solver table fails its own proof
     ├── ArtifactError (ValueError)          a saved sampler is corrupt or of another format
     ├── WeightsError (ValueError)           a weights file is corrupt or does not fit the model
-    ├── Unavailable (RuntimeError)          an engine or kernel cannot run on this machine
+    ├── Unavailable (RuntimeError)          a backend or kernel cannot run on this machine
     └── SamplingError (RuntimeError)
         ├── ModelOutputError                the model returned something unusable
         │   └── NonFiniteOutput (ArithmeticError)
@@ -90,7 +90,7 @@ class KernelWarning(UserWarning):
 
 
 class Unavailable(FastdiffError, RuntimeError):
-    """An engine or a kernel cannot run on this machine; the message says what would help."""
+    """A backend or a kernel cannot run on this machine; the message says what would help."""
 
 
 class SamplingError(FastdiffError, RuntimeError):

@@ -35,7 +35,7 @@ class Tiny(nn.Module):
         return self.conv(x) + self.label(class_labels)[:, :, None, None]
 
 
-def test_a_plain_module_compiles_with_every_engine():
+def test_a_plain_module_compiles_with_every_backend():
     images = []
     for backend in ("eager", "onnxruntime"):
         sampler = fastdiff.compile(
@@ -46,7 +46,7 @@ def test_a_plain_module_compiles_with_every_engine():
             backend=backend,
             precision="float32",
         )
-        assert sampler.report.chosen.engine == backend
+        assert sampler.report.chosen.backend == backend
         images.append(sampler.sample(class_labels=[0, 2], steps=5, seed=1, guidance_scale=2.0))
     assert images[0].shape == (2, 2, 5, 4)
     assert images[0].dtype == torch.float32

@@ -21,7 +21,7 @@ OPTIONS = {
     "cache": False,
 }
 INPUTS = {"style": [[0.1, 0.2], [0.3, 0.4]], "guidance_scale": 2.0, "steps": 3, "seed": 1}
-ENGINES = ("eager", "onnxruntime", "native")
+BACKENDS = ("eager", "onnxruntime", "native")
 
 
 class Defaulting(nn.Module):
@@ -95,8 +95,8 @@ def modes():
 
 @pytest.fixture(scope="module")
 def plain():
-    """A sampler of each engine, compiled without any mode, and its images."""
-    samplers = {e: fastdiff.compile(Defaulting(), backend=e, **OPTIONS) for e in ENGINES}
+    """A sampler of each backend, compiled without any mode, and its images."""
+    samplers = {e: fastdiff.compile(Defaulting(), backend=e, **OPTIONS) for e in BACKENDS}
     return {e: (sampler, sampler.sample(**INPUTS)) for e, sampler in samplers.items()}
 
 
@@ -123,17 +123,17 @@ def test_samples_have_the_same_bits_in_any_mode(mode, plain):
     assert torch.equal(sampler.sample(**INPUTS), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_compiling_in_any_mode_gives_the_same_sampler(engine, plain):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiling_in_any_mode_gives_the_same_sampler(backend, plain):
     model = Defaulting()
     with all_at_once():
         around = modes()
-        sampler = fastdiff.compile(model, backend=engine, **OPTIONS)
+        sampler = fastdiff.compile(model, backend=backend, **OPTIONS)
         assert modes() == around
-    assert torch.equal(sampler.sample(**INPUTS), plain[engine][1])
+    assert torch.equal(sampler.sample(**INPUTS), plain[backend][1])
     with all_at_once():
         sampler.update_weights(model)
-    assert torch.equal(sampler.sample(**INPUTS), plain[engine][1])
+    assert torch.equal(sampler.sample(**INPUTS), plain[backend][1])
 
 
 def test_the_last_thread_that_needs_float32_restores_the_default():

@@ -1,4 +1,4 @@
-// The network engine as Python classes and functions.
+// The native backend as Python classes and functions.
 #pragma once
 
 #include <pybind11/pybind11.h>

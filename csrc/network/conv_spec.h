@@ -1,4 +1,4 @@
-// Convolutions: what their kernels are told, whichever algorithm computes them, and how the engine
+// Convolutions: what their kernels are told, whichever algorithm computes them, and how the backend
 // lays out what it makes for itself: panels of weights, the Winograd domain, tiles.
 #pragma once
 

@@ -1,4 +1,4 @@
-// All kernels of the network engine for one lane policy.
+// All kernels of the native backend for one lane policy.
 //
 // Every SIMD level includes this file in one source file, with a policy of internal linkage, so
 // that no function compiled for a newer CPU can be picked by the linker for an older one.

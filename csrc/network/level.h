@@ -1,4 +1,4 @@
-// What one instruction-set level of the network engine offers, as plain function pointers.
+// What one instruction-set level of the native backend offers, as plain function pointers.
 #pragma once
 
 #include "kinds.h"

@@ -1,20 +1,20 @@
-"""Engines that evaluate a network: one file each, one protocol."""
+"""Backends that evaluate a network: one file each, one protocol."""
 
-from fastdiff.backends.base import Denoiser, Engine, EngineStatus, rows_are_independent, trim
+from fastdiff.backends.base import Backend, BackendStatus, Denoiser, rows_are_independent, trim
 from fastdiff.backends.by_size import by_size, kind_of, parts_of
 from fastdiff.backends.fixed_batch import row_by_row
 from fastdiff.backends.reference import reference_denoiser
-from fastdiff.backends.registry import ENGINES, build_denoiser, engine_status, get_engine
+from fastdiff.backends.registry import BACKENDS, backend_status, build_denoiser, get_backend
 
 __all__ = [
-    "ENGINES",
+    "BACKENDS",
+    "Backend",
+    "BackendStatus",
     "Denoiser",
-    "Engine",
-    "EngineStatus",
+    "backend_status",
     "build_denoiser",
     "by_size",
-    "engine_status",
-    "get_engine",
+    "get_backend",
     "kind_of",
     "parts_of",
     "reference_denoiser",

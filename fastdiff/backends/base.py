@@ -1,4 +1,4 @@
-"""The protocol between the runtime and the engines that evaluate a network."""
+"""The protocol between the runtime and the backends that evaluate a network."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from fastdiff.networks import Network
 from fastdiff.networks.precision import DTYPES
 
 PRECISIONS = (*DTYPES, "int8")
-"""What an engine may compute in. Integers take float32 in and out."""
+"""What a backend may compute in. Integers take float32 in and out."""
 
 
 class Denoiser(Protocol):
-    """A network that is ready to be evaluated by one engine at one precision.
+    """A network that is ready to be evaluated by one backend at one precision.
 
     Its calls follow each other: two of them may share the memory of their intermediate results.
 
     Attributes
     ----------
-    engine, precision : str
+    backend, precision : str
         What it is, for reports.
     device : torch.device
         Where the tensors are that `bind` takes.
@@ -43,7 +43,7 @@ class Denoiser(Protocol):
     """
 
     @property
-    def engine(self) -> str: ...
+    def backend(self) -> str: ...
     @property
     def precision(self) -> str: ...
     @property
@@ -77,22 +77,22 @@ class Denoiser(Protocol):
         ...
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
-        """Write what `Engine.build` takes as `blobs`; nothing where a build is quick anyway.
+        """Write what `Backend.build` takes as `blobs`; nothing where a build is quick anyway.
 
-        Blobs are the engine's own compiled code: whoever reads them runs what is in them.
+        Blobs are the backend's own compiled code: whoever reads them runs what is in them.
 
         Parameters
         ----------
         folder : Path
         batches : collection of int
-            The batch sizes that matter, for engines that compile each by itself.
+            The batch sizes that matter, for backends that compile each by itself.
         """
         ...
 
 
 @dataclass(frozen=True)
-class EngineStatus:
-    """Whether an engine can run here.
+class BackendStatus:
+    """Whether a backend can run here.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class EngineStatus:
     detail: str
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A way to evaluate networks: eager torch, onnxruntime, ...
 
     Attributes
@@ -132,12 +132,12 @@ class Engine(Protocol):
     @property
     def slow_to_build(self) -> bool: ...
 
-    def status(self) -> EngineStatus:
-        """Say whether this engine runs on this machine, and why not."""
+    def status(self) -> BackendStatus:
+        """Say whether this backend runs on this machine, and why not."""
         ...
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> Denoiser:
-        """Prepare `network`, whose file is there if the engine starts from that.
+        """Prepare `network`, whose file is there if the backend starts from that.
 
         Parameters
         ----------
@@ -171,11 +171,11 @@ def rows_are_independent(denoiser: Denoiser) -> bool:
     return bool(getattr(denoiser, "rows_are_independent", False))
 
 
-def require_usable(engine: Engine) -> None:
-    """Raise `Unavailable` with the reason if `engine` does not run on this machine."""
-    status = engine.status()
+def require_usable(backend: Backend) -> None:
+    """Raise `Unavailable` with the reason if `backend` does not run on this machine."""
+    status = backend.status()
     if not status.usable:
-        raise Unavailable(f"{engine.name} cannot run here: {status.detail}")
+        raise Unavailable(f"{backend.name} cannot run here: {status.detail}")
 
 
 def temporary_folder(owner: object) -> Path:
@@ -203,11 +203,11 @@ def version_of(module: str, *distributions: str) -> str | None:
     return "of unknown version"
 
 
-def onnx_path(network: Network, engine: str) -> Path:
-    """Return the file that `network` was exported to, which `engine` reads."""
+def onnx_path(network: Network, backend: str) -> Path:
+    """Return the file that `network` was exported to, which `backend` reads."""
     if network.onnx is None:
         raise InvalidArgument(
-            f"{engine} reads ONNX and {network.name} has not been exported; "
+            f"{backend} reads ONNX and {network.name} has not been exported; "
             "use fastdiff.exporting.export_onnx"
         )
     return network.onnx

@@ -1,7 +1,7 @@
-"""Several engines for one network, each where it is the fastest.
+"""Several backends for one network, each where it is the fastest.
 
-One engine is rarely the best for one row and for sixteen (docs/engines.md has figures). All compute
-in one precision, and each passed a certificate of its own.
+One backend is rarely the best for one row and for sixteen (docs/backends.md has figures). All
+compute in one precision, and each passed a certificate of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class BySize:
         if len(kinds) != 1:
             raise InvalidArgument(f"expected denoisers of one kind, got {sorted(map(str, kinds))}")
         first = next(iter(self.by_rows.values()))
-        self.engine = ", ".join(dict.fromkeys(d.engine for d in self.by_rows.values()))
+        self.backend = ", ".join(dict.fromkeys(d.backend for d in self.by_rows.values()))
         self.precision = first.precision
         self.input_dtype, self.output_dtype = first.input_dtype, first.output_dtype
         self.output_channels = first.output_channels
@@ -58,17 +58,17 @@ class BySize:
         return self.by_rows[size].bind(x, t, conditioning, out)
 
     def trim(self, batches: Collection[int]) -> None:
-        """Let each engine go of what it holds for sizes that are not its own."""
+        """Let each backend go of what it holds for sizes that are not its own."""
         for denoiser, own in self._own(batches):
             trim(denoiser, own)
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
-        """Let each engine write what it compiled for the sizes that are its own."""
+        """Let each backend write what it compiled for the sizes that are its own."""
         for denoiser, own in self._own(batches):
             denoiser.save(folder, own)
 
     def _own(self, batches: Collection[int]) -> Iterator[tuple[Denoiser, list[int]]]:
-        """Return each engine's denoiser with those of `batches` that it serves."""
+        """Return each backend's denoiser with those of `batches` that it serves."""
         for denoiser in dict.fromkeys(self.by_rows.values()):
             own = [size for size, other in self.by_rows.items() if other is denoiser]
             yield denoiser, [size for size in own if size in batches]
@@ -88,5 +88,5 @@ def by_size(denoisers: Mapping[int, Denoiser]) -> Denoiser:
 
 
 def parts_of(denoiser: Denoiser, sizes: Collection[int]) -> dict[int, Denoiser]:
-    """Return which engine's denoiser serves each of `sizes`."""
+    """Return which backend's denoiser serves each of `sizes`."""
     return denoiser.by_rows if isinstance(denoiser, BySize) else dict.fromkeys(sizes, denoiser)

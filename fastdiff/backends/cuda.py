@@ -1,4 +1,4 @@
-"""What the engines that run on an NVIDIA GPU share.
+"""What the backends that run on an NVIDIA GPU share.
 
 Nothing here has been executed on a GPU yet.
 """
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import EngineStatus
+from fastdiff.backends.base import BackendStatus
 from fastdiff.errors import InvalidArgument
 
 T = TypeVar("T")
@@ -41,16 +41,16 @@ def missing_for_cuda() -> list[str]:
     return missing
 
 
-def cuda_status(software: str, missing: Sequence[str] = ()) -> EngineStatus:
-    """Return the status of an engine that is `software` and lacks `missing` besides a GPU."""
+def cuda_status(software: str, missing: Sequence[str] = ()) -> BackendStatus:
+    """Return the status of a backend that is `software` and lacks `missing` besides a GPU."""
     reasons = [*missing, *missing_for_cuda()]
     if reasons:
-        return EngineStatus(False, "; ".join(reasons))
-    return EngineStatus(True, f"{software}, {torch.cuda.get_device_name(DEVICE)}")
+        return BackendStatus(False, "; ".join(reasons))
+    return BackendStatus(True, f"{software}, {torch.cuda.get_device_name(DEVICE)}")
 
 
 def require_on(device: torch.device, tensors: Mapping[str, Tensor]) -> None:
-    """Check where `tensors` are, for engines that get their bare addresses.
+    """Check where `tensors` are, for backends that get their bare addresses.
 
     Raises
     ------

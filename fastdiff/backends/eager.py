@@ -1,4 +1,4 @@
-"""Torch, operator by operator: runs every module, and is the reference for the other engines.
+"""Torch, operator by operator: runs every module, and is the reference for the other backends.
 
 Not yet executed on a GPU, which `eager-cuda` runs on.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastdiff.backends.base import EngineStatus, require_usable
+from fastdiff.backends.base import BackendStatus, require_usable
 from fastdiff.backends.cuda import cuda_status, full_float32
 from fastdiff.exporting.attention import replace_attention
 from fastdiff.kernels.attention import choosing
@@ -20,7 +20,7 @@ from fastdiff.networks import Network
 from fastdiff.networks.precision import DTYPES, HOST, AtPrecision
 
 
-class EagerEngine:
+class EagerBackend:
     """Evaluates the module itself under ``torch.inference_mode``.
 
     Parameters
@@ -36,11 +36,11 @@ class EagerEngine:
     def __init__(self, name: str = "eager", device: torch.device = HOST) -> None:
         self.name, self.device = name, device
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         torch_version = f"torch {torch.__version__}"
         if self.device.type == "cuda":
             return cuda_status(torch_version)
-        return EngineStatus(True, f"{torch_version}, {torch.get_num_threads()} threads")
+        return BackendStatus(True, f"{torch_version}, {torch.get_num_threads()} threads")
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> EagerDenoiser:
         require_usable(self)
@@ -53,8 +53,10 @@ class EagerDenoiser:
     On a GPU its attention is fastdiff's operator, which measures the kernels that there are.
     """
 
-    def __init__(self, network: Network, precision: str, engine: str, device: torch.device) -> None:
-        self.engine, self.precision, self.device = engine, precision, device
+    def __init__(
+        self, network: Network, precision: str, backend: str, device: torch.device
+    ) -> None:
+        self.backend, self.precision, self.device = backend, precision, device
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
         module = AtPrecision(network.require_module(), self.input_dtype, device)

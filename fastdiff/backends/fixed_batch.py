@@ -24,8 +24,8 @@ class FixedBatch:
 
     def __init__(self, denoiser: Denoiser, rows: int) -> None:
         self.denoiser, self.rows = denoiser, rows
-        self.engine, self.precision, self.device = (
-            denoiser.engine,
+        self.backend, self.precision, self.device = (
+            denoiser.backend,
             denoiser.precision,
             denoiser.device,
         )

@@ -1,6 +1,6 @@
 """The module compiled by torch's Inductor, ahead of time and for every batch size at once.
 
-Ahead of time rather than ``torch.compile``: the figures in docs/engines.md have it faster, a call
+Ahead of time rather than ``torch.compile``: the figures in docs/backends.md have it faster, a call
 checks no guards, and nothing can recompile or fall back to eager in the middle of a request.
 
 Not yet executed on a GPU, which `inductor-cuda` runs on.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backends.base import (
-    EngineStatus,
+    BackendStatus,
     require_usable,
     temporary_folder,
     version_of,
@@ -33,7 +33,7 @@ from fastdiff.networks.precision import DTYPES, HOST, AtPrecision, trace
 _PACKAGE = "denoiser.pt2"
 
 
-class InductorEngine:
+class InductorBackend:
     """Exports the module with an open batch axis and compiles it with the compilers here.
 
     Parameters
@@ -50,13 +50,13 @@ class InductorEngine:
         on_gpu = device.type == "cuda"
         self.precisions = ("float32", "bfloat16", *(("float16",) if on_gpu else ()))
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         compiler, missing = _compiler(), []
         if compiler is None:
             missing.append("needs a C++ compiler: apt install g++, or set CXX to one")
         software = f"torch {torch.__version__}, {compiler}; only when asked for"
         if self.device.type != "cuda":
-            return EngineStatus(not missing, missing[0] if missing else software)
+            return BackendStatus(not missing, missing[0] if missing else software)
         if version_of("triton") is None:
             missing.append("needs Triton: pip install triton")
         if not _has_cuda_toolkit():
@@ -78,7 +78,7 @@ class InductorDenoiser:
     Parameters
     ----------
     network : Network
-    precision, engine : str
+    precision, backend : str
     device : torch.device
     package : Path, optional
         What was compiled before, instead of compiling. It is native code, and runs when it is read.
@@ -88,11 +88,11 @@ class InductorDenoiser:
         self,
         network: Network,
         precision: str,
-        engine: str,
+        backend: str,
         device: torch.device,
         package: Path | None = None,
     ) -> None:
-        self.engine, self.precision, self.device = engine, precision, device
+        self.backend, self.precision, self.device = backend, precision, device
         self.input_dtype = self.output_dtype = DTYPES[precision]
         self.output_channels = network.probe()
         if package is None:

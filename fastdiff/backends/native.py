@@ -1,6 +1,6 @@
-"""fastdiff's own CPU engine: the network as a plan of fused kernels, replayed by one call.
+"""fastdiff's own CPU backend: the network as a plan of fused kernels, replayed by one call.
 
-`fastdiff.native` makes the plan, ``csrc/network`` runs it; docs/native-engine.md tells
+`fastdiff.native` makes the plan, ``csrc/network`` runs it; docs/native-backend.md tells
 how, and what was measured.
 """
 
@@ -20,12 +20,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from fastdiff._native import NetworkPlan
-from fastdiff.backends.base import EngineStatus, numpy_view
+from fastdiff.backends.base import BackendStatus, numpy_view
 from fastdiff.errors import ArtifactError, Unavailable
 from fastdiff.native import (
     OUTPUT,
+    Algorithm,
     Arrays,
-    Choice,
     Plan,
     bind,
     check_weights,
@@ -43,7 +43,7 @@ PLAIN_TILES = "plain arithmetic"
 """What multiplies bfloat16 or integers where no instruction does (csrc/network/tile_math.h)."""
 
 
-class NativeEngine:
+class NativeBackend:
     """Runs U-Nets and diffusion transformers with fastdiff's own kernels."""
 
     name = "native"
@@ -52,8 +52,8 @@ class NativeEngine:
     sources = ("module", "onnx")
     slow_to_build = False
 
-    def status(self) -> EngineStatus:
-        return EngineStatus(True, f"{_level()} kernels, CPU")
+    def status(self) -> BackendStatus:
+        return BackendStatus(True, f"{_level()} kernels, CPU")
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> NativeDenoiser:
         _require_instructions(precision)
@@ -73,14 +73,14 @@ class Packed:
     level : str
     plan : Plan
         Without weights.
-    choices : dict of str to Choice
+    choices : dict of str to Algorithm
         How each convolution runs, and in bfloat16 each attention.
     weights : dict of str to array
     """
 
     level: str
     plan: Plan
-    choices: dict[str, Choice]
+    choices: dict[str, Algorithm]
     weights: Arrays
 
 
@@ -94,7 +94,7 @@ class NativeDenoiser:
         A row has the same bits whatever else is in its call.
     """
 
-    engine = "native"
+    backend = "native"
     device = HOST
     input_dtype = output_dtype = torch.float32
     rows_are_independent = True
@@ -266,7 +266,7 @@ def _read(folder: Path) -> Packed | None:
     try:
         described: dict[str, Any] = json.loads(path.read_text())
         choices = {
-            str(name): Choice(str(c["algorithm"]), (int(c["blocks"][0]), int(c["blocks"][1])))
+            str(name): Algorithm(str(c["algorithm"]), (int(c["blocks"][0]), int(c["blocks"][1])))
             for name, c in described["choices"].items()
         }
         if described["level"] != _level():
@@ -277,7 +277,7 @@ def _read(folder: Path) -> Packed | None:
     except ArtifactError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path.name}: not what this engine writes: {error!r}") from error
+        raise ArtifactError(f"{path.name}: not what this backend writes: {error!r}") from error
     return Packed(described["level"], plan, choices, weights)
 
 

@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU, with inputs and outputs bound to the engine's own buffers."""
+"""onnxruntime on the CPU, with inputs and outputs bound to the backend's own buffers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import EngineStatus, numpy_view, onnx_path, version_of
+from fastdiff.backends.base import BackendStatus, numpy_view, onnx_path, version_of
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.networks import Network
 from fastdiff.networks.precision import HOST
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeBackend:
     """Runs the exported network in an onnxruntime session."""
 
     name = "onnxruntime"
@@ -30,11 +30,11 @@ class OnnxRuntimeEngine:
     sources = ("onnx",)
     slow_to_build = False
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         version = version_of("onnxruntime", *DISTRIBUTIONS)
         if version is None:
-            return EngineStatus(False, "not installed; pip install onnxruntime")
-        return EngineStatus(True, f"onnxruntime {version}, CPUExecutionProvider")
+            return BackendStatus(False, "not installed; pip install onnxruntime")
+        return BackendStatus(True, f"onnxruntime {version}, CPUExecutionProvider")
 
     def build(
         self, network: Network, precision: str, blobs: Path | None = None
@@ -43,16 +43,16 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeDenoiser:
-    """A session bound to the engine's own memory: nothing is copied."""
+    """A session bound to the backend's own memory: nothing is copied."""
 
-    engine = "onnxruntime"
+    backend = "onnxruntime"
     device = HOST
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str) -> None:
         self.precision = precision
         self.output_channels = network.probe()
-        self._path = str(onnx_path(network, self.engine))
+        self._path = str(onnx_path(network, self.backend))
         self._session = self._start()
 
     def _start(self) -> onnxruntime.InferenceSession:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backends.base import (
-    EngineStatus,
+    BackendStatus,
     onnx_path,
     require_usable,
     temporary_folder,
@@ -50,7 +50,7 @@ _PROVIDER_OPTIONS = {
 }
 
 
-class OnnxRuntimeGpuEngine:
+class OnnxRuntimeGpuBackend:
     """One GPU provider of onnxruntime.
 
     Parameters
@@ -68,7 +68,7 @@ class OnnxRuntimeGpuEngine:
     def __init__(self, name: str, provider: str) -> None:
         self.name, self._provider = name, provider
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         missing = []
         version = version_of("onnxruntime", *reversed(DISTRIBUTIONS))
         if version is None:
@@ -98,14 +98,14 @@ class OnnxRuntimeGpuDenoiser:
         self,
         network: Network,
         precision: str,
-        engine: str,
+        backend: str,
         provider: str,
         device: torch.device = DEVICE,
     ) -> None:
-        self.engine, self.precision, self.device = engine, precision, device
+        self.backend, self.precision, self.device = backend, precision, device
         self.output_channels = network.probe()
         self._provider = provider
-        self._onnx = onnx_path(network, engine)
+        self._onnx = onnx_path(network, backend)
         if precision != "float32":
             path = temporary_folder(self) / "denoiser.onnx"
             self._onnx = export_half(network, precision, path)
@@ -132,7 +132,7 @@ class OnnxRuntimeGpuDenoiser:
                 session.run_with_iobinding(binding)
             except Exception as error:
                 rows = len(keep[1])
-                raise ModelOutputError(f"{self.engine} failed on {rows} rows: {error}") from error
+                raise ModelOutputError(f"{self.backend} failed on {rows} rows: {error}") from error
 
         return run
 

@@ -1,7 +1,7 @@
-"""OpenVINO on the CPU, with inputs and outputs in the engine's own buffers.
+"""OpenVINO on the CPU, with inputs and outputs in the backend's own buffers.
 
 A model whose batch axis is fixed is compiled to something faster than one whose batch axis is
-open (docs/engines.md has the figures), so the common batch sizes have a compiled model each. All
+open (docs/backends.md has the figures), so the common batch sizes have a compiled model each. All
 others share an open one: compiling takes up to half a second, which no step should wait for.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import EngineStatus, numpy_view, onnx_path, version_of
+from fastdiff.backends.base import BackendStatus, numpy_view, onnx_path, version_of
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.networks import Network
 from fastdiff.networks.precision import HOST
@@ -24,7 +24,7 @@ _ELEMENT_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 _FIXED_SIZES = (1, 2, 4, 8, 16, 32)  # each compiled model holds its own packed weights
 
 
-class OpenVinoEngine:
+class OpenVinoBackend:
     """Compiles the exported network with OpenVINO's CPU plugin."""
 
     name = "openvino"
@@ -33,11 +33,11 @@ class OpenVinoEngine:
     sources = ("onnx",)
     slow_to_build = False
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         version = version_of("openvino")
         if version is None:
-            return EngineStatus(False, "not installed; pip install openvino")
-        return EngineStatus(True, f"openvino {version}, CPU")
+            return BackendStatus(False, "not installed; pip install openvino")
+        return BackendStatus(True, f"openvino {version}, CPU")
 
     def build(
         self, network: Network, precision: str, blobs: Path | None = None
@@ -58,7 +58,7 @@ class OpenVinoDenoiser:
         Folder with models that were compiled before, instead of compiling them.
     """
 
-    engine = "openvino"
+    backend = "openvino"
     device = HOST
     input_dtype = output_dtype = torch.float32
 
@@ -69,7 +69,7 @@ class OpenVinoDenoiser:
         self._core = openvino.Core()
         self._require_hardware()
         self.output_channels = network.probe()
-        self._path = onnx_path(network, self.engine)
+        self._path = onnx_path(network, self.backend)
         self._blobs = {path.name: path for path in blobs.glob("*.blob")} if blobs else {}
         self._models: dict[int | None, Any] = {}
         try:

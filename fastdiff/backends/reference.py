@@ -1,4 +1,4 @@
-"""What a network answers by itself, which every engine's answers are compared with."""
+"""What a network answers by itself, which every backend's answers are compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backends.base import Denoiser
-from fastdiff.backends.eager import EagerEngine
+from fastdiff.backends.eager import EagerBackend
 from fastdiff.backends.fixed_batch import FixedBatch
 from fastdiff.networks import Network, OnnxFile
 from fastdiff.networks.precision import HOST
@@ -24,7 +24,7 @@ class GivenFile:
     output_channels : int
     """
 
-    engine, precision, device = "onnxruntime, the given file", "float32", HOST
+    backend, precision, device = "onnxruntime, the given file", "float32", HOST
     input_dtype = output_dtype = torch.float32
 
     def __init__(self, file: OnnxFile, output_channels: int) -> None:
@@ -52,5 +52,5 @@ def reference_denoiser(network: Network) -> Denoiser:
     if network.file is not None:
         denoiser = GivenFile(network.file, network.probe())
     else:
-        denoiser = EagerEngine().build(network, "float32")
+        denoiser = EagerBackend().build(network, "float32")
     return denoiser if network.batch is None else FixedBatch(denoiser, network.batch)

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import EngineStatus, require_usable, version_of
+from fastdiff.backends.base import BackendStatus, require_usable, version_of
 from fastdiff.backends.cuda import DEVICE, cuda_status, require_on, synchronize
-from fastdiff.backends.tensorrt_plan import PlanOptions, build_plan
+from fastdiff.backends.tensorrt_plan import PlanOptions, build_tensorrt_plan
 from fastdiff.errors import InvalidShape, ModelOutputError, Unavailable
 from fastdiff.networks import Network
 
@@ -47,14 +47,14 @@ class TensorRtDenoiser:
         precision: str,
         device: torch.device = DEVICE,
     ) -> None:
-        self.engine = trt.__name__.replace("_", "-")
+        self.backend = trt.__name__.replace("_", "-")
         self.precision, self.output_channels, self.device = precision, output_channels, device
         self._trt, self._options = trt, options
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._plan = self._runtime.deserialize_cuda_engine(plan)
         if self._plan is None:
             raise Unavailable(
-                f"{self.engine} refuses the plan: it was built by another version or for another "
+                f"{self.backend} refuses the plan: it was built by another version or for another "
                 "GPU; build it anew"
             )
         self._scratch: Callable[[], Tensor | None] = lambda: None
@@ -73,7 +73,7 @@ class TensorRtDenoiser:
 
         def run() -> None:
             if not context.execute_async_v3(self._stream()):
-                raise ModelOutputError(f"{self.engine} failed on {len(keep[1])} rows")
+                raise ModelOutputError(f"{self.backend} failed on {len(keep[1])} rows")
 
         # A context must not go while the device is at it, as it may be when a graph is evicted.
         weakref.finalize(run, synchronize, self.device).atexit = False
@@ -88,14 +88,14 @@ class TensorRtDenoiser:
         profile = self._options.profile_of(len(inputs["x"]))
         context = self._plan.create_execution_context(self._context_options())
         if context is None:
-            raise Unavailable(f"{self.engine} has no memory for an execution context")
+            raise Unavailable(f"{self.backend} has no memory for an execution context")
         # The first evaluation comes later on this stream, or on one that waits for it.
         fits = context.set_optimization_profile_async(profile, self._stream())
         for name, value in inputs.items():
             fits = fits and context.set_input_shape(name, tuple(value.shape))
         if not fits:
             shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-            raise InvalidShape(f"expected inputs that the {self.engine} plan takes, got {shapes}")
+            raise InvalidShape(f"expected inputs that the {self.backend} plan takes, got {shapes}")
         return context
 
     def _context_options(self) -> Any:
@@ -115,7 +115,7 @@ class TensorRtDenoiser:
         return stream
 
 
-class TensorRtEngine:
+class TensorRtBackend:
     """Builds a plan with one optimisation profile per range of batch sizes, and runs it.
 
     Parameters
@@ -138,7 +138,7 @@ class TensorRtEngine:
         self.options = options or PlanOptions()
         self._timings = self._no_timings  # of kernels, shared by the builds of this process
 
-    def status(self) -> EngineStatus:
+    def status(self) -> BackendStatus:
         package = self._distributions[0]
         version = version_of(self._module, *self._distributions)
         missing = [] if version else [f"not installed; pip install {package}"]
@@ -154,7 +154,7 @@ class TensorRtEngine:
         """
         if version_of(self._module, *self._distributions) is None:
             raise Unavailable(f"{self.name}: not installed; pip install {self._distributions[0]}")
-        plan, self._timings = build_plan(
+        plan, self._timings = build_tensorrt_plan(
             self._library(), network, precision, self.options, self._timings
         )
         return plan

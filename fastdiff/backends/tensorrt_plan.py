@@ -63,7 +63,7 @@ class PlanOptions:
         )
 
 
-def build_plan(
+def build_tensorrt_plan(
     trt: ModuleType,
     network: Network,
     precision: str,
@@ -108,7 +108,7 @@ def build_plan(
         config.set_timing_cache(cache, ignore_mismatch=True)
     plan = builder.build_serialized_network(definition, config)
     if plan is None:
-        raise Unavailable(f"{trt.__name__} built no engine for {network.name}: {log.reason()}")
+        raise Unavailable(f"{trt.__name__} built no backend for {network.name}: {log.reason()}")
     return bytes(plan), None if cache is None else bytes(cache.serialize())
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fastdiff.backends.tensorrt import TensorRtDenoiser, TensorRtEngine
+from fastdiff.backends.tensorrt import TensorRtBackend, TensorRtDenoiser
 
 
 class TensorRtRtxDenoiser(TensorRtDenoiser):
@@ -31,8 +31,8 @@ class TensorRtRtxDenoiser(TensorRtDenoiser):
         return options
 
 
-class TensorRtRtxEngine(TensorRtEngine):
-    """As `TensorRtEngine`; `serialize` works without a GPU."""
+class TensorRtRtxBackend(TensorRtBackend):
+    """As `TensorRtBackend`; `serialize` works without a GPU."""
 
     name: ClassVar[str] = "tensorrt-rtx"
     _module: ClassVar[str] = "tensorrt_rtx"

@@ -3,12 +3,12 @@
 from fastdiff.bench.contenders import BASELINE, PEERS
 from fastdiff.bench.html import to_html
 from fastdiff.bench.results import Result, describe_run, to_json, to_table
-from fastdiff.bench.running import Plan, run
+from fastdiff.bench.running import Comparison, run
 
 __all__ = [
     "BASELINE",
     "PEERS",
-    "Plan",
+    "Comparison",
     "Result",
     "describe_run",
     "run",

@@ -1,4 +1,4 @@
-"""What `fastdiff bench` compares: fastdiff's engines and its peers, each behind one small face."""
+"""What `fastdiff bench` compares: fastdiff's backends and its peers, each behind one small face."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Contender:
     Attributes
     ----------
     backend : str
-        ``"auto"`` or an engine of fastdiff; for a peer, one of `PEERS`.
+        ``"auto"`` or a backend of fastdiff; for a peer, one of `PEERS`.
     precision : str
         What is asked for; ``"auto"`` leaves it to fastdiff, and to a peer's own defaults.
     peer : bool
@@ -52,7 +52,7 @@ BASELINE = Contender("diffusers", "float32", peer=True)
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What is sampled in one turn: `batch` images in `steps` steps."""
 
     batch: int
@@ -61,7 +61,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Turn:
+class TurnTimes:
     """One turn's seconds: of the whole sample, and of each step."""
 
     seconds: float
@@ -75,22 +75,22 @@ class Runner(Protocol):
     ----------
     network : Network
         What it samples.
-    engine, precision : str
+    backend, precision : str
         What it turned out to use.
     error : float or None
         Error of a sample against the float32 model where the contender certified it itself.
     """
 
     network: Network
-    engine: str
+    backend: str
     precision: str
     error: float | None
 
-    def prepare(self, load: Load) -> None:
+    def prepare(self, load: Workload) -> None:
         """Do what is done once for `load`."""
         ...
 
-    def sample(self, load: Load, latents: Tensor) -> tuple[Tensor, Turn]:
+    def sample(self, load: Workload, latents: Tensor) -> tuple[Tensor, TurnTimes]:
         """Sample from (B, C, H, W) standard normal latents and time it."""
         ...
 
@@ -111,17 +111,17 @@ class FastdiffRunner:
         self.network = self._sampler.network
         self._use(1)
 
-    def prepare(self, load: Load) -> None:
-        """Note which engine serves this batch; what was compiled serves every load."""
+    def prepare(self, load: Workload) -> None:
+        """Note which backend serves this batch; what was compiled serves every load."""
         self._use(load.batch)
 
     def _use(self, rows: int) -> None:
         serving = self._sampler.report.serving(rows)
-        self.engine, self.precision = serving.engine, serving.precision
+        self.backend, self.precision = serving.backend, serving.precision
         self.error = serving.certificate.sample_error if serving.certificate else None
 
-    def sample(self, load: Load, latents: Tensor) -> tuple[Tensor, Turn]:
-        """Run the engine step by step and time it."""
+    def sample(self, load: Workload, latents: Tensor) -> tuple[Tensor, TurnTimes]:
+        """Run the backend step by step and time it."""
         conditioning: Any = inputs(self.network, load.batch)[1]
         steps = []
         begin = last = time.perf_counter()
@@ -143,7 +143,7 @@ class FastdiffRunner:
             steps.append(now - last)
             last = now
         images = ticket.result()
-        return images, Turn(time.perf_counter() - begin, steps)
+        return images, TurnTimes(time.perf_counter() - begin, steps)
 
 
 def open_runner(model: str, contender: Contender, onnx: Path | None) -> Runner:

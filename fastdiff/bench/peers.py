@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdiff.bench.contenders import Contender, Load, Turn, inputs
+from fastdiff.bench.contenders import Contender, TurnTimes, Workload, inputs
 from fastdiff.compiler import describe
 from fastdiff.errors import InvalidArgument, Unavailable
 from fastdiff.networks.precision import DTYPES
@@ -62,7 +62,7 @@ class PeerRunner:
     error: float | None = None
 
     def __init__(self, model: str, contender: Contender, onnx: Path | None) -> None:
-        self.engine = contender.backend
+        self.backend = contender.backend
         self.network, self._schedule = describe(model)
         self._onnx = onnx
         self._module = self.network.require_module().eval()
@@ -72,14 +72,14 @@ class PeerRunner:
         self._module.to(self._device, self._dtype)
         self._denoise: Denoise | None = None
 
-    def prepare(self, load: Load) -> None:
+    def prepare(self, load: Workload) -> None:
         """Make the denoiser for this batch size, and the scheduler for this solver."""
-        self._denoise, precision = _MAKERS[self.engine](self._module, load, self._onnx)
+        self._denoise, precision = _MAKERS[self.backend](self._module, load, self._onnx)
         self.precision = precision or self.precision
         self._scheduler = make_scheduler(load.solver, self._schedule.to_config())
 
     @torch.inference_mode()
-    def sample(self, load: Load, latents: Tensor) -> tuple[Tensor, Turn]:
+    def sample(self, load: Workload, latents: Tensor) -> tuple[Tensor, TurnTimes]:
         """Run diffusers' loop and time it.
 
         On a GPU the host runs ahead of the work, so there every step counts the same share.
@@ -109,7 +109,7 @@ class PeerRunner:
         total = time.perf_counter() - begin
         if self._device.type == "cuda":
             seconds = [total / load.steps] * load.steps
-        return images, Turn(total, seconds)
+        return images, TurnTimes(total, seconds)
 
 
 def make_scheduler(solver: str, config: Mapping[str, Any]) -> Any:
@@ -135,7 +135,7 @@ def make_scheduler(solver: str, config: Mapping[str, Any]) -> Any:
     return getattr(diffusers, name).from_config({**config, **extra})
 
 
-def _eager(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+def _eager(module: nn.Module, load: Workload, onnx: Path | None) -> tuple[Denoise, str | None]:
     def denoise(x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         floats = {k: v.to(x.dtype) if v.is_floating_point() else v for k, v in conditioning.items()}
         output: Tensor = module(x, t.to(x.device).float().expand(len(x)), **floats)
@@ -144,7 +144,7 @@ def _eager(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, s
     return denoise, None
 
 
-def _compiled(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+def _compiled(module: nn.Module, load: Workload, onnx: Path | None) -> tuple[Denoise, str | None]:
     """``torch.compile(model, fullgraph=True)``, anew for each batch size to have fixed shapes.
 
     On a GPU with ``mode="max-autotune"``, as diffusers advises; on a CPU that takes many minutes.
@@ -160,7 +160,9 @@ def _compiled(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise
     return denoise, None
 
 
-def _onnxruntime(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+def _onnxruntime(
+    module: nn.Module, load: Workload, onnx: Path | None
+) -> tuple[Denoise, str | None]:
     """``InferenceSession(path)`` and ``session.run`` with its defaults, on the GPU if it can."""
     import onnxruntime
 
@@ -176,7 +178,7 @@ def _onnxruntime(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Deno
     return denoise, None
 
 
-def _openvino(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise, str | None]:
+def _openvino(module: nn.Module, load: Workload, onnx: Path | None) -> tuple[Denoise, str | None]:
     """``compile_model(path, "CPU")`` with the latency hint and, as advised, a fixed batch size."""
     try:
         import openvino
@@ -196,7 +198,7 @@ def _openvino(module: nn.Module, load: Load, onnx: Path | None) -> tuple[Denoise
     return denoise, {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(used, used)
 
 
-_MAKERS: dict[str, Callable[[nn.Module, Load, Path | None], tuple[Denoise, str | None]]] = {
+_MAKERS: dict[str, Callable[[nn.Module, Workload, Path | None], tuple[Denoise, str | None]]] = {
     "diffusers": _eager,
     "torch.compile": _compiled,
     "onnxruntime": _onnxruntime,

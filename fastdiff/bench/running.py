@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdiff.backends import get_engine
+from fastdiff.backends import get_backend
 from fastdiff.backends.base import PRECISIONS
-from fastdiff.bench.contenders import BASELINE, PEERS, Contender, Load, Turn
+from fastdiff.bench.contenders import BASELINE, PEERS, Contender, TurnTimes, Workload
 from fastdiff.bench.peers import DETERMINISTIC
 from fastdiff.bench.results import Result
 from fastdiff.bench.timing import ratio
-from fastdiff.bench.worker import Ready, Worker
+from fastdiff.bench.worker import ContenderProcess, Ready
 from fastdiff.compiler import describe
 from fastdiff.errors import FastdiffError, InvalidArgument, Unavailable, UnknownName
 from fastdiff.exporting import export_onnx
@@ -30,13 +30,13 @@ _READS_ONNX = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Comparison:
     """What to compare.
 
     Attributes
     ----------
     backends, precisions : sequence of str
-        Engines of fastdiff, or ``"auto"``; every combination takes part.
+        Backends of fastdiff, or ``"auto"``; every combination takes part.
     peers : sequence of str
         Some of `PEERS`.
     batches : sequence of int
@@ -56,7 +56,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.backends:
             if name != "auto":
-                get_engine(name)
+                get_backend(name)
         for name in self.precisions:
             if name not in {"auto", *PRECISIONS}:
                 raise UnknownName("precision", name, ("auto", *PRECISIONS))
@@ -87,20 +87,20 @@ class Plan:
 class _Entry:
     """A contender that is ready, and its turns so far."""
 
-    worker: Worker
+    worker: ContenderProcess
     ready: Ready
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[TurnTimes] = field(default_factory=list)
     peak_memory_bytes: int | None = None
 
 
-def run(model: str, plan: Plan, say: Say = lambda text: None) -> list[Result]:
-    """Compare all contenders of `plan` on one model, interleaved.
+def run(model: str, comparison: Comparison, say: Say = lambda text: None) -> list[Result]:
+    """Compare all contenders of `comparison` on one model, interleaved.
 
     Parameters
     ----------
     model : str
         A model's name or path, as `fastdiff.compile` takes it.
-    plan : Plan
+    comparison : Comparison
     say : callable
         Told what is running.
 
@@ -111,26 +111,28 @@ def run(model: str, plan: Plan, say: Say = lambda text: None) -> list[Result]:
     """
     results = []
     with ExitStack() as stack:
-        workers = _open(model, plan, say, stack)
-        for solver in plan.solvers:
-            for batch in plan.batches:
-                load = Load(batch, solver, plan.steps)
-                results += _compare(model, workers, load, plan.rounds, say)
+        workers = _open(model, comparison, say, stack)
+        for solver in comparison.solvers:
+            for batch in comparison.batches:
+                load = Workload(batch, solver, comparison.steps)
+                results += _compare(model, workers, load, comparison.rounds, say)
     return results
 
 
-def _open(model: str, plan: Plan, say: Say, stack: ExitStack) -> list[Worker]:
+def _open(model: str, comparison: Comparison, say: Say, stack: ExitStack) -> list[ContenderProcess]:
     """Start a process for each contender; export the network if a peer reads it."""
-    contenders = plan.contenders()
+    contenders = comparison.contenders()
     onnx: Path | None = None
     if any(c.peer and c.backend in _READS_ONNX for c in contenders):
         say(f"{model}: exporting for the peers that read ONNX")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastdiff-"))
         onnx = export_onnx(describe(model)[0], Path(folder) / "denoiser.onnx")
-    return [stack.enter_context(Worker(model, c, onnx)) for c in contenders]
+    return [stack.enter_context(ContenderProcess(model, c, onnx)) for c in contenders]
 
 
-def _compare(model: str, workers: list[Worker], load: Load, rounds: int, say: Say) -> list[Result]:
+def _compare(
+    model: str, workers: list[ContenderProcess], load: Workload, rounds: int, say: Say
+) -> list[Result]:
     """Prepare everybody, let them take turns, and return the figures."""
     what = f"{model}, {load.solver}, batch {load.batch}"
     entries: list[_Entry] = []
@@ -155,7 +157,7 @@ def _compare(model: str, workers: list[Worker], load: Load, rounds: int, say: Sa
     return [_result(model, load, entry, baseline) for entry in entries] + refused
 
 
-def _result(model: str, load: Load, entry: _Entry, baseline: _Entry | None) -> Result:
+def _result(model: str, load: Workload, entry: _Entry, baseline: _Entry | None) -> Result:
     contender, turns = entry.worker.contender, entry.turns
     steps = [1e3 * seconds for turn in turns for seconds in turn.step_seconds]
     seconds = statistics.median(turn.seconds for turn in turns)
@@ -170,7 +172,7 @@ def _result(model: str, load: Load, entry: _Entry, baseline: _Entry | None) -> R
         batch=load.batch,
         contender=contender.name,
         peer=contender.peer,
-        backend=entry.ready.engine,
+        backend=entry.ready.backend,
         precision=entry.ready.precision,
         steps_per_second=load.steps / seconds,
         images_per_second=load.batch / seconds,
@@ -185,7 +187,7 @@ def _result(model: str, load: Load, entry: _Entry, baseline: _Entry | None) -> R
     )
 
 
-def _refused(model: str, load: Load, contender: Contender, error: FastdiffError) -> Result:
+def _refused(model: str, load: Workload, contender: Contender, error: FastdiffError) -> Result:
     return Result(
         model=model,
         solver=load.solver,

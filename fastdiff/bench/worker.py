@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdiff.bench.contenders import Contender, Load, Runner, Turn
+from fastdiff.bench.contenders import Contender, Runner, TurnTimes, Workload
 from fastdiff.errors import FastdiffError, Unavailable
 from fastdiff.networks import first_line
 
@@ -28,9 +28,9 @@ _WARM_UP_STEPS = 2  # before each turn: the processor and its caches were somebo
 
 @dataclass(frozen=True)
 class Ready:
-    """A contender that can sample `Load`s now."""
+    """A contender that can sample `Workload`s now."""
 
-    engine: str
+    backend: str
     precision: str
     error: float | None
     sample: npt.NDArray[np.float32]
@@ -43,7 +43,7 @@ class Refusal:
     reason: str
 
 
-class Worker:
+class ContenderProcess:
     """One contender in its process; use as a context manager.
 
     Parameters
@@ -64,7 +64,7 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> ContenderProcess:
         return self
 
     def __exit__(
@@ -85,7 +85,7 @@ class Worker:
             self._process.join()
         self._pipe.close()
 
-    def prepare(self, load: Load) -> Ready:
+    def prepare(self, load: Workload) -> Ready:
         """Make everything ready for `load`, and warm up with one sample.
 
         Raises
@@ -98,9 +98,9 @@ class Worker:
             raise TypeError(f"a worker answered {answer!r}")
         return answer
 
-    def turn(self, load: Load) -> tuple[Turn, int | None]:
+    def turn(self, load: Workload) -> tuple[TurnTimes, int | None]:
         """Sample once; return its times and the process's peak memory since `prepare`, in bytes."""
-        answer: tuple[Turn, int | None] = self._ask(("turn", load))
+        answer: tuple[TurnTimes, int | None] = self._ask(("turn", load))
         return answer
 
     def _ask(self, message: object) -> Any:
@@ -130,7 +130,7 @@ def _serve(pipe: Connection, model: str, contender: Contender, onnx: Path | None
                 runner.prepare(load)
                 sample, _ = runner.sample(load, latents)
                 _forget_peak_memory()
-                pipe.send(Ready(runner.engine, runner.precision, runner.error, sample.numpy()))
+                pipe.send(Ready(runner.backend, runner.precision, runner.error, sample.numpy()))
             else:
                 runner.sample(replace(load, steps=_WARM_UP_STEPS), latents)
                 _, turn = runner.sample(load, latents)

@@ -1,4 +1,4 @@
-"""``fastdiff bench``: a model over engines, precisions, batches and solvers, beside the peers."""
+"""``fastdiff bench``: a model over backends, precisions, batches and solvers, beside the peers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bench(
         ),
     ],
     backends: Annotated[
-        str, typer.Option(help="auto, or engines with commas; `fastdiff doctor` lists them.")
+        str, typer.Option(help="auto, or backends with commas; `fastdiff doctor` lists them.")
     ] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16, float16, int8, with commas.")
@@ -69,7 +69,7 @@ def bench(
     """
     from fastdiff import bench as room
 
-    plan = room.Plan(
+    comparison = room.Comparison(
         backends=_names(backends),
         precisions=_names(precision),
         peers=_names(peers),
@@ -83,9 +83,9 @@ def bench(
     results: list[Result] = []
     for model in models:
         with tell_progress() as say:
-            found = room.run(model, plan, say)
+            found = room.run(model, comparison, say)
         results += found
-        for solver in plan.solvers:
+        for solver in comparison.solvers:
             show_table(make_console(), room.to_table([r for r in found if r.solver == solver]))
         _write(results, machine, json_path, html_path)
     typer.echo(machine["description"])

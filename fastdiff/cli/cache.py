@@ -54,7 +54,7 @@ def list_entries() -> None:
 
 @app.command("show")
 def show(name: Name) -> None:
-    """Print what was measured when a model was compiled: every engine, its times and its error."""
+    """Print what was measured when a model was compiled: every backend, its times and its error."""
     from fastdiff.storing import Cache
 
     for entry, report in _named(Cache(), name):

@@ -18,11 +18,11 @@ def doctor(
         typer.Option("--gpu", help="Also check every GPU kernel on the GPU, as first uses do."),
     ] = False,
 ) -> None:
-    """Show which kernels and engines are usable here, and for the others why not."""
+    """Show which kernels and backends are usable here, and for the others why not."""
     import torch
 
     import fastdiff
-    from fastdiff.backends import engine_status
+    from fastdiff.backends import backend_status
     from fastdiff.kernels import active_level, cpu_levels, cuda_module, triton_module
 
     typer.echo(
@@ -36,8 +36,8 @@ def doctor(
     for name, reason in cpu_levels().items():
         note = reason or ("in use" if name == active else "FASTDIFF_CPU=" + name + " selects it")
         table.add_row(f"CPU kernels, {name}", "yes" if reason is None else "no", note)
-    for name, status in engine_status().items():
-        table.add_row(f"engine, {name}", "yes" if status.usable else "no", status.detail)
+    for name, status in backend_status().items():
+        table.add_row(f"backend, {name}", "yes" if status.usable else "no", status.detail)
     found = importlib.util.find_spec("diffusers") is not None
     hint = "pip install 'fastdiff-runtime[diffusers]'"
     table.add_row("models, diffusers", "yes" if found else "no", "UNet2DModel" if found else hint)

@@ -1,4 +1,4 @@
-"""``fastdiff inspect``: what the native engine makes of a model, and where its time goes."""
+"""``fastdiff inspect``: what the native backend makes of a model, and where its time goes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inspect(
         str, typer.Option(help="float32, int8; bfloat16 on CPUs with AMX or AVX-512 BF16.")
     ] = "float32",
 ) -> None:
-    """Show what the native CPU engine makes of a model: kernel calls, algorithms and memory.
+    """Show what the native CPU backend makes of a model: kernel calls, algorithms and memory.
 
     A line is a kernel call: its shapes are those of one image, "with" is what the kernel does
     besides what its kind says. How a convolution runs (direct, winograd2, winograd4, tiles,
@@ -42,7 +42,7 @@ def inspect(
     count multiplications and additions as the definition has them, so Winograd's algorithms can
     do more of them in a second than the processor has.
 
-    A model that the engine cannot run is refused with the operator that has no kernel, and the
+    A model that the backend cannot run is refused with the operator that has no kernel, and the
     module where it stands.
 
     Example: fastdiff inspect digits --batch 4 --profile
@@ -52,18 +52,18 @@ def inspect(
     import torch
 
     from fastdiff.backends import reference_denoiser
-    from fastdiff.backends.native import NativeEngine
+    from fastdiff.backends.native import NativeBackend
     from fastdiff.compiler import describe
     from fastdiff.compiling.calibration import with_samples
     from fastdiff.compiling.compiled import Workspace
     from fastdiff.exporting import export_onnx
 
-    engine = NativeEngine()
+    backend = NativeBackend()
     if batch < 1:
         raise InvalidArgument(f"--batch: expected at least 1, got {batch}")
-    if precision not in engine.precisions:
+    if precision not in backend.precisions:
         raise InvalidArgument(
-            f"--precision: expected one of {', '.join(engine.precisions)}, got {precision!r}"
+            f"--precision: expected one of {', '.join(backend.precisions)}, got {precision!r}"
         )
     with tell_progress() as say:
         say(f"planning {model}, and measuring its kernels")
@@ -73,7 +73,7 @@ def inspect(
             network = replace(network, onnx=export_onnx(network, folder.path / "model.onnx"))
         if precision == "int8":
             network = with_samples(network, reference_denoiser(network), schedule)
-        denoiser = engine.build(network, precision)
+        denoiser = backend.build(network, precision)
         replay = evaluated(denoiser, network, batch)
         seconds = replay.profile(torch.get_num_threads()) if profile else None
     _show(denoiser, batch, replay.scratch.nbytes, seconds)

@@ -18,7 +18,7 @@ from fastdiff.cli.terminal import make_console, show_table
 from fastdiff.errors import UnknownName
 
 if TYPE_CHECKING:
-    from fastdiff.serving.loadreport import Report
+    from fastdiff.serving.loadreport import LoadReport
     from fastdiff.serving.loadtest import Outcome
 
 _CHECK_SECONDS = 10.0
@@ -68,7 +68,7 @@ def loadtest(
     Example: fastdiff loadtest http://127.0.0.1:8000 --rate 20 --mix 10:0.8,100:0.2 --goal-ms 500
     """
     from fastdiff.serving import loadtest as room
-    from fastdiff.serving.loadreport import Report
+    from fastdiff.serving.loadreport import LoadReport
 
     parameters = {
         "model": model,
@@ -94,7 +94,7 @@ def loadtest(
         outcomes = room.send(
             url, load, api_key=api_key, timeout_seconds=timeout, on_outcome=shown.add
         )
-    report = Report(load, outcomes, None if goal_ms is None else goal_ms / 1000)
+    report = LoadReport(load, outcomes, None if goal_ms is None else goal_ms / 1000)
     _show(report)
     _write(report, json_path, html_path)
     if any(outcome.status == "failed" for outcome in outcomes):
@@ -136,7 +136,7 @@ class _Shown:
         self._progress.update(self._task, advance=1, description=text)
 
 
-def _show(report: Report) -> None:
+def _show(report: LoadReport) -> None:
     from fastdiff.serving.loadreport import CAPTION, HEADINGS, cells
 
     table = Table(
@@ -160,7 +160,7 @@ def _show(report: Report) -> None:
         typer.secho(f"{count} failed: {error}", fg="red")
 
 
-def _write(report: Report, json_path: Path | None, html_path: Path | None) -> None:
+def _write(report: LoadReport, json_path: Path | None, html_path: Path | None) -> None:
     from fastdiff.serving.loadreport import to_html
 
     if json_path is not None:

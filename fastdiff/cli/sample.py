@@ -71,7 +71,7 @@ def sample(
         Path, typer.Option(help="A .png (grid) or .npy (float32 array) to write.")
     ] = Path("samples.png"),
     backend: Annotated[
-        str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
+        str, typer.Option(help="auto, or a backend; `fastdiff doctor` lists them.")
     ] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")

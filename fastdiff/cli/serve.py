@@ -70,7 +70,7 @@ def serve(
     max_prompt: Annotated[int, typer.Option(min=1, help="Characters of a prompt.")] = 4000,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 16,
     backend: Annotated[
-        str, typer.Option(help="auto, or an engine; `fastdiff doctor` lists them.")
+        str, typer.Option(help="auto, or a backend; `fastdiff doctor` lists them.")
     ] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")
@@ -119,7 +119,7 @@ def serve(
     from fastdiff.engine.policies import Policy
     from fastdiff.serving.admission import Queueing
     from fastdiff.serving.limits import Limits
-    from fastdiff.serving.loading import Choices, Source, load_models
+    from fastdiff.serving.loading import ModelOptions, Source, load_models
     from fastdiff.serving.logs import log_json
     from fastdiff.serving.server import listen, run_server
     from fastdiff.serving.service import Service, Settings
@@ -137,7 +137,7 @@ def serve(
         by_request=batching == "request",
     )
     sizes = tuple(dict.fromkeys(map(_size, size or ())))
-    choices = Choices(backend, precision, batch_invariant, sizes)
+    choices = ModelOptions(backend, precision, batch_invariant, sizes)
     log_json(log_level)
     with listen(host, port, limits.write_seconds) as listener:
         make_worker = functools.partial(ModelWorker, queueing=queueing)

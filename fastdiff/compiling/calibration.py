@@ -1,4 +1,4 @@
-"""What a network meets when it samples, for engines that need the range of its activations."""
+"""What a network meets when it samples, for backends that need the range of its activations."""
 
 from __future__ import annotations
 

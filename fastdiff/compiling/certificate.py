@@ -17,7 +17,7 @@ _TINY = 1e-12  # keeps the error of an output that should be all zeros a number
 
 
 @dataclass(frozen=True)
-class Limits:
+class ErrorLimits:
     """The largest errors that a candidate may have.
 
     Attributes
@@ -36,10 +36,10 @@ class Limits:
 
 
 LIMITS = {
-    "float32": Limits(output=1e-4, element=1e-3, state=1e-3),
-    "float16": Limits(output=2e-2, element=1e-1, state=1e-2),
-    "bfloat16": Limits(output=5e-2, element=2e-1, state=5e-2),
-    "int8": Limits(output=5e-2, element=2e-1, state=5e-2),
+    "float32": ErrorLimits(output=1e-4, element=1e-3, state=1e-3),
+    "float16": ErrorLimits(output=2e-2, element=1e-1, state=1e-2),
+    "bfloat16": ErrorLimits(output=5e-2, element=2e-1, state=5e-2),
+    "int8": ErrorLimits(output=5e-2, element=2e-1, state=5e-2),
 }
 
 
@@ -61,7 +61,7 @@ class Certificate:
     growth : tuple of float
         Relative L2 error of the state after each step, when the candidate runs the trajectory by
         itself and so meets its own errors again. Empty after a fault.
-    limits : Limits
+    limits : ErrorLimits
         What these may be.
     probe_errors : tuple of float
         As `errors`, for the null values and the ends of the stated ranges of conditioning.
@@ -76,7 +76,7 @@ class Certificate:
     errors: tuple[float, ...]
     max_errors: tuple[float, ...]
     growth: tuple[float, ...]
-    limits: Limits
+    limits: ErrorLimits
     probe_errors: tuple[float, ...] = ()
     far_errors: tuple[float, ...] = ()
     fault: str | None = None
@@ -85,7 +85,7 @@ class Certificate:
     def from_json(cls, record: Mapping[str, Any]) -> Certificate:
         """Read what ``dataclasses.asdict`` wrote."""
         lists = {name: tuple(float(value) for value in record[name]) for name in _LISTS}
-        return cls(**lists, limits=Limits(**record["limits"]), fault=record["fault"])
+        return cls(**lists, limits=ErrorLimits(**record["limits"]), fault=record["fault"])
 
     @property
     def error(self) -> float:
@@ -178,8 +178,8 @@ def certify(denoiser: Denoiser, reference: Trajectory) -> Certificate:
     )
 
 
-def strays(got: Tensor, expected: Tensor, limits: Limits) -> bool:
-    """Return whether an output is further from a finite one than an engine's may be."""
+def strays(got: Tensor, expected: Tensor, limits: ErrorLimits) -> bool:
+    """Return whether an output is further from a finite one than a backend's may be."""
     near = _relative(got, expected) <= limits.output and _largest(got, expected) <= limits.element
     return bool(expected.isfinite().all()) and not near
 

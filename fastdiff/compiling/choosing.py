@@ -12,7 +12,7 @@ from fastdiff.engine.micro_batches import best_batch
 from fastdiff.networks import Network
 
 _LOW_PRECISION_GAIN = 1.1
-_SECOND_ENGINE_GAIN = 1.1  # what another engine must gain to earn the memory of its weights
+_SECOND_BACKEND_GAIN = 1.1  # what another backend must gain to earn the memory of its weights
 _MOST_ROWS = 256  # row counts up to here decide which batch sizes are kept
 
 
@@ -21,7 +21,7 @@ def choose_apart(
 ) -> tuple[Denoiser, dict[int, float], list[Trial]]:
     """Choose as `choose` does, and look at company once more at the sizes that will be used.
 
-    All trials have passed in calls of two rows. An engine whose rows couple at a size that it was
+    All trials have passed in calls of two rows. A backend whose rows couple at a size that it was
     chosen for, or at one row less, evaluates its rows one by one, and the choice is made again.
 
     Returns
@@ -49,14 +49,14 @@ def choose_apart(
 def choose(trials: Sequence[Trial]) -> tuple[Denoiser, dict[int, float]]:
     """Take the denoiser with the best rate, and for each number of rows the best batch size.
 
-    At batch sizes where another engine of its kind is clearly faster, that one serves.
+    At batch sizes where another backend of its kind is clearly faster, that one serves.
     """
     best = _best(trials).denoiser
     kind = kind_of(best)
     fastest: dict[int, tuple[float, Trial]] = {}
     for trial in trials:
         own = trial.denoiser
-        cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_ENGINE_GAIN)
+        cost = trial.candidate.seconds * (1.0 if own is best else _SECOND_BACKEND_GAIN)
         size = trial.candidate.batch
         if kind_of(own) == kind and (size not in fastest or cost < fastest[size][0]):
             fastest[size] = cost, trial

@@ -57,7 +57,7 @@ class Compiled:
     reference : Trajectory
         What the float32 model answers, which certificates compare with.
     denoiser : Denoiser
-        The engine that was chosen.
+        The backend that was chosen.
     batch_seconds : mapping of int to float
         Its measured time by rows per call.
     report : Report

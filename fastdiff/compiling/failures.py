@@ -1,4 +1,4 @@
-"""What becomes of an error inside one of several engines: its refusal, not the end of compiling."""
+"""What becomes of an error inside one of several backends: a refusal, and compiling goes on."""
 
 from __future__ import annotations
 

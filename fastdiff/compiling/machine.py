@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fastdiff.backends import engine_status
+from fastdiff.backends import backend_status
 from fastdiff.kernels import active_level
 
 
@@ -51,7 +51,7 @@ def fingerprint() -> str:
     """Return a key that changes with all that compiled code and its speed depend on.
 
     That is the processor and its instruction sets, the threads, the GPU and its driver, and the
-    versions of fastdiff and of every engine.
+    versions of fastdiff and of every backend.
     """
     from fastdiff import __version__
 
@@ -59,6 +59,6 @@ def fingerprint() -> str:
         "fastdiff": __version__,
         "machine": [platform.system(), platform.machine(), describe_machine(), _gpu()],
         "instructions": _cpuinfo("flags") or _cpuinfo("Features"),
-        "engines": {name: status.detail for name, status in engine_status().items()},
+        "backends": {name: status.detail for name, status in backend_status().items()},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
 """Interleaved timing of candidate denoisers at growing batch sizes.
 
-On a GPU the clock is read when the device has finished, and what is timed is what the engine will
+On a GPU the clock is read when the device has finished, and what is timed is what the backend will
 run: the replay of a graph, where the denoiser can be captured. Nothing of that has been executed on
 a GPU yet.
 """
@@ -22,7 +22,7 @@ from fastdiff.backends.cuda import synchronize
 from fastdiff.compiling.failures import reason_of
 from fastdiff.compiling.report import Candidate
 from fastdiff.engine.cuda_device import CudaDevice
-from fastdiff.engine.executor import Device, Graph
+from fastdiff.engine.executor import CapturedGraph, Device
 from fastdiff.errors import Unavailable
 from fastdiff.networks import Network
 from fastdiff.progress import Say, Stage
@@ -48,7 +48,7 @@ class Trial:
     denoiser : Denoiser
     call : callable
         Bound to buffers for the batch.
-    graph : Graph or None
+    graph : CapturedGraph or None
         What `call` launches, captured.
     times : list of float
         Seconds.
@@ -57,7 +57,7 @@ class Trial:
     candidate: Candidate
     denoiser: Denoiser
     call: Callable[[], object]
-    graph: Graph | None = None
+    graph: CapturedGraph | None = None
     times: list[float] = field(default_factory=list)
 
     @property
@@ -199,14 +199,14 @@ def _climb(
             try:
                 trial = Trial.of(network, denoiser, candidate, rows, devices.get(denoiser.device))
                 trial.measure()
-            except Exception as error:  # of one engine, and the others may serve
+            except Exception as error:  # of one backend, and the others may serve
                 reason = reason_of(error, f"{candidate.name}, {rows} rows in one call,")
                 candidate.refusal = None if best[denoiser] else reason
                 continue
             here.append(trial)
         if not trials and not here:
             reasons = "; ".join(f"{c.name}: {c.refusal}" for _, c in climbing)
-            raise Unavailable(f"no engine can evaluate {batch} rows in one call: {reasons}")
+            raise Unavailable(f"no backend can evaluate {batch} rows in one call: {reasons}")
         trials += here
         top = max((trial.candidate.rows_per_second for trial in here), default=0.0)
         goes_on = {t.denoiser for t in here if _goes_on(t, best[t.denoiser], top)}
@@ -230,7 +230,7 @@ def _goes_on(trial: Trial, own_best: float, best: float) -> bool:
 
 def _captured(
     denoiser: Denoiser, call: Callable[[], object], device: Device | None
-) -> Graph | None:
+) -> CapturedGraph | None:
     """Return the graph of `call` that `device` replays; None where the engine uses none either."""
     declined = os.environ.get("FASTDIFF_GRAPHS") == "0"
     if device is None or declined or getattr(denoiser, "eager_because", None) is not None:

@@ -1,7 +1,7 @@
 """Conditioning that a short trajectory does not meet, and what the float32 model answers to it.
 
-A trajectory has two values of each input. A bound that an engine has lost, such as that of
-``clamp(0, 1)``, shows at values beyond it only. So engines are also asked for the null values of
+A trajectory has two values of each input. A bound that a backend has lost, such as that of
+``clamp(0, 1)``, shows at values beyond it only. So backends are also asked for the null values of
 guidance, for the ends of the ranges that the caller states, and, where a range is not stated, for
 values of either sign far from zero.
 """
@@ -50,7 +50,7 @@ def make_probes(network: Network, ask: Ask) -> Probes:
     """Ask the float32 model for rows of conditioning.
 
     Far rows at which its own output is not finite, or moves with every rounding of its input, can
-    tell no engine from another and are left out.
+    tell no backend from another and are left out.
 
     Parameters
     ----------

@@ -18,11 +18,11 @@ from fastdiff.engine.micro_batches import best_batch
 
 @dataclass
 class Candidate:
-    """One engine at one precision and batch size.
+    """One backend at one precision and batch size.
 
     Attributes
     ----------
-    engine, precision : str
+    backend, precision : str
     batch : int
         Rows per call; 0 when it was refused before it was measured.
     seconds : float
@@ -36,7 +36,7 @@ class Candidate:
         Its rows depend on each other, so it evaluates them one by one.
     """
 
-    engine: str
+    backend: str
     precision: str
     batch: int = 0
     seconds: float = math.nan
@@ -47,8 +47,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Engine and precision, for people."""
-        return f"{self.engine} {self.precision}"
+        """Backend and precision, for people."""
+        return f"{self.backend} {self.precision}"
 
     @property
     def rows_per_second(self) -> float:
@@ -80,9 +80,9 @@ class Report:
 
     @property
     def statement(self) -> str:
-        """What was chosen, in a line: engines, precision, and their error."""
+        """What was chosen, in a line: backends, precision, and their error."""
         used = [c for c in self.candidates if c.chosen_from is not None]
-        engines = " and ".join(dict.fromkeys(c.engine for c in used))
+        backends = " and ".join(dict.fromkeys(c.backend for c in used))
         judged = [c.certificate for c in used if c.certificate is not None]
         error = "no certificate"
         if judged:
@@ -92,7 +92,7 @@ class Report:
                 f"{max(certificate.error for certificate in judged):.1e} of an output, "
                 f"{max(certificate.sample_error for certificate in judged):.1e} of a sample"
             )
-        return f"{self.model}: {engines} {self.chosen.precision}, {error}"
+        return f"{self.model}: {backends} {self.chosen.precision}, {error}"
 
     def table(self) -> Table:
         """Return the figures as a rich table, with the refused candidates below it."""
@@ -104,15 +104,15 @@ class Report:
             title_justify="left",
             caption_justify="left",
         )
-        for heading in ("engine", "precision", "batch", "ms", "rows/s", "error", "sample", ""):
-            numeric = heading not in {"engine", "precision", ""}
+        for heading in ("backend", "precision", "batch", "ms", "rows/s", "error", "sample", ""):
+            numeric = heading not in {"backend", "precision", ""}
             table.add_column(heading, justify="right" if numeric else "left")
         for c in self.candidates:
             if c.refusal:
                 continue
             judged = c.certificate
             table.add_row(
-                c.engine,
+                c.backend,
                 c.precision,
                 str(c.batch),
                 f"{c.seconds * 1e3:.2f}",

@@ -1,4 +1,4 @@
-"""A sampling run of the float32 model, which every engine is compared with."""
+"""A sampling run of the float32 model, which every backend is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing engine, precision and batch size by measurement."""
+"""Choosing backend, precision and batch size by measurement."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 import torch
 
 from fastdiff.backends import (
-    ENGINES,
+    BACKENDS,
     Denoiser,
     build_denoiser,
-    get_engine,
+    get_backend,
     reference_denoiser,
     row_by_row,
     trim,
 )
-from fastdiff.backends.base import PRECISIONS, Engine
+from fastdiff.backends.base import PRECISIONS, Backend
 from fastdiff.compiling.calibration import with_samples
 from fastdiff.compiling.certificate import certify
-from fastdiff.compiling.choices import Choices
 from fastdiff.compiling.choosing import choose_apart
 from fastdiff.compiling.company import Company, Effect
 from fastdiff.compiling.compiled import Compiled, Workspace, give_back_memory, without_weights
 from fastdiff.compiling.failures import reason_of
 from fastdiff.compiling.machine import describe_machine
 from fastdiff.compiling.measuring import BATCHES, measure
+from fastdiff.compiling.options import CompileOptions
 from fastdiff.compiling.report import Candidate, Report
 from fastdiff.compiling.trajectory import Trajectory, reference_trajectory
 from fastdiff.errors import AccuracyWarning, FastdiffError, InvalidArgument, Unavailable
@@ -43,15 +43,15 @@ _QUICK_SECONDS = 0.01  # of an evaluation; one in software may take 100 times as
 def tune(
     network: Network,
     schedule: Schedule,
-    choices: Choices,
+    choices: CompileOptions,
     say: Say,
     reference: Trajectory | None = None,
 ) -> Compiled:
-    """Measure the usable engines, interleaved, and choose the fastest that passes its certificate.
+    """Measure the usable backends, interleaved, and choose the fastest that passes its certificate.
 
     Parameters
     ----------
-    choices : Choices
+    choices : CompileOptions
         What the caller decided.
     say : callable
         Told what is running.
@@ -81,16 +81,16 @@ def tune(
     preparation = _Preparation(network, company, reference, path, choices.verify, software)
     refused: list[Candidate] = []
     passed: list[tuple[Denoiser, Candidate]] = []
-    for done, (engine, precision) in enumerate(pairs):
-        say(Stage(f"preparing {engine} {precision}", done, len(pairs)))
-        denoiser, candidate = preparation.prepare(engine, precision)
+    for done, (backend, precision) in enumerate(pairs):
+        say(Stage(f"preparing {backend} {precision}", done, len(pairs)))
+        denoiser, candidate = preparation.prepare(backend, precision)
         if denoiser is None:
             refused.append(candidate)
         else:
             passed.append((denoiser, candidate))
     if not passed:
         raise Unavailable(
-            "no engine can run this model as asked: "
+            "no backend can run this model as asked: "
             + "; ".join(f"{c.name}: {c.refusal}" for c in refused)
         )
     trials = measure(
@@ -107,7 +107,7 @@ def tune(
     return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)
 
 
-def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
+def _batches(network: Network, choices: CompileOptions) -> tuple[int, ...]:
     """Return the numbers of rows per call to measure."""
     fixed = network.batch or choices.max_batch
     if fixed is None:
@@ -120,36 +120,36 @@ def _batches(network: Network, choices: Choices) -> tuple[int, ...]:
     return (fixed,)
 
 
-def _pairs(choices: Choices) -> list[tuple[str, str]]:
-    """Return the engines and precisions to look at, the exact ones first."""
+def _pairs(choices: CompileOptions) -> list[tuple[str, str]]:
+    """Return the backends and precisions to look at, the exact ones first."""
     backend, precision = choices.backend, choices.precision
-    engines = (
+    backends = (
         [
             name
-            for name, engine in ENGINES.items()
-            if engine.status().usable and (choices.tune == "full" or not engine.slow_to_build)
+            for name, backend in BACKENDS.items()
+            if backend.status().usable and (choices.tune == "full" or not backend.slow_to_build)
         ]
         if backend == "auto"
-        else [get_engine(backend).name]
+        else [get_backend(backend).name]
     )
     pairs = [
         (name, kind)
         for kind in (DTYPES if precision == "auto" else [precision])
-        for name in engines
-        if kind in ENGINES[name].precisions
+        for name in backends
+        if kind in BACKENDS[name].precisions
     ]
     if not pairs:
         raise Unavailable(
             f"backend {backend!r} has no precision {precision!r}; "
-            f"it has: {', '.join(ENGINES[engines[0]].precisions)}"
+            f"it has: {', '.join(BACKENDS[backends[0]].precisions)}"
         )
     return pairs
 
 
 def _place(candidate: Candidate) -> tuple[int, int, int]:
     """Return the order of a report's rows."""
-    engine = list(ENGINES).index(candidate.engine)
-    return engine, PRECISIONS.index(candidate.precision), candidate.batch
+    backend = list(BACKENDS).index(candidate.backend)
+    return backend, PRECISIONS.index(candidate.precision), candidate.batch
 
 
 @dataclass
@@ -159,7 +159,7 @@ class _Preparation:
     Attributes
     ----------
     network : Network
-        With its file, once an engine that reads ONNX has asked for it.
+        With its file, once a backend that reads ONNX has asked for it.
     company : Company
     reference : Trajectory
     path : Path
@@ -177,19 +177,19 @@ class _Preparation:
     software: bool
     _export_error: FastdiffError | None = None
 
-    def prepare(self, engine: str, precision: str) -> tuple[Denoiser | None, Candidate]:
+    def prepare(self, backend: str, precision: str) -> tuple[Denoiser | None, Candidate]:
         """Build and certify one candidate; a refused one is None, with the reason."""
-        candidate = Candidate(engine, precision)
+        candidate = Candidate(backend, precision)
         try:
-            if self._source(ENGINES[engine]) == "onnx":
+            if self._source(BACKENDS[backend]) == "onnx":
                 self._require_file()
             else:
                 self.network.require_module()
-                self._require_hardware(ENGINES[engine].device, precision)
-            denoiser = self._apart(build_denoiser(engine, self.network, precision), candidate)
+                self._require_hardware(BACKENDS[backend].device, precision)
+            denoiser = self._apart(build_denoiser(backend, self.network, precision), candidate)
             if self.verify != "off":
                 self._certify(denoiser, candidate)
-        except Exception as error:  # of one engine, and the others may serve
+        except Exception as error:  # of one backend, and the others may serve
             candidate.refusal = reason_of(error, candidate.name)
         return (None if candidate.refusal else denoiser), candidate
 
@@ -218,10 +218,10 @@ class _Preparation:
                 self._export_error = error
                 raise
 
-    def _source(self, engine: Engine) -> str:
-        """Return what an engine starts from."""
-        there = [s for s in engine.sources if s == "onnx" or self.network.module is not None]
-        return (there or engine.sources)[0]
+    def _source(self, backend: Backend) -> str:
+        """Return what a backend starts from."""
+        there = [s for s in backend.sources if s == "onnx" or self.network.module is not None]
+        return (there or backend.sources)[0]
 
     def _require_hardware(self, device: torch.device, precision: str) -> None:
         if not self.software and not in_hardware(precision, device):

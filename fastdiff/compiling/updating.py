@@ -25,8 +25,8 @@ from fastdiff.networks import Network, with_weights
 def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]) -> Compiled:
     """Return `compiled` with other weights: what `fastdiff.compile` would make of them.
 
-    Engines, precision and batch sizes stay as they were measured. The network is exported and
-    built anew for the engines that are in use, and each is certified against the new model.
+    Backends, precision and batch sizes stay as they were measured. The network is exported and
+    built anew for the backends that are in use, and each is certified against the new model.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
     WeightsError
         Names or shapes differ.
     Unavailable
-        An engine cannot be built with the new weights, or strays further from the new model than
+        A backend cannot be built with the new weights, or strays further from the new model than
         its precision may; `compiled` serves on.
     """
     workspace = Workspace()
@@ -65,7 +65,7 @@ def update_weights(compiled: Compiled, weights: nn.Module | Mapping[str, Tensor]
         reference,
         by_size({size: renewed[old].denoiser for size, old in parts.items()}),
         compiled.batch_seconds,
-        _report(compiled.report, {old.engine: made for old, made in renewed.items()}),
+        _report(compiled.report, {old.backend: made for old, made in renewed.items()}),
         workspace,
     )
 
@@ -86,7 +86,7 @@ def _network(old: Network, weights: nn.Module | Mapping[str, Tensor]) -> Network
 
 @dataclass(frozen=True)
 class _Renewed:
-    """An engine's denoiser with the new weights, and what was found when it was looked at."""
+    """A backend's denoiser with the new weights, and what was found when it was looked at."""
 
     denoiser: Denoiser
     certificate: Certificate | None
@@ -101,31 +101,31 @@ def _renew(
     report: Report,
 ) -> _Renewed:
     """Build what `old` is with the new weights, and judge it as strictly as `old` was judged."""
-    built = build_denoiser(old.engine, network, old.precision)
+    built = build_denoiser(old.backend, network, old.precision)
     new = company.apart(built)
     coupled = new is not built
-    before = _candidate(report, old.engine).certificate
+    before = _candidate(report, old.backend).certificate
     if before is None:  # verify="off"
         return _Renewed(new, None, coupled)
     certificate = certify(new, reference)
     if certificate.refusal is not None:
-        message = f"{old.engine} {old.precision} with the new weights: {certificate.refusal}"
+        message = f"{old.backend} {old.precision} with the new weights: {certificate.refusal}"
         if before.refusal is None:
             raise Unavailable(f"{message}; compile the new model")
         warnings.warn(message, AccuracyWarning, stacklevel=5)
     return _Renewed(new, certificate, coupled)
 
 
-def _candidate(report: Report, engine: str) -> Candidate:
-    """Return the row of an engine that is in use."""
-    return next(c for c in report.candidates if c.engine == engine and c.chosen_from is not None)
+def _candidate(report: Report, backend: str) -> Candidate:
+    """Return the row of a backend that is in use."""
+    return next(c for c in report.candidates if c.backend == backend and c.chosen_from is not None)
 
 
 def _report(old: Report, renewed: Mapping[str, _Renewed]) -> Report:
     """Return the report with the new certificates, and none where no new one was made."""
     precision, candidates = old.chosen.precision, []
     for candidate in old.candidates:
-        new = renewed.get(candidate.engine) if candidate.precision == precision else None
+        new = renewed.get(candidate.backend) if candidate.precision == precision else None
         coupled = candidate.coupled if new is None else new.coupled
         certificate = None if new is None else new.certificate
         candidates.append(replace(candidate, certificate=certificate, coupled=coupled))

@@ -40,7 +40,7 @@ class Tick:
 
 
 @dataclass
-class Plan:
+class Batch:
     """The batch, until a row joins, leaves, pauses or is guided no more; all take each step."""
 
     turn: Turn[Ticket]
@@ -62,14 +62,14 @@ class Plan:
 class Step:
     """A step that was launched and whose result has not been looked at."""
 
-    number: int  # of the plan's steps, from 1
-    plan: Plan
+    number: int  # of the batch's steps, from 1
+    batch: Batch
     leaving: Slots  # positions of the rows that end with it
     launched: Launched
 
     def behind(self, share: Share) -> int:
         """Return how many steps the rows of `share` have taken with this one, the least of them."""
-        left = int(self.plan.left[share.positions].max())
+        left = int(self.batch.left[share.positions].max())
         return share.ticket.request.steps - left + self.number
 
 
@@ -86,6 +86,6 @@ def shares_of(batch: Sequence[Row[Ticket]]) -> list[Share]:
 def non_finite(step: Step, share: Share, bad: Slots) -> NonFiniteOutput:
     """Describe the first bad row of a request; `bad` are positions."""
     request = share.ticket.request
-    taken = request.steps - int(step.plan.left[bad[0]]) + step.number - 1
+    taken = request.steps - int(step.batch.left[bad[0]]) + step.number - 1
     image = int(share.indices[share.positions == bad[0]][0])
     return NonFiniteOutput(taken, request.steps, image, float(request.table.rows["t"][taken]))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fastdiff.backends import Denoiser
-from fastdiff.engine.batch import Plan, Share, Step, Tick, non_finite, shares_of
+from fastdiff.engine.batch import Batch, Share, Step, Tick, non_finite, shares_of
 from fastdiff.engine.batcher import EVERYONE, Batcher, Batching, Row, Turn
 from fastdiff.engine.cuda_device import CudaDevice
 from fastdiff.engine.executor import Device, Executor, StepResult
@@ -80,7 +80,7 @@ class Engine:
         device = device or _device_of(denoiser)
         if batch_invariant and device is not None:
             raise Unavailable(
-                "batch_invariant=True is for engines on the host, this one is on a GPU"
+                "batch_invariant=True is for backends on the host, this one is on a GPU"
             )
         self.executor: Executor = (
             HostExecutor(network, denoiser, batch_seconds, capacity, batch_invariant)
@@ -90,7 +90,7 @@ class Engine:
         self._batcher: Batcher[Ticket] = Batcher(capacity, batching)
         self._submitted: deque[tuple[Ticket, dict[str, float]]] = deque()
         self._first_rows = np.zeros(capacity, BATCH_ROW)  # of each slot, for its first step
-        self._plan: Plan | None = None
+        self._batch: Batch | None = None
         self._in_flight: deque[Step] = deque()
         self._lock = threading.Lock()
 
@@ -165,7 +165,7 @@ class Engine:
         with own_modes(), self._lock:
             self._admit()
             step = self._tick()
-            return step.plan.tick() if step else None
+            return step.batch.tick() if step else None
 
     def cancel(self, ticket: Ticket) -> None:
         """Free the rows of `ticket`."""
@@ -200,7 +200,7 @@ class Engine:
             self._fail_all((row.job for row in turn.rows), error)
             raise
         # A callback sees its step before the next one, and the last results wait for nothing.
-        left_for_later = self.executor.lag if step and not step.plan.passes.observed else 0
+        left_for_later = self.executor.lag if step and not step.batch.passes.observed else 0
         while len(self._in_flight) > left_for_later:
             self._settle(self._in_flight.popleft())
         return step
@@ -227,7 +227,7 @@ class Engine:
             rows["slot"], rows["guidance"] = slots, request.guidance[indices]
             self._first_rows[slots] = rows
 
-    def _make_plan(self, turn: Turn[Ticket]) -> Plan:
+    def _make_batch(self, turn: Turn[Ticket]) -> Batch:
         self._batcher.settle()
         slots = np.array([row.slot for row in turn.rows], np.int64)
         left = np.array([row.steps_left for row in turn.rows], np.int64)
@@ -243,24 +243,24 @@ class Engine:
                 until[positions] = guided.until[draws] - draws
         passes = reduce(or_, (share.ticket.request.passes for share in shares))
         self.executor.arrange(rows, passes)
-        return Plan(turn, slots, rows, left, int(until.min()), shares, passes)
+        return Batch(turn, slots, rows, left, int(until.min()), shares, passes)
 
     def _launch(self, turn: Turn[Ticket]) -> Step:
         """Launch a step of the rows whose turn it is, and free the slots that end."""
-        plan = self._plan
-        if plan is None or plan.turn is not turn:
+        batch = self._batch
+        if batch is None or batch.turn is not turn:
             self._set_up(turn.joined)
-            plan = self._plan = self._make_plan(turn)
-        elif plan.taken == plan.until:
-            plan = self._plan = self._make_plan(turn)
-        plan.taken += 1
-        last = plan.taken == plan.until
-        leaving = np.flatnonzero(plan.left == plan.taken) if last else _NOBODY
-        launched = self.executor.launch(plan.rows, plan.slots[leaving] if leaving.size else None)
+            batch = self._batch = self._make_batch(turn)
+        elif batch.taken == batch.until:
+            batch = self._batch = self._make_batch(turn)
+        batch.taken += 1
+        last = batch.taken == batch.until
+        leaving = np.flatnonzero(batch.left == batch.taken) if last else _NOBODY
+        launched = self.executor.launch(batch.rows, batch.slots[leaving] if leaving.size else None)
         self._batcher.take_step()
-        plan.rows["table_row"] += 1
-        plan.rows["draw"] += 1
-        step = Step(plan.taken, plan, leaving, launched)
+        batch.rows["table_row"] += 1
+        batch.rows["draw"] += 1
+        step = Step(batch.taken, batch, leaving, launched)
         self._in_flight.append(step)
         return step
 
@@ -270,15 +270,15 @@ class Engine:
             self._finish(step, step.launched.wait())
         except BaseException as error:
             # Nobody may wait for a result that was lost: whoever took this step or runs on fails.
-            plans = [step.plan, self._plan or step.plan]
-            self._fail_all((share.ticket for plan in plans for share in plan.shares), error)
+            batches = [step.batch, self._batch or step.batch]
+            self._fail_all((share.ticket for batch in batches for share in batch.shares), error)
             raise
 
     def _finish(self, step: Step, result: StepResult) -> None:
         """Fail, notify and deliver."""
-        plan = step.plan
+        batch = step.batch
         bad = result.flags.astype(bool) if result.flags.any() else None
-        for share in plan.shares:
+        for share in batch.shares:
             ticket = share.ticket
             ticket.completed += len(share.positions)
             if bad is not None and bad[share.positions].any():
@@ -286,14 +286,14 @@ class Engine:
             elif ticket.request.callback is not None:
                 self._notify(step, share, ticket.request.callback)
             if result.samples is not None and not ticket.done:
-                ended = plan.left[share.positions] == step.number
+                ended = batch.left[share.positions] == step.number
                 if ended.any():
                     places = np.searchsorted(step.leaving, share.positions[ended])
                     ticket.deliver(share.indices[ended].tolist(), result.samples[places])
 
     def _notify(self, step: Step, share: Share, callback: Callback) -> None:
         ticket, total = share.ticket, share.ticket.request.steps
-        slots = step.plan.slots[share.positions]
+        slots = step.batch.slots[share.positions]
         info = StepInfo(
             step=step.behind(share),
             total=total,

@@ -135,7 +135,7 @@ class Event(Protocol):
         ...
 
 
-class Graph(Protocol):
+class CapturedGraph(Protocol):
     """Work that was captured once and is launched as one."""
 
     @property
@@ -197,7 +197,7 @@ class Device(Protocol):
         """Return host memory that `Stream.copy` takes."""
         ...
 
-    def capture(self, work: Callable[[], None], stream: Any) -> Graph:
+    def capture(self, work: Callable[[], None], stream: Any) -> CapturedGraph:
         """Warm `work` up, then record what it launches; `stream`, of this device, replays it.
 
         Raises

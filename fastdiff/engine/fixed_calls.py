@@ -3,7 +3,7 @@
 A matrix product may be cut differently for 5 rows than for 8, and round differently. So here every
 call has the same number of rows, in the same memory, where there are not enough with copies of the
 last. That leaves the row's position, its company, and the calls before it. No library promises that
-they do not matter, so it is checked on the engine itself, and a size at which they do is not used.
+they do not matter, so it is checked on the backend itself, and a size at which they do is not used.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def invariant_batch(
     rows = next((size for size in fits if is_invariant(network, denoiser, size)), None)
     if rows is None:
         raise Unavailable(
-            f"batch_invariant=True: {network.name} on {denoiser.engine} gives a row other bits "
+            f"batch_invariant=True: {network.name} on {denoiser.backend} gives a row other bits "
             "after other calls, even by itself; remove what its forward keeps or draws"
         )
     return rows, batch_seconds.get(rows, min(batch_seconds.values()))

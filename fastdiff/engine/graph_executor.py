@@ -12,7 +12,8 @@ they change nothing.
 
 The host is one step ahead. While the device takes step k + 1, the host reads the flags of step k;
 rows that finished in k travel to the host on a second stream meanwhile. Everything that the host
-shares with the device exists twice, as a `Frame`, and step k + 2 uses what step k has given back.
+shares with the device exists twice, as a `StepMemory`, and step k + 2 uses what step k has given
+back.
 
 Nothing here has been executed on a GPU yet: tests run it on a device that records operators and
 replays them with the semantics of CUDA graphs.
@@ -34,7 +35,7 @@ from torch import Tensor
 from fastdiff.backends import Denoiser
 from fastdiff.engine.buffers import SlotBuffers, TableStore, lay_out
 from fastdiff.engine.executor import Device, Event, Records, Slots, upload
-from fastdiff.engine.graph_step import BucketStep, Frame, InFlight
+from fastdiff.engine.graph_step import BucketStep, InFlight, StepMemory
 from fastdiff.engine.micro_batches import best_batch
 from fastdiff.engine.requests import Passes, Request
 from fastdiff.networks import Network
@@ -125,7 +126,7 @@ class GraphExecutor:
         )
         self._tables = self._compute.run(lambda: TableStore(device.memory))
         largest = bucket_of(2 * capacity)
-        self._frames = [Frame(device, largest) for _ in range(self.lag + 1)]
+        self._frames = [StepMemory(device, largest) for _ in range(self.lag + 1)]
         self._steps: OrderedDict[tuple[int, Passes], BucketStep] = OrderedDict()  # oldest use first
         self._stamp = self._current_stamp()
         self._labels: Slots = np.zeros(0, np.int64)
@@ -202,7 +203,7 @@ class GraphExecutor:
         """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
         return self._compute.run(lambda: self._buffers.read_state(slots))
 
-    def _send(self, frame: Frame, slots: Slots) -> tuple[Tensor, Event]:
+    def _send(self, frame: StepMemory, slots: Slots) -> tuple[Tensor, Event]:
         """Copy the state of `slots` to the host, while the next step runs."""
         compute, state = self._compute, self._buffers.state
         samples, staged = compute.run(lambda: frame.room_for(len(slots), state.shape[1]))

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from fastdiff.backends import Denoiser
 from fastdiff.engine.buffers import SlotBuffers, TableStore
-from fastdiff.engine.executor import Device, Event, Graph, Records, Slots, StepResult, upload
+from fastdiff.engine.executor import (
+    CapturedGraph,
+    Device,
+    Event,
+    Records,
+    Slots,
+    StepResult,
+    upload,
+)
 from fastdiff.engine.micro_batches import parts
 from fastdiff.engine.requests import Passes
 from fastdiff.records import BATCH_ROW
@@ -30,7 +38,7 @@ class BucketStep:
         passes: Passes,
     ) -> None:
         self.evaluations, self.passes = evaluations, passes
-        self.graph: Graph | None = None
+        self.graph: CapturedGraph | None = None
         self.eager_because: str | None = None
         (_, height, width), where = buffers.sample_shape, buffers.device
         self.rows = upload(_padding(evaluations), where)
@@ -94,7 +102,7 @@ class BucketStep:
             slots.passes.blend(self._table, self._levels, self.rows, slots.state, slots.inputs)
 
 
-class Frame:
+class StepMemory:
     """What the host shares with the device in one step: pinned memory, and finished images."""
 
     def __init__(self, device: Device, largest: int) -> None:

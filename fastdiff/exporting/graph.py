@@ -1,7 +1,7 @@
 """ONNX graphs written as expressions.
 
-``a * b + c`` on `Value` appends a ``Mul`` and an ``Add`` node: two operators, two roundings, in the
-order of the text.
+``a * b + c`` on `OnnxValue` appends a ``Mul`` and an ``Add`` node: two operators, two roundings, in
+the order of the text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DOUBLE = TensorProto.DOUBLE
 INT64 = TensorProto.INT64
 BOOL = TensorProto.BOOL
 
-Operand: TypeAlias = "Value | int | float | npt.NDArray[Any] | np.generic"
+Operand: TypeAlias = "OnnxValue | int | float | npt.NDArray[Any] | np.generic"
 
 
 class Builder:
@@ -36,7 +36,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.initializers: list[TensorProto] = []
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], OnnxValue] = {}
         self._scopes: list[list[onnx.NodeProto]] = [[]]
         self._names = 0
 
@@ -54,13 +54,13 @@ class Builder:
         finally:
             self._scopes.pop()
 
-    def value(self, name: str) -> Value:
+    def value(self, name: str) -> OnnxValue:
         """Return the value of that name: an input, or the output of a node added by hand."""
-        return Value(self, name)
+        return OnnxValue(self, name)
 
-    def constant(self, value: Operand) -> Value:
+    def constant(self, value: Operand) -> OnnxValue:
         """Return `value` as a value: int as int64, float as float32, arrays in their own dtype."""
-        if isinstance(value, Value):
+        if isinstance(value, OnnxValue):
             return value
         if type(value) is float:  # not float64, which is a float to isinstance
             value = np.float32(value)
@@ -69,32 +69,32 @@ class Builder:
         if key not in self._constants:
             name = self._name("constant")
             self.initializers.append(numpy_helper.from_array(array, name))
-            self._constants[key] = Value(self, name)
+            self._constants[key] = OnnxValue(self, name)
         return self._constants[key]
 
-    def op(self, kind: str, *inputs: Operand, **attributes: Any) -> Value:
+    def op(self, kind: str, *inputs: Operand, **attributes: Any) -> OnnxValue:
         """Append a node with one output and return that."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
-    def ops(self, kind: str, count: int, *inputs: Operand, **attributes: Any) -> list[Value]:
+    def ops(self, kind: str, count: int, *inputs: Operand, **attributes: Any) -> list[OnnxValue]:
         """Append a node with `count` outputs and return them."""
         names = [self.constant(value).name for value in inputs]
         outputs = [self._name(kind) for _ in range(count)]
         self.nodes.append(helper.make_node(kind, names, outputs, name=outputs[0], **attributes))
-        return [Value(self, name) for name in outputs]
+        return [OnnxValue(self, name) for name in outputs]
 
-    def rename(self, value: Operand, name: str) -> Value:
+    def rename(self, value: Operand, name: str) -> OnnxValue:
         """Give `value` a name that others know, as an input or an output of a graph."""
         source = self.constant(value).name
         self.nodes.append(helper.make_node("Identity", [source], [name], name=f"{name}/identity"))
-        return Value(self, name)
+        return OnnxValue(self, name)
 
     def _name(self, kind: str) -> str:
         self._names += 1
         return f"{kind}_{self._names}"
 
 
-class Value:
+class OnnxValue:
     """A tensor of the graph under construction, with the arithmetic of its element type."""
 
     __array_ufunc__ = None  # NumPy operands on the left leave the operator to this class
@@ -102,54 +102,54 @@ class Value:
     def __init__(self, builder: Builder, name: str) -> None:
         self.builder, self.name = builder, name
 
-    def __add__(self, other: Operand) -> Value:
+    def __add__(self, other: Operand) -> OnnxValue:
         return self.builder.op("Add", self, other)
 
-    def __sub__(self, other: Operand) -> Value:
+    def __sub__(self, other: Operand) -> OnnxValue:
         return self.builder.op("Sub", self, other)
 
-    def __mul__(self, other: Operand) -> Value:
+    def __mul__(self, other: Operand) -> OnnxValue:
         return self.builder.op("Mul", self, other)
 
-    def __floordiv__(self, other: Operand) -> Value:
+    def __floordiv__(self, other: Operand) -> OnnxValue:
         """Integer division; ONNX rounds towards zero, so both sides must be positive or exact."""
         return self.builder.op("Div", self, other)
 
-    def __and__(self, other: Operand) -> Value:
+    def __and__(self, other: Operand) -> OnnxValue:
         return self.builder.op("BitwiseAnd", self, other)
 
-    def __xor__(self, other: Operand) -> Value:
+    def __xor__(self, other: Operand) -> OnnxValue:
         return self.builder.op("BitwiseXor", self, other)
 
-    def __neg__(self) -> Value:
+    def __neg__(self) -> OnnxValue:
         return self.builder.op("Neg", self)
 
-    def __lt__(self, other: Operand) -> Value:
+    def __lt__(self, other: Operand) -> OnnxValue:
         return self.builder.op("Less", self, other)
 
-    def __ge__(self, other: Operand) -> Value:
+    def __ge__(self, other: Operand) -> OnnxValue:
         return self.builder.op("GreaterOrEqual", self, other)
 
-    def cast(self, dtype: int) -> Value:
+    def cast(self, dtype: int) -> OnnxValue:
         """Convert to an ONNX element type."""
         return self.builder.op("Cast", self, to=dtype)
 
-    def where(self, yes: Operand, no: Operand) -> Value:
+    def where(self, yes: Operand, no: Operand) -> OnnxValue:
         """Select by this bool value."""
         return self.builder.op("Where", self, yes, no)
 
-    def gather(self, indices: Operand, axis: int = 0) -> Value:
+    def gather(self, indices: Operand, axis: int = 0) -> OnnxValue:
         """Index along one axis."""
         return self.builder.op("Gather", self, indices, axis=axis)
 
-    def reshape(self, *shape: int) -> Value:
+    def reshape(self, *shape: int) -> OnnxValue:
         """Reshape as in NumPy; one size may be -1."""
         return self.builder.op("Reshape", self, np.array(shape, np.int64))
 
-    def slice(self, axis: int, begin: int, end: int) -> Value:
+    def slice(self, axis: int, begin: int, end: int) -> OnnxValue:
         """Take elements `begin` to ``end - 1`` of one axis."""
         return self.builder.op("Slice", self, *(np.array([i]) for i in (begin, end, axis)))
 
-    def rows(self) -> Value:
+    def rows(self) -> OnnxValue:
         """Return the size of the first axis, (1,) int64."""
         return self.builder.op("Shape", self, start=0, end=1)

@@ -18,7 +18,7 @@ from fastdiff.exporting.translating import tell_names_apart
 from fastdiff.networks import Network, first_line
 from fastdiff.networks.precision import DTYPES, AtPrecision, trace
 
-_OPSET = 20  # later ones have operators, such as Attention, that engines lack in half precision
+_OPSET = 20  # later ones have operators, such as Attention, that backends lack in half precision
 
 
 class _HalfInside(AtPrecision):
@@ -32,9 +32,9 @@ def export_half(network: Network, precision: str, path: Path) -> Path:
     """Write `network` as an ONNX file that computes in `precision` between float32 ends.
 
     Inputs and outputs are those of `fastdiff.exporting.export_onnx`. The types in the file are the
-    precision, which strongly typed engines follow. onnxruntime's CPU provider lacks most of half
+    precision, which strongly typed backends follow. onnxruntime's CPU provider lacks most of half
     precision, so unlike the float32 file this one is not compared with the module here; the
-    tuner's certificate does that with the engine that runs it.
+    tuner's certificate does that with the backend that runs it.
 
     Raises
     ------

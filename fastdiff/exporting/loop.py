@@ -19,7 +19,7 @@ from onnx import compose, helper
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import noise
 from fastdiff.exporting.arithmetic import exponential
-from fastdiff.exporting.graph import BOOL, FLOAT, INT64, Builder, Value
+from fastdiff.exporting.graph import BOOL, FLOAT, INT64, Builder, OnnxValue
 from fastdiff.exporting.metadata import KEY, Metadata
 from fastdiff.exporting.onnx import export_onnx, replacing
 from fastdiff.exporting.opset import converted, opset_of
@@ -50,7 +50,7 @@ def export_sampler(
     Inputs are ``seed`` (n,) int64 and the conditioning by name, (n, ...) each; the output is
     ``images`` (n, C, H, W) float32. The 64 bits of a seed are those of ``sampler.sample(seed=)``:
     a seed of 2^63 or more is given less 2^64. Row r is what ``sampler.sample(seed=[seed[r]], ...)``
-    gives: its noise has the same bits, its image differs as much as the engines' evaluations do.
+    gives: its noise has the same bits, its image differs as much as the backends' evaluations do.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class _Columns:
         self.names, self.matrix = list(columns), np.stack(list(columns.values()), axis=1)
         self.destinations = rows["dst"].astype(np.int64)
 
-    def row(self, b: Builder, i: Value) -> dict[str, Value]:
+    def row(self, b: Builder, i: OnnxValue) -> dict[str, OnnxValue]:
         """Return the coefficients of row `i`, (1,) each."""
         values = b.constant(self.matrix).gather(i)
         scalars = b.ops("Split", len(self.names), values, axis=0, num_outputs=len(self.names))
@@ -204,7 +204,9 @@ class _SamplerGraph:
             b.nodes, "sampler", inputs, [self._image("images")], b.initializers
         )
 
-    def _body(self, keys: list[Value], conditioning: Mapping[str, Value]) -> onnx.GraphProto:
+    def _body(
+        self, keys: list[OnnxValue], conditioning: Mapping[str, OnnxValue]
+    ) -> onnx.GraphProto:
         """Return the graph of one step."""
         b = self.b
         names = ["x", *(f"history_{j}" for j in range(1, self.table.history_slots + 1))]
@@ -238,8 +240,8 @@ class _SamplerGraph:
         return helper.make_graph(nodes, "step", inputs, outputs, self.denoiser.initializer)
 
     def _evaluate(
-        self, x: Value, row: Mapping[str, Value], conditioning: Mapping[str, Value]
-    ) -> tuple[Value, Value | None]:
+        self, x: OnnxValue, row: Mapping[str, OnnxValue], conditioning: Mapping[str, OnnxValue]
+    ) -> tuple[OnnxValue, OnnxValue | None]:
         """Run the network; return the guided m, and v where the table needs it."""
         b, channels = self.b, self.network.sample_shape[0]
         x = x * row["c_in"]
@@ -263,7 +265,7 @@ class _SamplerGraph:
         needs_v = self.table.needs_variance
         return m, conditional.slice(1, channels, 2 * channels) if needs_v else None
 
-    def _denoised(self, x: Value, m: Value, row: Mapping[str, Value]) -> Value:
+    def _denoised(self, x: OnnxValue, m: OnnxValue, row: Mapping[str, OnnxValue]) -> OnnxValue:
         """D = clip(p x + q m)."""
         d = x * row["p"] + m * row["q"]
         if np.isinf(self.table.rows["clip"]).all():
@@ -271,18 +273,20 @@ class _SamplerGraph:
         clip = row["clip"]
         return self.b.op("Min", self.b.op("Max", d, -clip), clip)
 
-    def _combine(self, target: str, row: Mapping[str, Value], values: Mapping[int, Value]) -> Value:
+    def _combine(
+        self, target: str, row: Mapping[str, OnnxValue], values: Mapping[int, OnnxValue]
+    ) -> OnnxValue:
         """Sum of coefficient times column, from left to right."""
         total, *rest = (values[j] * row[f"{target}{j}"] for j in self.columns.terms)
         for term in rest:
             total = total + term
         return total
 
-    def _noise(self, keys: list[Value], draw: Value, tag: int) -> Value:
+    def _noise(self, keys: list[OnnxValue], draw: OnnxValue, tag: int) -> OnnxValue:
         shape = self.network.sample_shape
         return noise.normal(self.b, keys, draw, tag, math.prod(shape)).reshape(-1, *shape)
 
-    def _conditioning(self, name: str) -> Value:
+    def _conditioning(self, name: str) -> OnnxValue:
         """Return an input as the network gets it: with the null value for a second branch."""
         b, given = self.b, self.b.value(name)
         if self.guidance is None:

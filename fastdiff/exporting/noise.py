@@ -1,7 +1,7 @@
 """The noise of ``docs/noise.md`` as ONNX operators, with the same bits.
 
-Philox works on 32-bit words, for which engines have few integer kernels. Here a word is an int64
-from 0 to 2^32 - 1, and only operators are used that every engine has in int64; no operation
+Philox works on 32-bit words, for which backends have few integer kernels. Here a word is an int64
+from 0 to 2^32 - 1, and only operators are used that every backend has in int64; no operation
 overflows. The four words of a block are two tensors of two, so each round is eight nodes.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastdiff.exporting.arithmetic import polynomial, split_exponent, square_root
-from fastdiff.exporting.graph import FLOAT, Builder, Operand, Value
+from fastdiff.exporting.graph import FLOAT, Builder, OnnxValue, Operand
 from fastdiff.kernels.noise.reference import COS, LOG, SIN, TWO_LN2_HIGH, TWO_LN2_LOW
 
 _MASK = 0xFFFFFFFF
@@ -30,12 +30,12 @@ _MULTIPLIERS = _pair(0xD2511F53 - _WORD, 0xCD9E8D57 - _WORD)
 _WEYL = _pair(0xBB67AE85, 0x9E3779B9)
 
 
-def round_keys(seed: Value) -> list[Value]:
+def round_keys(seed: OnnxValue) -> list[OnnxValue]:
     """Return the keys of the ten rounds of Philox, (2, n, 1) each, the high word first.
 
     Parameters
     ----------
-    seed : Value
+    seed : OnnxValue
         (n,) int64; the 64 bits of each are the seed, so 2^63 and above are negative.
     """
     low = seed & _MASK
@@ -44,20 +44,22 @@ def round_keys(seed: Value) -> list[Value]:
     return [(key + r * _WEYL) & _MASK for r in range(_ROUNDS)]
 
 
-def normal(builder: Builder, keys: list[Value], draw: Operand, tag: int, count: int) -> Value:
+def normal(
+    builder: Builder, keys: list[OnnxValue], draw: Operand, tag: int, count: int
+) -> OnnxValue:
     """Return elements 0 to ``count - 1`` of the noise of image 0 under each seed.
 
     Parameters
     ----------
-    keys : list of Value
+    keys : list of OnnxValue
         Of `round_keys`, for n seeds.
-    draw : Value or int
+    draw : OnnxValue or int
         Scalar int64.
     tag, count : int
 
     Returns
     -------
-    Value
+    OnnxValue
         (n, count) float32: row r has the bits of ``normal(seed[r], 0, draw, tag, count=count)`` of
         `fastdiff.kernels.noise`.
     """
@@ -74,7 +76,7 @@ def normal(builder: Builder, keys: list[Value], draw: Operand, tag: int, count: 
     return elements if count == 4 * blocks else elements.slice(1, 0, count)
 
 
-def philox(even: Value, odd: Value, keys: list[Value]) -> tuple[Value, Value]:
+def philox(even: OnnxValue, odd: OnnxValue, keys: list[OnnxValue]) -> tuple[OnnxValue, OnnxValue]:
     """Philox4x32-10 of the counter words (c0, c2) and (c3, c1); return (c0, c2) and (c1, c3).
 
     With the odd words in this order, the high halves of both products meet theirs in place and
@@ -89,7 +91,7 @@ def philox(even: Value, odd: Value, keys: list[Value]) -> tuple[Value, Value]:
     return even, odd.gather(swap)
 
 
-def minus_two_log(words: Value) -> Value:
+def minus_two_log(words: OnnxValue) -> OnnxValue:
     """-2 ln u for u = (word // 2 + 1/2) / 2^31."""
     n, m = split_exponent((words // 2).cast(FLOAT) + 0.5)
     n = (n - 31).cast(FLOAT)
@@ -101,7 +103,7 @@ def minus_two_log(words: Value) -> Value:
     return t - n * TWO_LN2_HIGH
 
 
-def unit_circle(words: Value) -> tuple[Value, Value]:
+def unit_circle(words: OnnxValue) -> tuple[OnnxValue, OnnxValue]:
     """Points of the unit circle: bit 31 signs the cosine, bit 30 swaps, 30 bits are the angle."""
     # (word << 2 | 2) as a signed 32-bit integer.
     angle = ((words * 4 + (_SIGN + 2)) & _MASK) - _SIGN

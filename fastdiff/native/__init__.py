@@ -1,4 +1,4 @@
-"""Networks as plans of kernel calls: what the native CPU engine runs.
+"""Networks as plans of kernel calls: what the native CPU backend runs.
 
 ::
 
@@ -15,13 +15,13 @@ from fastdiff.native.reading.program import read_graph
 from fastdiff.native.reference import run_reference
 from fastdiff.native.running.binding import bind, check_weights
 from fastdiff.native.running.choosing import choose
-from fastdiff.native.running.packing import Arrays, Choice, pack
+from fastdiff.native.running.packing import Algorithm, Arrays, pack
 
 __all__ = [
     "OUTPUT",
+    "Algorithm",
     "Arrays",
     "Buffer",
-    "Choice",
     "Conv",
     "Graph",
     "Plan",

@@ -1,4 +1,4 @@
-"""The description of a trained network that every engine and exporter shares."""
+"""The description of a trained network that every backend and exporter shares."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Conditioning:
     num_classes : int or None
         For labels: what a user may ask for is 0 to ``num_classes - 1``.
     value_range : (float, float) or None
-        For floats: the lowest and the highest value that a user may ask for. Engines are compared
+        For floats: the lowest and the highest value that a user may ask for. Backends are compared
         with the model over the whole of it; without one, near zero and in a few places far from it.
     """
 
@@ -134,7 +134,7 @@ class Conditioning:
             if not (lowest <= least and most <= highest):
                 raise InvalidArgument(
                     f"{name}: expected values from {lowest:g} to {highest:g}, the value_range that "
-                    f"engines were compared over, got {least if least < lowest else most:g}"
+                    f"backends were compared over, got {least if least < lowest else most:g}"
                 )
         return tensor.to(self.dtype)
 
@@ -163,7 +163,7 @@ class Network:
     file : OnnxFile or None
         What the network was given as, where that was somebody's ONNX file.
     samples : tuple of (x, t, conditioning)
-        Inputs of a sampling run, from which engines take the range of activations; empty unless
+        Inputs of a sampling run, from which backends take the range of activations; empty unless
         one needs them (`fastdiff.compiling.calibration`).
     num_train_timesteps : int
         Times that the network knows are below this: that of its schedule.
@@ -206,7 +206,7 @@ class Network:
         if self.module is None:
             raise Unavailable(
                 f"{self.name} was loaded from a file and has no torch module; "
-                "engines that read ONNX can run it"
+                "backends that read ONNX can run it"
             )
         return self.module
 

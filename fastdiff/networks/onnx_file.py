@@ -1,7 +1,7 @@
 """A denoiser that somebody else exported to ONNX: its inputs by role, and what it answers.
 
 `export_onnx` writes such a network in fastdiff's own form (`fastdiff.exporting.rewriting`), which
-every engine reads; `OnnxFile.open` runs the file as it is, which is what that is compared with.
+every backend reads; `OnnxFile.open` runs the file as it is, which is what that is compared with.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class OnnxFile:
         InvalidShape
             x is not (B, C, H, W), or the graph contradicts the shapes given.
         InvalidDtype
-            An input has a type that no engine takes.
+            An input has a type that no backend takes.
         """
         model = onnx.load(str(path), load_external_data=False)
         opset, graph = _opset(path.name, model), model.graph

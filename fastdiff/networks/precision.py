@@ -1,4 +1,4 @@
-"""A network's module at one precision, for the engines that start from the module."""
+"""A network's module at one precision, for the backends that start from the module."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Sampler:
     Attributes
     ----------
     report : Report
-        Engine chosen, every candidate's measured rate and its error against the float32 model.
+        Backend chosen, every candidate's measured rate and its error against the float32 model.
     schedule : Schedule
         The noise schedule that the model was trained with.
     """
@@ -320,7 +320,7 @@ class Sampler:
     def update_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
         """Sample other weights from now on, as a training run makes them, without measuring again.
 
-        Rows that have begun are finished with the old weights. The engines in use are built anew
+        Rows that have begun are finished with the old weights. The backends in use are built anew
         and certified against the new model; until that has succeeded, nothing changes.
 
         Parameters
@@ -333,7 +333,7 @@ class Sampler:
         WeightsError
             Names or shapes differ.
         Unavailable
-            An engine cannot be built with the new weights, or strays too far from the new model.
+            A backend cannot be built with the new weights, or strays too far from the new model.
         """
         compiled = update_weights(self._compiled, weights)
         self.engine.replace(compiled.denoiser, compiled.batch_seconds)

@@ -47,7 +47,7 @@ class Generation:
         ``Sampler.sample(seed=[s])``, images 0 to n - 1 are ``Sampler.sample(n, seed=s)``.
     steps : int
         Solver steps of each image.
-    engine : str
+    backend : str
         What evaluated the network.
     queue_seconds, run_seconds : float
         From the server's acceptance to the first step, and from there to the end.
@@ -56,7 +56,7 @@ class Generation:
     images: list[Image.Image]
     seeds: list[tuple[int, int]]
     steps: int
-    engine: str
+    backend: str
     queue_seconds: float
     run_seconds: float
 
@@ -67,7 +67,7 @@ class Generation:
             images=[_image(item) for item in answer["data"]],
             seeds=[(item["seed"], item["image"]) for item in answer["data"]],
             steps=answer["steps"],
-            engine=answer["engine"],
+            backend=answer["backend"],
             queue_seconds=answer["queue_seconds"],
             run_seconds=answer["run_seconds"],
         )

@@ -41,14 +41,14 @@ class StepCost:
 
     def __call__(self, evaluations: int) -> float:
         """Return the expected seconds of a step of `evaluations` evaluations, at least 1."""
-        factor = self._factors.get(bucket_of(evaluations))
+        factor = self._factors.get(power_of_two_from(evaluations))
         if factor is None:
             factor = median(self._factors.values()) if self._factors else 1.0
         return factor * self._before(evaluations)
 
     def learn(self, evaluations: int, seconds: float) -> None:
         """Take in what a step of `evaluations` evaluations took."""
-        bucket, factor = bucket_of(evaluations), seconds / self._before(evaluations)
+        bucket, factor = power_of_two_from(evaluations), seconds / self._before(evaluations)
         seen = self._samples[bucket] = self._samples.get(bucket, 0) + 1
         mean = self._factors.get(bucket, factor)
         if seen > _SURE_AFTER:
@@ -67,7 +67,7 @@ class StepCost:
         return self._measured[evaluations]
 
 
-def bucket_of(evaluations: int) -> int:
+def power_of_two_from(evaluations: int) -> int:
     """Return the least power of two that is at least `evaluations`."""
     return 1 << (evaluations - 1).bit_length()
 

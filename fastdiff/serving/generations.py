@@ -33,7 +33,7 @@ from fastdiff.serving.faults import CLIENT_GONE, ApiError, client_gone, failure,
 from fastdiff.serving.jobs import Failed, Finished, Reservation
 from fastdiff.serving.limits import read_body
 from fastdiff.serving.mailbox import Mailbox
-from fastdiff.serving.models import Plan, Served
+from fastdiff.serving.models import CheckedRequest, Served
 from fastdiff.serving.protocol import ImageRequest, read_request
 from fastdiff.serving.replies import Replies, error_event
 from fastdiff.serving.service import Service
@@ -62,11 +62,11 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Admitted:
     """A request that holds a place."""
 
     ask: ImageRequest
-    plan: Plan
+    checked: CheckedRequest
     reservation: Reservation
     mailbox: Mailbox
     replies: Replies
@@ -75,7 +75,7 @@ class _Job:
     def progress_every(self) -> int:
         """Steps between estimates, so that at most as many come as were asked for."""
         wanted = self.ask.partial_images or 0
-        return -(-self.plan.demand.steps // (wanted + 1)) if wanted else 0
+        return -(-self.checked.demand.steps // (wanted + 1)) if wanted else 0
 
 
 class Generations:
@@ -103,53 +103,63 @@ class Generations:
         ask = ask.seeded()
         record.stream, record.images, record.format = bool(ask.stream), ask.count, ask.format
         record.model, served = self._service.find(ask.model)
-        job = self._admit(record.model, served, ask, arrived)
-        record.steps = job.plan.steps
+        admitted = self._admit(record.model, served, ask, arrived)
+        record.steps = admitted.checked.steps
         try:
-            await unless_gone(request.receive, self._start(job))
+            await unless_gone(request.receive, self._start(admitted))
             if ask.stream:
-                await self._stream(request, record, job, send)
+                await self._stream(request, record, admitted, send)
             else:
-                await self._respond(request, record, job, send)
+                await self._respond(request, record, admitted, send)
         finally:
-            self._service.release(job.reservation)
-            self._service.metrics.dropped_partials.labels(record.model).inc(job.mailbox.dropped)
+            self._service.release(admitted.reservation)
+            self._service.metrics.dropped_partials.labels(record.model).inc(
+                admitted.mailbox.dropped
+            )
 
-    def _admit(self, name: str, served: Served, ask: ImageRequest, arrived: float) -> _Job:
+    def _admit(self, name: str, served: Served, ask: ImageRequest, arrived: float) -> _Admitted:
         """Check the request against its model and reserve its place; nothing else is done yet."""
-        plan = served.model.plan(ask)
-        self._service.settings.limits.check_pixels(ask.count, plan.width, plan.height)
+        checked = served.model.check(ask)
+        self._service.settings.limits.check_pixels(ask.count, checked.width, checked.height)
         seconds = None if ask.deadline_ms is None else ask.deadline_ms / 1000
         if seconds is not None:
-            plan = replace(plan, demand=replace(plan.demand, deadline=arrived + seconds))
+            checked = replace(checked, demand=replace(checked.demand, deadline=arrived + seconds))
         try:
-            reservation = served.worker.reserve(plan.demand)
+            reservation = served.worker.reserve(checked.demand)
         except (Overloaded, DeadlineImpossible, Unavailable) as error:
             raise refusal(error, seconds) from error
         self._service.hold(reservation)
         estimate = reservation.estimate_seconds
-        return _Job(
-            ask, plan, reservation, Mailbox(), Replies(name, served.model, ask, plan, estimate)
+        return _Admitted(
+            ask,
+            checked,
+            reservation,
+            Mailbox(),
+            Replies(name, served.model, ask, checked, estimate),
         )
 
-    async def _start(self, job: _Job) -> None:
+    async def _start(self, admitted: _Admitted) -> None:
         try:
-            request = await self._service.pooled(job.plan.build)
+            request = await self._service.pooled(admitted.checked.build)
         except (InvalidArgument, TableError) as error:
             # The door checked everything else: what is left is a solver that cannot take these
             # steps on this schedule.
             raise invalid("solver", str(error)) from error
-        job.reservation.run(request, job.mailbox, progress_every=job.progress_every)
+        admitted.reservation.run(request, admitted.mailbox, progress_every=admitted.progress_every)
 
-    async def _respond(self, request: Request, record: _Record, job: _Job, send: Send) -> None:
-        end = await unless_gone(request.receive, job.mailbox.end())
-        finished = _finished(end, job, record)
+    async def _respond(
+        self, request: Request, record: _Record, admitted: _Admitted, send: Send
+    ) -> None:
+        end = await unless_gone(request.receive, admitted.mailbox.end())
+        finished = _finished(end, admitted, record)
         url = file_urls(request.scope, self._service.settings.public_url)
-        body = await self._pooled(job.replies.response, finished, self._service.images, url)
+        body = await self._pooled(admitted.replies.response, finished, self._service.images, url)
         response = Response(body, media_type="application/json")
         await response(request.scope, request.receive, self._patiently(send))
 
-    async def _stream(self, request: Request, record: _Record, job: _Job, send: Send) -> None:
+    async def _stream(
+        self, request: Request, record: _Record, admitted: _Admitted, send: Send
+    ) -> None:
         """Send events until the images are done, or an event that says why they are not."""
         write = self._patiently(send)
         await write(
@@ -165,7 +175,7 @@ class Generations:
         )
         last = b""
         try:
-            await unless_gone(request.receive, self._events(record, job, write))
+            await unless_gone(request.receive, self._events(record, admitted, write))
         except ApiError as error:
             if error.status == CLIENT_GONE:
                 raise
@@ -173,17 +183,17 @@ class Generations:
             last = error_event(error)
         await write({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _events(self, record: _Record, job: _Job, write: Send) -> None:
-        replies, sent = job.replies, Counter[int]()
+    async def _events(self, record: _Record, admitted: _Admitted, write: Send) -> None:
+        replies, sent = admitted.replies, Counter[int]()
         end: Finished | Failed | None = None
         while end is None:
-            await job.mailbox.wait(_HEARTBEAT_SECONDS)
-            progress, end = job.mailbox.take()
+            await admitted.mailbox.wait(_HEARTBEAT_SECONDS)
+            progress, end = admitted.mailbox.take()
             events = [] if progress or end else [b": waiting\n\n"]
             if progress:
                 events += await self._pooled(replies.partials, progress, sent)
             if end is not None:
-                events += await self._pooled(replies.completed, _finished(end, job, record))
+                events += await self._pooled(replies.completed, _finished(end, admitted, record))
             for event in events:
                 await write({"type": "http.response.body", "body": event, "more_body": True})
 
@@ -231,14 +241,14 @@ class Generations:
             _log.info("images", extra={"fields": {**vars(record), "seconds": round(seconds, 6)}})
 
 
-def _finished(end: Finished | Failed, job: _Job, record: _Record) -> Finished:
+def _finished(end: Finished | Failed, admitted: _Admitted, record: _Record) -> Finished:
     """Return a good end, or raise the other as an `ApiError`."""
     if isinstance(end, Finished):
         record.queue_seconds, record.run_seconds = end.queue_seconds, end.run_seconds
         return end
     if not isinstance(end.error, FastdiffError):
         _log_failure(record, end.error)
-    raise failure(end.error, has_deadline=job.plan.demand.deadline is not None)
+    raise failure(end.error, has_deadline=admitted.checked.demand.deadline is not None)
 
 
 def _log_failure(record: _Record, error: BaseException) -> None:

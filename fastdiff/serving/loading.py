@@ -51,7 +51,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ModelOptions:
     """What an operator may decide about compiling.
 
     Attributes
@@ -80,7 +80,7 @@ class MakeWorker(Protocol):
 
 
 def load_models(
-    service: Service, sources: Sequence[Source], choices: Choices, make_worker: MakeWorker
+    service: Service, sources: Sequence[Source], choices: ModelOptions, make_worker: MakeWorker
 ) -> None:
     """Load models one after the other, have each make an image, and open it to requests.
 
@@ -90,23 +90,23 @@ def load_models(
     ----------
     service : Service
     sources : sequence of Source
-    choices : Choices
+    choices : ModelOptions
     make_worker : MakeWorker
     """
     for source in sources:
         begin = time.monotonic()
         _log.info("loading", extra={"fields": {"model": source.name}})
         model = _load(source, choices)
-        observer = service.metrics.observer(source.name, model.engine)
+        observer = service.metrics.observer(source.name, model.backend)
         served = Served(model, make_worker(source.name, model.samplers, observer=observer))
         warm_up(served)
         service.add(source.name, served)
         seconds = round(time.monotonic() - begin, 3)
-        fields = {"model": source.name, "engine": model.engine, "seconds": seconds}
+        fields = {"model": source.name, "backend": model.backend, "seconds": seconds}
         _log.info("ready", extra={"fields": fields})
 
 
-def _load(source: Source, choices: Choices) -> SamplerModel:
+def _load(source: Source, choices: ModelOptions) -> SamplerModel:
     """Compile or read a model."""
     options: dict[str, Any] = {
         "progress": False,  # stderr is a log of JSON lines, on a terminal too
@@ -170,16 +170,16 @@ def warm_up(served: Served) -> None:
 
 
 def _make_image(served: Served, ask: ImageRequest) -> None:
-    plan = served.model.plan(ask)
+    checked = served.model.check(ask)
     ends: queue.SimpleQueue[Finished | Failed] = queue.SimpleQueue()
 
     def listen(event: Event) -> None:
         if isinstance(event, (Finished, Failed)):
             ends.put(event)
 
-    reservation = served.worker.reserve(plan.demand)
+    reservation = served.worker.reserve(checked.demand)
     try:
-        reservation.run(plan.build(), listen)
+        reservation.run(checked.build(), listen)
         end = ends.get(timeout=_WARM_UP_SECONDS)
     except queue.Empty as error:
         raise TimeoutError(

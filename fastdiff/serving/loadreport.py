@@ -50,7 +50,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """A load test.
 
     Attributes
@@ -154,7 +154,7 @@ def cells(summary: Summary) -> list[str]:
     ]
 
 
-def to_html(report: Report) -> str:
+def to_html(report: LoadReport) -> str:
     """Return a page with the table and two plots; a kind of request has one colour in all."""
     colors = colors_of(kind.name for kind in report.load.mix)
     heads = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
@@ -179,7 +179,7 @@ def _cells_as_html(summary: Summary, colors: Mapping[str, str]) -> list[str]:
     return [first if color is None else swatch(color) + first, *others]
 
 
-def _over_time(report: Report, colors: Mapping[str, str]) -> Plot:
+def _over_time(report: LoadReport, colors: Mapping[str, str]) -> Plot:
     """Draw a mark for each request: when it was due, how long it took and what became of it."""
     series = []
     for kind in report.load.mix:
@@ -192,7 +192,7 @@ def _over_time(report: Report, colors: Mapping[str, str]) -> Plot:
     return _with_goal("Latency over time", Axis("when it was due, s"), series, report)
 
 
-def _distribution(report: Report, colors: Mapping[str, str]) -> Plot:
+def _distribution(report: LoadReport, colors: Mapping[str, str]) -> Plot:
     """Draw for each kind which share was answered within a latency; refused ones never are."""
     series = []
     for kind in report.load.mix:
@@ -204,5 +204,5 @@ def _distribution(report: Report, colors: Mapping[str, str]) -> Plot:
     return _with_goal("Latency within which a share was answered", axis, series, report)
 
 
-def _with_goal(title: str, x: Axis, series: list[Series], report: Report) -> Plot:
+def _with_goal(title: str, x: Axis, series: list[Series], report: LoadReport) -> Plot:
     return Plot(title, x, Axis("latency, s"), series, report.goal_seconds, "goal")

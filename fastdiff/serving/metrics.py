@@ -68,8 +68,8 @@ class Metrics:
             ["model"],
             registry=registry,
         )
-        self._engine = Gauge(
-            "fastdiff_engine_info", "1 for the engine that runs", ["model", "engine"],
+        self._backend = Gauge(
+            "fastdiff_backend_info", "1 for the backend that runs", ["model", "backend"],
             registry=registry,
         )  # fmt: skip
 
@@ -77,9 +77,9 @@ class Metrics:
         """Ask `statuses` for the queues whenever somebody reads the metrics."""
         self.registry.register(_Queues(statuses))
 
-    def observer(self, model: str, engine: str) -> ModelObserver:
+    def observer(self, model: str, backend: str) -> ModelObserver:
         """Return what the worker of `model` tells its steps to."""
-        self._engine.labels(model, engine).set(1)
+        self._backend.labels(model, backend).set(1)
         return ModelObserver(
             model, self._rows, self._step_seconds, self._wasted, self._non_finite, self._rebuilt
         )

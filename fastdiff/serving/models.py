@@ -23,7 +23,7 @@ DEFAULT_STEPS = 50
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckedRequest:
     """A request that was checked against its model, before any work is done on it.
 
     Attributes
@@ -47,10 +47,13 @@ class Plan:
 
 
 class Model(Protocol):
-    """What the server must know of a model. `Plan.build` and `pixels` run in its thread pool."""
+    """What the server must know of a model.
+
+    `CheckedRequest.build` and `pixels` run in its thread pool.
+    """
 
     @property
-    def engine(self) -> str:
+    def backend(self) -> str:
         """What runs it, for responses and metrics."""
         ...
 
@@ -63,7 +66,7 @@ class Model(Protocol):
         """Return short requests that the model can serve, one of each size, to warm it up with."""
         ...
 
-    def plan(self, ask: ImageRequest) -> Plan:
+    def check(self, ask: ImageRequest) -> CheckedRequest:
         """Check the parameters of a request that has its seeds.
 
         Raises
@@ -182,8 +185,8 @@ class SamplerModel:
         self.default_guidance = default_guidance
 
     @property
-    def engine(self) -> str:
-        """The measured choices of engine and precision, the usual size's first."""
+    def backend(self) -> str:
+        """The measured choices of backend and precision, the usual size's first."""
         return ", ".join(dict.fromkeys(each.report.chosen.name for each in self.samplers))
 
     @property
@@ -213,7 +216,7 @@ class SamplerModel:
         sizes = map(_size_name, self._sizes)
         return [example.model_copy(update={"size": size}) for size in sizes]
 
-    def plan(self, ask: ImageRequest) -> Plan:
+    def check(self, ask: ImageRequest) -> CheckedRequest:
         """Check the parameters of a request that has its seeds."""
         size = ask.wanted_size or next(iter(self._sizes))
         if size not in self._sizes:
@@ -243,7 +246,7 @@ class SamplerModel:
 
         _, height, width = sampler.network.sample_shape
         demand = Demand(ask.count, usable.rows(steps), guidance != 1, size=(height, width))
-        return Plan(*size, steps, demand, build)
+        return CheckedRequest(*size, steps, demand, build)
 
     def pixels(self, samples: Tensor) -> Pixels:
         """Turn samples into bytes."""

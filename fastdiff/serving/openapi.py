@@ -48,7 +48,7 @@ _IMAGE_SCHEMA = {
 }
 _RESPONSE_SCHEMA = {
     "type": "object",
-    "required": ["created", "data", "model", "engine", "steps", "queue_seconds", "run_seconds"],
+    "required": ["created", "data", "model", "backend", "steps", "queue_seconds", "run_seconds"],
     "properties": {
         "created": {"type": "integer"},
         "data": {"type": "array", "items": {"$ref": _REFERENCE + "Image"}},
@@ -57,7 +57,7 @@ _RESPONSE_SCHEMA = {
         "background": {"type": "string"},
         "quality": {"type": "string"},
         "model": {"type": "string"},
-        "engine": {"type": "string"},
+        "backend": {"type": "string"},
         "steps": {"type": "integer"},
         "queue_seconds": {"type": "number", "description": "From admission to the first step."},
         "run_seconds": {"type": "number", "description": "From the first step to the last."},

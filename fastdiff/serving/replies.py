@@ -15,7 +15,7 @@ from torch import Tensor
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.images import ImageStore, encode
 from fastdiff.serving.jobs import Finished, Progress
-from fastdiff.serving.models import Model, Plan
+from fastdiff.serving.models import CheckedRequest, Model
 from fastdiff.serving.protocol import ImageRequest, image_fields
 
 
@@ -30,7 +30,7 @@ class Replies:
     model : Model
     ask : ImageRequest
         With its seeds.
-    plan : Plan
+    checked : CheckedRequest
     estimate_seconds : float
         What was foretold when the request was admitted.
     """
@@ -38,7 +38,7 @@ class Replies:
     name: str
     model: Model
     ask: ImageRequest
-    plan: Plan
+    checked: CheckedRequest
     estimate_seconds: float
 
     def response(self, finished: Finished, store: ImageStore, url: Callable[[str], str]) -> bytes:
@@ -108,7 +108,7 @@ class Replies:
     def _picture(self) -> dict[str, Any]:
         return {
             "created_at": int(time.time()),
-            "size": f"{self.plan.width}x{self.plan.height}",
+            "size": f"{self.checked.width}x{self.checked.height}",
             "output_format": self.ask.format,
             "background": "opaque",
             "quality": "auto",
@@ -117,8 +117,8 @@ class Replies:
     def _told(self, finished: Finished) -> dict[str, Any]:
         return {
             "model": self.name,
-            "engine": self.model.engine,
-            "steps": self.plan.steps,
+            "backend": self.model.backend,
+            "steps": self.checked.steps,
             "queue_seconds": round(finished.queue_seconds, 6),
             "run_seconds": round(finished.run_seconds, 6),
             "estimate_seconds": round(self.estimate_seconds, 6),

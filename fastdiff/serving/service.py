@@ -143,7 +143,7 @@ class Service:
                 parameters = dict(served.model.parameters)
                 parameters["max_steps"] = min(parameters["max_steps"], limits.max_steps)
                 entry |= {
-                    "engine": served.model.engine,
+                    "backend": served.model.backend,
                     "waiting_rows": status.waiting_rows,
                     "running_rows": status.running_rows,
                     "jobs": status.jobs,

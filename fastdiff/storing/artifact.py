@@ -7,7 +7,7 @@ manifest.json            format, model, shapes, conditioning, schedule, SHA-256 
                          entries, and what was measured, by machine fingerprint
 denoiser.onnx (+ data)   the network
 reference.safetensors    a trajectory of the float32 model, for the certificate
-blob-*                   what the chosen engine compiled, for machines of the same fingerprint
+blob-*                   what the chosen backend compiled, for machines of the same fingerprint
 ======================== ==========================================================================
 
 Reading trusts nothing: sizes are checked before anything is read, names before anything is
@@ -47,7 +47,7 @@ from fastdiff.sampling import Schedule
 from fastdiff.storing.onnx_check import check_onnx
 from fastdiff.storing.signing import is_own, sign
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, NETWORK, REFERENCE = "manifest.json", "denoiser.onnx", "reference.safetensors"
 _BLOB, _BLOBS = "blob-", "blobs"  # in front of their names in the file; their folder when read
 _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, OSError, json.JSONDecodeError, UnicodeError)
@@ -96,12 +96,12 @@ def save_artifact(compiled: Compiled, path: Path) -> None:
 
 
 def _save_blobs(compiled: Compiled, files: Path) -> None:
-    """Write what the engine compiled, under names that tell it from the rest."""
+    """Write what the backend compiled, under names that tell it from the rest."""
     with tempfile.TemporaryDirectory(prefix="fastdiff-") as folder:
         try:
             compiled.denoiser.save(Path(folder), compiled.batch_seconds)
         except Exception as error:  # a file is complete without them
-            reason_of(error, f"the compiled code of {compiled.denoiser.engine}")
+            reason_of(error, f"the compiled code of {compiled.denoiser.backend}")
             return
         for blob in Path(folder).iterdir():
             shutil.move(blob, files / f"{_BLOB}{blob.name}")
@@ -113,7 +113,7 @@ class Measured:
 
     Attributes
     ----------
-    engines : mapping of int to str
+    backends : mapping of int to str
         By rows per call.
     precision : str
     batch_seconds : mapping of int to float
@@ -122,7 +122,7 @@ class Measured:
         Folder of compiled code that may run.
     """
 
-    engines: Mapping[int, str]
+    backends: Mapping[int, str]
     precision: str
     batch_seconds: Mapping[int, float]
     report: Report
@@ -190,10 +190,10 @@ class Artifact:
         if record is None:
             return None
         try:
-            engines, precision = dict(record["engines"]), str(record["precision"])
-            own = is_own(_signed(engines, precision, self._hashes), str(record["signature"]))
+            backends, precision = dict(record["backends"]), str(record["precision"])
+            own = is_own(_signed(backends, precision, self._hashes), str(record["signature"]))
             return Measured(
-                {int(b): str(engine) for b, engine in engines.items()},
+                {int(b): str(backend) for b, backend in backends.items()},
                 precision,
                 {int(b): float(s) for b, s in record["batch_seconds"].items()},
                 Report.from_json(record["report"]),
@@ -317,19 +317,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _signed(engines: Mapping[str, str], precision: str, hashes: Mapping[str, str]) -> list[object]:
+def _signed(backends: Mapping[str, str], precision: str, hashes: Mapping[str, str]) -> list[object]:
     """Return what the signature of compiled code covers: all that decides what it does where."""
-    return [fingerprint(), dict(engines), precision, dict(hashes)]
+    return [fingerprint(), dict(backends), precision, dict(hashes)]
 
 
 def _measured_to_json(compiled: Compiled, hashes: Mapping[str, str]) -> dict[str, Any]:
     parts = parts_of(compiled.denoiser, compiled.batch_seconds)
-    engines = {str(size): denoiser.engine for size, denoiser in parts.items()}
+    backends = {str(size): denoiser.backend for size, denoiser in parts.items()}
     precision = compiled.denoiser.precision
     return {
-        "engines": engines,
+        "backends": backends,
         "precision": precision,
-        "signature": sign(_signed(engines, precision, hashes)),
+        "signature": sign(_signed(backends, precision, hashes)),
         "batch_seconds": dict(compiled.batch_seconds),
         "report": compiled.report.to_json(),
     }

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdiff.compiling.choices import Choices
 from fastdiff.compiling.machine import fingerprint
+from fastdiff.compiling.options import CompileOptions
 from fastdiff.networks import Network, OnnxFile
 from fastdiff.sampling import Schedule
 from fastdiff.storing.sources import is_installed, is_named, own_imports
@@ -36,7 +36,7 @@ class _Unknown(Exception):
     """Something in the module has a content that cannot be told."""
 
 
-def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | None:
+def cache_key(network: Network, schedule: Schedule, choices: CompileOptions) -> str | None:
     """Return the name of the entry, or None if the module's content cannot be told.
 
     Parameters
@@ -44,7 +44,7 @@ def cache_key(network: Network, schedule: Schedule, choices: Choices) -> str | N
     network : Network
         With its module, or the file that it was given as.
     schedule : Schedule
-    choices : Choices
+    choices : CompileOptions
     """
     content = _Content()
     try:

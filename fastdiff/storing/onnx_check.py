@@ -1,4 +1,4 @@
-"""Checks of an ONNX file that came from somewhere else, before an engine sees it."""
+"""Checks of an ONNX file that came from somewhere else, before a backend sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastdiff.errors import ArtifactError
 
 # onnxruntime brings the operators of com.microsoft, which its own optimizer writes into files.
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
-_OPAQUE = "EPContext"  # runs what some engine compiled, native code
+_OPAQUE = "EPContext"  # runs what some backend compiled, native code
 
 
 def check_onnx(path: Path, files: set[str]) -> set[str]:

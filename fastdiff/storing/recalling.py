@@ -10,9 +10,9 @@ from torch import nn
 
 from fastdiff.backends import Denoiser, build_denoiser, by_size, parts_of, row_by_row
 from fastdiff.compiling.certificate import certify
-from fastdiff.compiling.choices import Choices
 from fastdiff.compiling.compiled import Compiled, without_weights
 from fastdiff.compiling.failures import reason_of
+from fastdiff.compiling.options import CompileOptions
 from fastdiff.compiling.tuning import tune
 from fastdiff.errors import ArtifactError, InvalidArgument
 from fastdiff.networks import Network, WholeTimes
@@ -24,7 +24,7 @@ from fastdiff.storing.content import cache_key
 
 
 def tune_or_recall(
-    network: Network, schedule: Schedule, choices: Choices, say: Say, *, cache: bool = True
+    network: Network, schedule: Schedule, choices: CompileOptions, say: Say, *, cache: bool = True
 ) -> Compiled:
     """Return what `tune` makes of a model, from the user's cache if it is there.
 
@@ -32,7 +32,7 @@ def tune_or_recall(
     ----------
     network : Network
     schedule : Schedule
-    choices : Choices
+    choices : CompileOptions
     say : callable
         Told what is running.
     cache : bool
@@ -41,7 +41,7 @@ def tune_or_recall(
     Raises
     ------
     Unavailable
-        No engine can run the model as asked.
+        No backend can run the model as asked.
     """
     key = cache_key(network, schedule, choices) if cache else None
     if key is None:
@@ -91,9 +91,9 @@ def load_artifact(
     say : callable
         Told what is running.
     verify : bool
-        Make the chosen engine's certificate again.
+        Make the chosen backend's certificate again.
     module : nn.Module, optional
-        The torch module that the file was made of, for engines that run it.
+        The torch module that the file was made of, for backends that run it.
     trust_blobs : bool
         Run the compiled code in the file although this user's fastdiff did not compile it. Without
         it, such code is compiled again from the network.
@@ -116,14 +116,14 @@ def load_artifact(
         say(Stage(f"preparing {measured.report.chosen.name}"))
         denoiser = _build(network, measured)
     if measured is None or denoiser is None:
-        tuned = tune(network, artifact.schedule, Choices(), say, artifact.reference)
+        tuned = tune(network, artifact.schedule, CompileOptions(), say, artifact.reference)
         return replace(tuned, workspace=artifact.workspace)
     if verify:
         say(Stage("certifying again"))
         for part in set(parts_of(denoiser, measured.batch_seconds).values()):
             refusal = certify(part, artifact.reference).refusal
             if refusal is not None:
-                raise ArtifactError(f"{path.name}: {part.engine} is not what it was: {refusal}")
+                raise ArtifactError(f"{path.name}: {part.backend} is not what it was: {refusal}")
     return Compiled(
         without_weights(network),
         artifact.schedule,
@@ -137,16 +137,16 @@ def load_artifact(
 
 def _build(network: Network, measured: Measured) -> Denoiser | None:
     """Build what was chosen; None if it cannot run any more, so that others are measured."""
-    coupled = {c.engine for c in measured.report.candidates if c.coupled}
+    coupled = {c.backend for c in measured.report.candidates if c.coupled}
     for blobs in (measured.blobs, None):
         try:
             built = {
-                engine: build_denoiser(engine, network, measured.precision, blobs)
-                for engine in set(measured.engines.values())
+                backend: build_denoiser(backend, network, measured.precision, blobs)
+                for backend in set(measured.backends.values())
             }
-        except Exception as error:  # another engine may serve
-            reason_of(error, f"{', '.join(set(measured.engines.values()))} from the file")
+        except Exception as error:  # another backend may serve
+            reason_of(error, f"{', '.join(set(measured.backends.values()))} from the file")
             continue
         apart = {name: row_by_row(d) if name in coupled else d for name, d in built.items()}
-        return by_size({size: apart[engine] for size, engine in measured.engines.items()})
+        return by_size({size: apart[backend] for size, backend in measured.backends.items()})
     return None

@@ -1,6 +1,6 @@
 """Telling the compiled code of this user from that of others.
 
-Compiled code (a shared library, an engine plan) does whatever its author likes when it is loaded.
+Compiled code (a shared library, a backend plan) does whatever its author likes when it is loaded.
 Hashes do not help: who writes the code writes the hash as well. So fastdiff signs what it compiles
 with a key that lies in the user's own cache folder, and runs only what bears that signature. Who
 can read the key can have code run by this user's fastdiff: it is as private as an SSH key.

@@ -1,11 +1,11 @@
-"""A small network that every engine can run, and how a denoiser is run in tests."""
+"""A small network that every backend can run, and how a denoiser is run in tests."""
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from fastdiff.backends import get_engine
+from fastdiff.backends import get_backend
 from fastdiff.errors import Unavailable
 from fastdiff.exporting import export_onnx
 from fastdiff.networks import Conditioning, Network
@@ -47,13 +47,13 @@ def conv_network(onnx_file=None):
 
 @pytest.fixture
 def usable():
-    """Return the engine of a name, or skip where an optional one cannot run."""
+    """Return the backend of a name, or skip where an optional one cannot run."""
 
     def get(name):
         if name in {"eager", "native", "onnxruntime"}:
-            return get_engine(name)
+            return get_backend(name)
         try:
-            return get_engine(name)
+            return get_backend(name)
         except Unavailable as error:
             pytest.skip(str(error))
 

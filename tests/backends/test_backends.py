@@ -1,4 +1,4 @@
-"""What every engine promises, whatever it is."""
+"""What every backend promises, whatever it is."""
 
 import gc
 import weakref
@@ -10,22 +10,22 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from fastdiff import errors
-from fastdiff.backends import ENGINES
-from fastdiff.backends.eager import EagerEngine
+from fastdiff.backends import BACKENDS
+from fastdiff.backends.eager import EagerBackend
 from fastdiff.networks import Conditioning, Network
 from fastdiff.networks.precision import AtPrecision, trace
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
-QUICK = [name for name, engine in ENGINES.items() if not engine.slow_to_build]
-PAIRS = [(name, kind) for name in QUICK for kind in ENGINES[name].precisions]
+QUICK = [name for name, backend in BACKENDS.items() if not backend.slow_to_build]
+PAIRS = [(name, kind) for name in QUICK for kind in BACKENDS[name].precisions]
 
 
-def build(engine, network, precision):
-    """Build, or skip where the hardware of an optional engine lacks the precision."""
+def build(backend, network, precision):
+    """Build, or skip where the hardware of an optional backend lacks the precision."""
     try:
-        return engine.build(network, precision)
+        return backend.build(network, precision)
     except errors.Unavailable as error:
-        if engine.name in {"eager", "onnxruntime"} or precision == "float32":
+        if backend.name in {"eager", "onnxruntime"} or precision == "float32":
             raise
         pytest.skip(str(error))
 
@@ -36,10 +36,10 @@ def expected_of(network, x, t, conditioning):
     return network.module(x, t, **conditioning).detach()
 
 
-@pytest.mark.parametrize(("engine", "precision"), PAIRS)
-def test_engine_gives_the_module_output(engine, precision, network, usable, run):
-    denoiser = build(usable(engine), network, precision)
-    assert (denoiser.engine, denoiser.precision) == (engine, precision)
+@pytest.mark.parametrize(("backend", "precision"), PAIRS)
+def test_engine_gives_the_module_output(backend, precision, network, usable, run):
+    denoiser = build(usable(backend), network, precision)
+    assert (denoiser.backend, denoiser.precision) == (backend, precision)
     for batch in (1, 2, 7):
         x, t, conditioning = network.example(batch, seed=batch)
         expected = network.module(x, t, **conditioning).detach()
@@ -47,9 +47,9 @@ def test_engine_gives_the_module_output(engine, precision, network, usable, run)
         assert (got - expected).norm() <= TOLERANCE[precision] * expected.norm()
 
 
-@pytest.mark.parametrize("engine", QUICK)
-def test_bound_buffers_are_read_anew_by_each_call(engine, network, usable, place):
-    denoiser = usable(engine).build(network, "float32")
+@pytest.mark.parametrize("backend", QUICK)
+def test_bound_buffers_are_read_anew_by_each_call(backend, network, usable, place):
+    denoiser = usable(backend).build(network, "float32")
     x, t, conditioning, out = place(denoiser, *network.example(3), torch.empty(3, 3, 6, 5))
     call = denoiser.bind(x, t, conditioning, out)
     call()
@@ -62,11 +62,11 @@ def test_bound_buffers_are_read_anew_by_each_call(engine, network, usable, place
     )
 
 
-@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("backend", QUICK)
 def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(
-    engine, network, usable, place
+    backend, network, usable, place
 ):
-    denoiser = usable(engine).build(network, "float32")
+    denoiser = usable(backend).build(network, "float32")
     out = torch.full((5, 3, 6, 5), torch.nan)
     x, t, conditioning, out = place(denoiser, *network.example(5), out)
     calls = []
@@ -81,9 +81,9 @@ def test_calls_bound_to_views_of_one_buffer_do_not_disturb_each_other(
     )
 
 
-@pytest.mark.parametrize("engine", QUICK)
-def test_a_bound_call_keeps_its_buffers_alive(engine, network, usable, place):
-    denoiser = usable(engine).build(network, "float32")
+@pytest.mark.parametrize("backend", QUICK)
+def test_a_bound_call_keeps_its_buffers_alive(backend, network, usable, place):
+    denoiser = usable(backend).build(network, "float32")
     x, t, conditioning, out = place(denoiser, *network.example(2), torch.empty(2, 3, 6, 5))
     call = denoiser.bind(x, t, conditioning, out)
     buffers = [weakref.ref(tensor) for tensor in (x, t, *conditioning.values(), out)]
@@ -106,12 +106,12 @@ def test_low_precision_reads_floating_conditioning_anew_as_well(network, usable)
     assert (out.float() - expected).norm() <= 3e-2 * expected.norm()
 
 
-@pytest.mark.parametrize("engine", QUICK)
-def test_building_leaves_the_caller_module_alone(engine, network, usable):
+@pytest.mark.parametrize("backend", QUICK)
+def test_building_leaves_the_caller_module_alone(backend, network, usable):
     network.module.train()
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    for precision in ENGINES[engine].precisions:
-        build(usable(engine), network, precision)
+    for precision in BACKENDS[backend].precisions:
+        build(usable(backend), network, precision)
     assert network.module.training
     assert all(p.requires_grad for p in network.module.parameters())
     for name, value in network.module.state_dict().items():
@@ -131,8 +131,8 @@ def test_the_module_learning_on_does_not_reach_a_built_denoiser(network, usable,
 def test_a_module_is_moved_where_its_engine_runs(network):
     """``meta`` computes no values, and refuses to mix what is there with what is on the host."""
     where = torch.device("meta")
-    denoiser = EagerEngine("eager-elsewhere", where).build(network, "float16")
-    assert (denoiser.engine, denoiser.device) == ("eager-elsewhere", where)
+    denoiser = EagerBackend("eager-elsewhere", where).build(network, "float16")
+    assert (denoiser.backend, denoiser.device) == ("eager-elsewhere", where)
     x, t, conditioning = network.example(2)
     out = torch.empty_like(x, dtype=torch.float16, device=where)
     x, conditioning = x.half().to(where), {k: v.to(where) for k, v in conditioning.items()}
@@ -150,25 +150,25 @@ def test_a_graph_is_traced_where_it_will_run(network):
     assert {tensor.device for tensor in program.state_dict.values()} == {where}
 
 
-@pytest.mark.parametrize("engine", [n for n in QUICK if ENGINES[n].sources == ("onnx",)])
-def test_engines_that_read_onnx_ask_for_the_export(engine, network, usable):
+@pytest.mark.parametrize("backend", [n for n in QUICK if BACKENDS[n].sources == ("onnx",)])
+def test_engines_that_read_onnx_ask_for_the_export(backend, network, usable):
     unexported = Network(network.module, (3, 6, 5), network.conditioning, "conv")
     with pytest.raises(errors.InvalidArgument, match="conv has not been exported"):
-        usable(engine).build(unexported, "float32")
+        usable(backend).build(unexported, "float32")
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_file_that_is_no_network_is_refused(engine, network, usable, tmp_path):
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_file_that_is_no_network_is_refused(backend, network, usable, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a network")
     network = Network(network.module, (3, 6, 5), network.conditioning, "conv", broken)
-    with pytest.raises(errors.Unavailable, match=f"{engine} refuses the network"):
-        usable(engine).build(network, "float32")
+    with pytest.raises(errors.Unavailable, match=f"{backend} refuses the network"):
+        usable(backend).build(network, "float32")
 
 
-@pytest.mark.parametrize("engine", ["native", "onnxruntime", "openvino"])
-def test_element_types_that_numpy_lacks_are_refused(engine, network, usable):
-    denoiser = usable(engine).build(network, "float32")
+@pytest.mark.parametrize("backend", ["native", "onnxruntime", "openvino"])
+def test_element_types_that_numpy_lacks_are_refused(backend, network, usable):
+    denoiser = usable(backend).build(network, "float32")
     x, t, conditioning = network.example(2)
     conditioning["text"] = conditioning["text"].bfloat16()
     with pytest.raises(errors.InvalidDtype, match="text: expected an element type that NumPy has"):

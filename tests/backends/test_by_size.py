@@ -1,4 +1,4 @@
-"""Several engines behind one face."""
+"""Several backends behind one face."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ class Constant:
     precision, output_channels, device = "float32", 1, torch.device("cpu")
     input_dtype = output_dtype = torch.float32
 
-    def __init__(self, engine, value):
-        self.engine, self.value, self.saved = engine, value, None
+    def __init__(self, backend, value):
+        self.backend, self.value, self.saved = backend, value, None
 
     def bind(self, x, t, conditioning, out):
         return lambda: out.fill_(self.value)
@@ -26,7 +26,7 @@ class Constant:
 def test_every_size_goes_to_the_engine_of_the_next_measured_one():
     small, large = Constant("small", 1.0), Constant("large", 2.0)
     denoiser = BySize({4: large, 1: small, 2: small, 16: small})
-    assert denoiser.engine == "small, large"
+    assert denoiser.backend == "small, large"
     answers = {}
     for rows in (1, 2, 3, 4, 5, 16, 40):
         out = torch.empty(rows, 1, 2, 2)

@@ -3,7 +3,7 @@ import ctypes
 import pytest
 import torch
 
-from fastdiff.backends.base import EngineStatus
+from fastdiff.backends.base import BackendStatus
 from fastdiff.backends.cuda import (
     DEVICE,
     cuda_status,
@@ -46,8 +46,8 @@ def test_each_missing_part_is_named_alone(machine):
 def test_a_gpu_is_named_where_nothing_is_missing(machine, monkeypatch):
     machine(driver=True, cuda="13.0", gpu=True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a card at {device}")
-    assert cuda_status("torch 3") == EngineStatus(True, "torch 3, a card at cuda:0")
-    assert cuda_status("torch 3", ["needs a"]) == EngineStatus(False, "needs a")
+    assert cuda_status("torch 3") == BackendStatus(True, "torch 3, a card at cuda:0")
+    assert cuda_status("torch 3", ["needs a"]) == BackendStatus(False, "needs a")
     machine(driver=True, cuda="13.0", gpu=False)
     assert cuda_status("torch 3", ["needs a"]).detail.startswith("needs a; the NVIDIA driver finds")
 

@@ -1,4 +1,4 @@
-"""Attention in the eager engine of a GPU; the operator's CPU kernel stands in for it here."""
+"""Attention in the eager backend of a GPU; the operator's CPU kernel stands in for it here."""
 
 import torch
 from torch import nn

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.backends.fixed_batch import FixedBatch
 
 
@@ -21,7 +21,7 @@ class OnlyThree:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
 def test_any_number_of_rows_is_cut_into_full_calls(rows, network, run):
-    denoiser = ENGINES["eager"].build(network, "float32")
+    denoiser = BACKENDS["eager"].build(network, "float32")
     fixed = FixedBatch(OnlyThree(denoiser), 3)
     x, t, conditioning = network.example(rows, seed=4)
     torch.testing.assert_close(
@@ -30,7 +30,7 @@ def test_any_number_of_rows_is_cut_into_full_calls(rows, network, run):
 
 
 def test_a_bound_call_reads_its_inputs_anew(network):
-    fixed = FixedBatch(OnlyThree(ENGINES["eager"].build(network, "float32")), 3)
+    fixed = FixedBatch(OnlyThree(BACKENDS["eager"].build(network, "float32")), 3)
     x, t, conditioning = network.example(2)
     out = torch.empty(2, 3, 6, 5)
     call = fixed.bind(x, t, conditioning, out)

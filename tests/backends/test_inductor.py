@@ -6,26 +6,26 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from fastdiff import errors
-from fastdiff.backends import ENGINES, inductor
-from fastdiff.backends.inductor import InductorEngine
+from fastdiff.backends import BACKENDS, inductor
+from fastdiff.backends.inductor import InductorBackend
 from fastdiff.networks import Network
 
 needs_compiler = pytest.mark.skipif(
-    not InductorEngine().status().usable, reason=InductorEngine().status().detail
+    not InductorBackend().status().usable, reason=InductorBackend().status().detail
 )
 
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
-PAIRS = [(n, kind) for n in ("inductor", "inductor-cuda") for kind in ENGINES[n].precisions]
+PAIRS = [(n, kind) for n in ("inductor", "inductor-cuda") for kind in BACKENDS[n].precisions]
 
 
 @pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_one_build_serves_every_batch_size_and_is_kept(
     name, precision, network, usable, run, place, tmp_path, monkeypatch
 ):
-    engine, tolerance = usable(name), TOLERANCE[precision]
-    denoiser = engine.build(network, precision)
-    assert (denoiser.engine, denoiser.precision) == (name, precision)
+    backend, tolerance = usable(name), TOLERANCE[precision]
+    denoiser = backend.build(network, precision)
+    assert (denoiser.backend, denoiser.precision) == (name, precision)
     for batch in (1, 2, 7):
         x, t, conditioning = network.example(batch, seed=batch)
         x = x.to(denoiser.input_dtype)
@@ -45,7 +45,7 @@ def test_one_build_serves_every_batch_size_and_is_kept(
     denoiser.save(tmp_path, [1, 4])
     monkeypatch.setattr(inductor, "_compile", lambda *args: pytest.fail("compiled again"))
     without_module = replace(network, module=None, output_channels=3)
-    kept = engine.build(without_module, precision, tmp_path)
+    kept = backend.build(without_module, precision, tmp_path)
     x, t, conditioning = network.example(5)
     assert torch.equal(run(kept, x, t, conditioning), run(denoiser, x, t, conditioning))
 
@@ -58,26 +58,26 @@ class Branching(nn.Module):
 @needs_compiler
 def test_a_module_that_cannot_be_compiled_is_refused():
     with pytest.raises(errors.Unavailable, match="torch cannot export branching: "):
-        InductorEngine().build(Network(Branching(), (1, 2, 2), name="branching"), "float32")
+        InductorBackend().build(Network(Branching(), (1, 2, 2), name="branching"), "float32")
 
 
 def test_a_package_that_is_none_is_refused(network, tmp_path):
     (tmp_path / "denoiser.pt2").write_bytes(b"not a package")
     with pytest.raises(errors.Unavailable, match="inductor cannot load conv as compiled: "):
-        InductorEngine().build(network, "float32", tmp_path)
+        InductorBackend().build(network, "float32", tmp_path)
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    status = InductorEngine().status()
+    status = InductorBackend().status()
     assert not status.usable
     assert "needs a C++ compiler: apt install g++, or set CXX" in status.detail
     with pytest.raises(errors.Unavailable, match="inductor cannot run here: needs a C"):
-        InductorEngine().build(Network(Branching(), (1, 2, 2)), "float32")
+        InductorBackend().build(Network(Branching(), (1, 2, 2)), "float32")
 
 
 def test_a_gpu_is_compiled_for_and_loaded_without_bookkeeping(network, monkeypatch):
-    """What torch is asked, by an engine on a device that is not there."""
+    """What torch is asked, by a backend on a device that is not there."""
     import torch._inductor as torch_inductor
 
     asked = {}
@@ -92,9 +92,9 @@ def test_a_gpu_is_compiled_for_and_loaded_without_bookkeeping(network, monkeypat
 
     monkeypatch.setattr(torch_inductor, "aoti_compile_and_package", compile_for)
     monkeypatch.setattr(torch_inductor, "aoti_load_package", load)
-    engine = InductorEngine("inductor-elsewhere", torch.device("meta"))
-    denoiser = engine.build(network, "float32")
-    assert (denoiser.engine, denoiser.device) == ("inductor-elsewhere", torch.device("meta"))
+    backend = InductorBackend("inductor-elsewhere", torch.device("meta"))
+    denoiser = backend.build(network, "float32")
+    assert (denoiser.backend, denoiser.device) == ("inductor-elsewhere", torch.device("meta"))
     assert asked == {
         "devices": {torch.device("meta")},
         "run_single_threaded": False,

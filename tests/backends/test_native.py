@@ -1,4 +1,4 @@
-"""fastdiff's own CPU engine: what it computes, keeps, refuses, and shares a process with."""
+"""fastdiff's own CPU backend: what it computes, keeps, refuses, and shares a process with."""
 
 import json
 import os
@@ -16,16 +16,16 @@ from torch import nn
 import fastdiff
 from fastdiff import kernels
 from fastdiff._native import NetworkPlan
-from fastdiff.backends import ENGINES, native, reference_denoiser
+from fastdiff.backends import BACKENDS, native, reference_denoiser
 from fastdiff.compiling import tuning
 from fastdiff.compiling.calibration import with_samples
 from fastdiff.errors import AccuracyWarning, ArtifactError, Unavailable
 from fastdiff.integrations.describing import describe
-from fastdiff.native import Choice
+from fastdiff.native import Algorithm
 from fastdiff.native.nodes import Attention
 from fastdiff.storing import recalling as loading
 
-ENGINE = ENGINES["native"]
+BACKEND = BACKENDS["native"]
 MANY = 9
 
 
@@ -37,7 +37,7 @@ def digits():
     t = t + 0.25
     with torch.no_grad():
         expected = network.module(x, t, **conditioning)
-    return network, ENGINE.build(network, "float32"), (x, t, conditioning), expected
+    return network, BACKEND.build(network, "float32"), (x, t, conditioning), expected
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def kept(digits, tmp_path):
 def test_what_was_kept_is_neither_planned_nor_measured_again(digits, kept, run, monkeypatch):
     network, denoiser, inputs, _ = digits
     monkeypatch.setattr(native, "plan_network", lambda network: pytest.fail("planned again"))
-    again = ENGINE.build(network, "float32", kept)
+    again = BACKEND.build(network, "float32", kept)
     assert again.packed.plan == denoiser.packed.plan
     assert again.packed.choices == denoiser.packed.choices
     for batch in (1, MANY):
@@ -128,7 +128,7 @@ def test_what_was_kept_is_neither_planned_nor_measured_again(digits, kept, run, 
 
 def test_what_kernels_read_begins_at_a_cache_line(digits, kept):
     network, denoiser, *_ = digits
-    for made in (denoiser, ENGINE.build(network, "float32", kept)):
+    for made in (denoiser, BACKEND.build(network, "float32", kept)):
         assert all(array.ctypes.data % 64 == 0 for array in made.packed.weights.values())
 
 
@@ -136,7 +136,7 @@ def test_denoisers_in_threads_of_one_process_do_not_disturb_each_other(digits, k
     network, denoiser, (x, t, conditioning), expected = digits
     threads(2)
     calls, outputs, alone = [], [], []
-    for scale, one in enumerate([denoiser, ENGINE.build(network, "float32", kept)], start=1):
+    for scale, one in enumerate([denoiser, BACKEND.build(network, "float32", kept)], start=1):
         outputs.append(torch.full_like(expected, torch.nan))
         calls.append(one.bind(x / scale, t, conditioning, outputs[-1]))
         calls[-1]()
@@ -155,7 +155,7 @@ def test_what_was_kept_for_other_kernels_is_made_again(digits, kept, run, monkey
     monkeypatch.setattr(native, "choose", lambda *args: {})
     change(kept, lambda plan: plan.update(level="neon"))
     with kernels.use_level("portable"):
-        again = ENGINE.build(network, "float32", kept)
+        again = BACKEND.build(network, "float32", kept)
     assert again.packed.level == "portable"
     assert error(run(again, *inputs), expected) < 1e-5
 
@@ -182,15 +182,15 @@ def in_buffer(name, *values):
         (in_node(offset=-1), "is no view"),
         (
             lambda described: described.update(choices={"conv_in": {}}),
-            "not what this engine writes",
+            "not what this backend writes",
         ),
-        (lambda described: described.pop("plan"), "not what this engine writes"),
+        (lambda described: described.pop("plan"), "not what this backend writes"),
     ],
 )
 def test_a_plan_that_was_changed_is_refused(digits, kept, edit, reason):
     change(kept, edit)
     with pytest.raises(ArtifactError, match=reason):
-        ENGINE.build(digits[0], "float32", kept)
+        BACKEND.build(digits[0], "float32", kept)
 
 
 def test_weights_that_are_cut_or_gone_are_refused(digits, kept):
@@ -202,29 +202,29 @@ def test_weights_that_are_cut_or_gone_are_refused(digits, kept):
     with pytest.raises(
         ArtifactError, match=rf"{name}: expected \d+ of float32, got \d+ of float32"
     ):
-        ENGINE.build(network, "float32", kept)
+        BACKEND.build(network, "float32", kept)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ArtifactError, match="not what this engine writes"):
-        ENGINE.build(network, "float32", kept)
+    with pytest.raises(ArtifactError, match="not what this backend writes"):
+        BACKEND.build(network, "float32", kept)
     path.unlink()
-    with pytest.raises(ArtifactError, match="not what this engine writes"):
-        ENGINE.build(network, "float32", kept)
+    with pytest.raises(ArtifactError, match="not what this backend writes"):
+        BACKEND.build(network, "float32", kept)
 
 
 def tiles_everywhere(plan, *args):
     """Choose tiles for all convolutions of 16 or more channels, and for attention."""
     inner = [node for node in plan.convolutions if node.x.shape[-1] >= 16]
     attentions = [node for node in plan.nodes if isinstance(node, Attention)]
-    return {node.name: Choice("tiles") for node in (*inner, *attentions)}
+    return {node.name: Algorithm("tiles") for node in (*inner, *attentions)}
 
 
 def test_attention_in_tiles_is_kept_and_shown(digits, tmp_path, run, monkeypatch):
     network, _, inputs, expected = digits
     monkeypatch.setattr(native, "_require_instructions", lambda precision: None)
     monkeypatch.setattr(native, "choose", tiles_everywhere)
-    denoiser = ENGINE.build(network, "bfloat16")
+    denoiser = BACKEND.build(network, "bfloat16")
     denoiser.save(tmp_path, [1])
-    again = ENGINE.build(network, "bfloat16", tmp_path)
+    again = BACKEND.build(network, "bfloat16", tmp_path)
     assert again.packed.choices == denoiser.packed.choices
     got = run(again, *inputs)
     assert torch.equal(got, run(denoiser, *inputs))
@@ -236,11 +236,11 @@ def test_attention_in_tiles_is_kept_and_shown(digits, tmp_path, run, monkeypatch
 def test_bfloat16_is_refused_where_no_instruction_multiplies_it(digits):
     reason = r"only on CPUs with AMX or AVX-512 BF16, and this one has portable; use precision='fl"
     with kernels.use_level("portable"), pytest.raises(Unavailable, match=reason):
-        ENGINE.build(digits[0], "bfloat16")
+        BACKEND.build(digits[0], "bfloat16")
 
 
 def test_the_environment_forces_a_level():
-    code = "from fastdiff.backends import ENGINES; print(ENGINES['native'].status().detail)"
+    code = "from fastdiff.backends import BACKENDS; print(BACKENDS['native'].status().detail)"
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "FASTDIFF_CPU": "portable"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -283,7 +283,7 @@ def test_a_loaded_sampler_gives_the_same_bits_and_makes_nothing_again(sampler, s
     monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("measured again"))
     monkeypatch.setattr(native, "plan_network", lambda network: pytest.fail("planned again"))
     loaded = fastdiff.load(saved, verify=True)
-    assert loaded.report.chosen.engine == "native"
+    assert loaded.report.chosen.backend == "native"
     assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
 
 
@@ -300,7 +300,7 @@ def test_rows_need_no_fixed_calls_to_have_the_same_bits_in_company(sampler, save
 def integers_everywhere(plan, *args):
     """Choose integers for all convolutions of an image but the last."""
     inner = [n for n in plan.convolutions[:-1] if n.x.shape[-1] >= 32 and n.x.shape[0] > 1]
-    return {node.name: Choice("int8") for node in inner}
+    return {node.name: Algorithm("int8") for node in inner}
 
 
 needs_int8 = pytest.mark.skipif(
@@ -322,7 +322,7 @@ def integers():
 @needs_int8
 def test_integers_are_certified_saved_and_loaded(integers, tmp_path):
     chosen = integers.report.chosen
-    assert (chosen.engine, chosen.precision) == ("native", "int8")
+    assert (chosen.backend, chosen.precision) == ("native", "int8")
     assert 1e-3 < chosen.certificate.sample_error < 5e-2
     integers.save(tmp_path / "integers.fastdiff")
     again = fastdiff.load(tmp_path / "integers.fastdiff")
@@ -376,9 +376,9 @@ def test_ranges_are_those_that_the_modules_meet(digits):
 @needs_int8
 def test_integers_without_samples_are_refused(digits):
     with pytest.raises(Unavailable, match=r"compile\(model, precision='int8'\) does that"):
-        ENGINE.build(digits[0], "int8")
+        BACKEND.build(digits[0], "int8")
     with kernels.use_level("portable"), pytest.raises(Unavailable, match="int8 only on CPUs with"):
-        ENGINE.build(digits[0], "int8")
+        BACKEND.build(digits[0], "int8")
 
 
 class Summing(nn.Module):
@@ -393,11 +393,13 @@ class Summing(nn.Module):
 
 
 def test_an_operator_without_a_kernel_is_named_and_another_engine_chosen(monkeypatch):
-    reason = "the native engine cannot read aten.cumsum.default in the network"
-    with pytest.raises(Unavailable, match=f"{reason}: it has no kernel; another engine can run it"):
+    reason = "the native backend cannot read aten.cumsum.default in the network"
+    with pytest.raises(
+        Unavailable, match=f"{reason}: it has no kernel; another backend can run it"
+    ):
         fastdiff.compile(Summing(), backend="native", **COMPILE)
-    monkeypatch.setattr(tuning, "ENGINES", {name: ENGINES[name] for name in ("eager", "native")})
+    monkeypatch.setattr(tuning, "BACKENDS", {name: BACKENDS[name] for name in ("eager", "native")})
     report = fastdiff.compile(Summing(), **COMPILE).report
-    assert report.chosen.engine == "eager"
-    (refused,) = (c.refusal for c in report.candidates if c.engine == "native")
+    assert report.chosen.backend == "eager"
+    (refused,) = (c.refusal for c in report.candidates if c.backend == "native")
     assert refused.startswith(reason)

@@ -1,4 +1,4 @@
-"""The native engine on networks that are known by their file alone, whoever exported it."""
+"""The native backend on networks that are known by their file alone, whoever exported it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 
 import fastdiff
-from fastdiff.backends import ENGINES, reference_denoiser
+from fastdiff.backends import BACKENDS, reference_denoiser
 from fastdiff.compiler import describe
 from fastdiff.compiling import tuning
 from fastdiff.errors import Unavailable
@@ -77,7 +77,7 @@ def test_a_file_has_the_plan_of_its_module(model, tmp_path: Path, run) -> None:
     network, _ = describe(model().eval())
     path = export_onnx(network, tmp_path / "model.onnx")
     file = replace(network, module=None, onnx=path, output_channels=network.probe())
-    denoiser = ENGINES["native"].build(file, "float32")
+    denoiser = BACKENDS["native"].build(file, "float32")
     assert kinds(denoiser.packed.plan) == kinds(plan_network(network))
     x, t, conditioning = network.example(3)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_a_file_of_the_exporter_that_most_files_come_from(
     )  # fmt: skip
     network, _ = describe(path)
     network = replace(network, onnx=export_onnx(network, tmp_path / "own.onnx"))
-    denoiser = ENGINES["native"].build(network, "float32")
+    denoiser = BACKENDS["native"].build(network, "float32")
     x, t, conditioning = network.example(3)
     t = t + 0.25  # which such a network rounds
     expected = reference_denoiser(network)
@@ -145,4 +145,4 @@ def test_an_operator_without_a_kernel_is_named(tmp_path: Path) -> None:
     path = export_onnx(network, tmp_path / "sorted.onnx")
     file = replace(network, module=None, onnx=path, output_channels=3)
     with pytest.raises(Unavailable, match=r"TopK .* of sorted.onnx cannot be read"):
-        ENGINES["native"].build(file, "float32")
+        BACKENDS["native"].build(file, "float32")

@@ -1,4 +1,4 @@
-"""The digits model at every level of the native engine that runs here, and in every precision.
+"""The digits model at every level of the native backend that runs here, and in every precision.
 
 ``pytest -rP`` shows the certificates.
 """
@@ -11,7 +11,7 @@ from fastdiff.compiling.calibration import with_samples
 from fastdiff.compiling.certificate import certify
 from fastdiff.compiling.trajectory import reference_trajectory
 from fastdiff.integrations.describing import describe
-from fastdiff.native import Choice, pack, plan_network
+from fastdiff.native import Algorithm, pack, plan_network
 from fastdiff.native.nodes import Attention
 
 LARGEST = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 1e-1}
@@ -32,11 +32,11 @@ def choice(node, precision, last):
     """Take Winograd's algorithm, bfloat16 or integers wherever they can be taken."""
     channels, pixels = node.x.shape[-1], node.x.shape[0] * node.x.shape[1]
     if precision == "bfloat16" and channels >= 16:
-        return Choice("tiles")
+        return Algorithm("tiles")
     if precision == "int8" and channels >= 32 and pixels > 1 and not last:
-        return Choice("int8")
+        return Algorithm("int8")
     winograd = precision == "float32" and node.kernel == (3, 3) and node.stride == 1
-    return Choice("winograd4" if winograd else "direct")
+    return Algorithm("winograd4" if winograd else "direct")
 
 
 @pytest.mark.parametrize("precision", list(LARGEST))
@@ -53,7 +53,7 @@ def test_digits_are_as_near_as_their_precision(digits, level, precision):
     choices = {node.name: choice(node, precision, node is nodes[-1]) for node in nodes}
     if precision == "bfloat16":
         attentions = (node for node in plan.nodes if isinstance(node, Attention))
-        choices |= {node.name: Choice("tiles") for node in attentions}
+        choices |= {node.name: Algorithm("tiles") for node in attentions}
     ranges = native._observed(plan, network, level, 1) if precision == "int8" else None
     weights = pack(plan, choices, level, 1, ranges)
     packed = native.Packed(level, plan.without_weights(), choices, weights)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastdiff import errors
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.backends.onnxruntime_gpu import OnnxRuntimeGpuDenoiser, _batch_axis, refuse_fallback
 from fastdiff.exporting.half import export_half
 
@@ -30,12 +30,12 @@ def test_a_real_session_never_runs_on_the_cpu_instead(network):
         OnnxRuntimeGpuDenoiser(network, "float32", "onnxruntime-cuda", CUDA)
 
 
-@pytest.mark.parametrize(("engine", "library"), [
+@pytest.mark.parametrize(("backend", "library"), [
     ("onnxruntime-cuda", "cuda"),
     ("onnxruntime-tensorrt", "tensorrt"),
 ])  # fmt: skip
 def test_status_tells_a_build_without_the_provider_from_a_missing_driver(
-    engine, library, tmp_path, monkeypatch
+    backend, library, tmp_path, monkeypatch
 ):
     def no_driver(name):
         raise OSError(name)
@@ -45,11 +45,11 @@ def test_status_tells_a_build_without_the_provider_from_a_missing_driver(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_shared.so").touch()
-    detail = ENGINES[engine].status().detail
+    detail = BACKENDS[backend].status().detail
     assert "is built without" in detail
     assert "pip install onnxruntime-gpu; no NVIDIA driver" in detail
     (tmp_path / "capi" / f"libonnxruntime_providers_{library}.so").touch()
-    assert ENGINES[engine].status().detail.startswith("no NVIDIA driver")
+    assert BACKENDS[backend].status().detail.startswith("no NVIDIA driver")
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

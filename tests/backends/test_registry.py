@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastdiff import errors
-from fastdiff.backends import ENGINES, engine_status, get_engine
+from fastdiff.backends import BACKENDS, backend_status, get_backend
 from fastdiff.backends.base import PRECISIONS
 
 PACKAGES = {
@@ -21,43 +21,43 @@ TORCH = {"eager", "inductor", "eager-cuda", "inductor-cuda"}
 
 
 def test_engines_are_registered_under_their_own_names():
-    assert list(ENGINES) == [engine.name for engine in ENGINES.values()]
-    assert {"native", *TORCH, *PACKAGES} == set(ENGINES)
-    for engine in ENGINES.values():
-        assert engine.precisions[0] == "float32"
-        assert set(engine.precisions) <= set(PRECISIONS)
+    assert list(BACKENDS) == [backend.name for backend in BACKENDS.values()]
+    assert {"native", *TORCH, *PACKAGES} == set(BACKENDS)
+    for backend in BACKENDS.values():
+        assert backend.precisions[0] == "float32"
+        assert set(backend.precisions) <= set(PRECISIONS)
 
 
 def test_unknown_engines_are_answered_with_the_known_ones():
     with pytest.raises(errors.UnknownName, match=r"known: auto, eager, eager-cuda, inductor, ind"):
-        get_engine("tensorflow")
+        get_backend("tensorflow")
 
 
-@pytest.mark.parametrize(("engine", "package"), PACKAGES.items())
-def test_a_missing_package_is_named(engine, package, monkeypatch):
+@pytest.mark.parametrize(("backend", "package"), PACKAGES.items())
+def test_a_missing_package_is_named(backend, package, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert f"not installed; pip install {package}" in engine_status()[engine].detail
-    with pytest.raises(errors.Unavailable, match=f"'{engine}' cannot run.*pip install {package}"):
-        get_engine(engine)
+    assert f"not installed; pip install {package}" in backend_status()[backend].detail
+    with pytest.raises(errors.Unavailable, match=f"'{backend}' cannot run.*pip install {package}"):
+        get_backend(backend)
 
 
 def test_only_inductor_is_slow_to_build():
-    slow = [name for name, engine in ENGINES.items() if engine.slow_to_build]
+    slow = [name for name, backend in BACKENDS.items() if backend.slow_to_build]
     assert slow == ["inductor", "inductor-cuda"]
 
 
 def test_engines_say_where_they_run():
     on_the_host = {"eager", "native", "onnxruntime", "openvino", "inductor"}
-    for name, engine in ENGINES.items():
-        assert engine.device == torch.device("cpu" if name in on_the_host else "cuda:0")
+    for name, backend in BACKENDS.items():
+        assert backend.device == torch.device("cpu" if name in on_the_host else "cuda:0")
 
 
-@pytest.mark.parametrize("engine", [n for n, e in ENGINES.items() if not e.status().usable])
-def test_an_explicit_choice_never_falls_back(engine, network):
+@pytest.mark.parametrize("backend", [n for n, e in BACKENDS.items() if not e.status().usable])
+def test_an_explicit_choice_never_falls_back(backend, network):
     with pytest.raises(errors.Unavailable):
-        get_engine(engine)
+        get_backend(backend)
     with pytest.raises(errors.Unavailable, match="cannot run here"):
-        ENGINES[engine].build(network, "float32")
+        BACKENDS[backend].build(network, "float32")
 
 
 @pytest.mark.parametrize("name", ["eager-cuda", "inductor-cuda"])
@@ -71,7 +71,7 @@ def test_torch_on_a_gpu_names_all_that_is_missing(name, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: None)
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
     with pytest.raises(errors.Unavailable, match=f"backend '{name}' cannot run here") as raised:
-        get_engine(name)
+        get_backend(name)
     driver, build = "no NVIDIA driver here", "is built without CUDA"
     software = ["C++ compiler", "pip install triton", "CUDA_HOME"]
     expected = [driver, build] if name == "eager-cuda" else [*software, driver, build]
@@ -81,7 +81,7 @@ def test_torch_on_a_gpu_names_all_that_is_missing(name, monkeypatch):
 def test_asking_for_the_status_imports_no_engine():
     heavy = "openvino", "tensorrt", "tensorrt_rtx", "torch._inductor.compile_fx"
     code = (
-        "import sys; from fastdiff.backends import engine_status; engine_status(); "
+        "import sys; from fastdiff.backends import backend_status; backend_status(); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from fastdiff import errors
-from fastdiff.backends import ENGINES
-from fastdiff.backends.base import EngineStatus
+from fastdiff.backends import BACKENDS
+from fastdiff.backends.base import BackendStatus
 from fastdiff.backends.tensorrt import TensorRtDenoiser
 from fastdiff.backends.tensorrt_plan import PROFILES, PlanOptions, read_network
-from fastdiff.backends.tensorrt_rtx import TensorRtRtxDenoiser, TensorRtRtxEngine
+from fastdiff.backends.tensorrt_rtx import TensorRtRtxBackend, TensorRtRtxDenoiser
 from fastdiff.compiler import describe
 from fastdiff.integrations.architectures import ARCHITECTURES
 from fastdiff.networks import Network
@@ -31,7 +31,7 @@ def rtx():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_rtx_builds_a_plan_with_no_gpu(precision, network, rtx):
     options = PlanOptions(SMALL, compute_capabilities=("SM89",))
-    plan = TensorRtRtxEngine(options).serialize(network, precision)
+    plan = TensorRtRtxBackend(options).serialize(network, precision)
     assert plan[:4] == b"vtrt"  # what a serialized engine begins with
 
 
@@ -52,9 +52,9 @@ def test_the_types_of_the_network_are_the_precision(precision, network, rtx):
 
 
 def test_rtx_names_the_gpus_that_it_builds_for(network, rtx):
-    engine = TensorRtRtxEngine(PlanOptions(SMALL, compute_capabilities=("SM90",)))
+    backend = TensorRtRtxBackend(PlanOptions(SMALL, compute_capabilities=("SM90",)))
     with pytest.raises(errors.Unavailable, match=r"does not build for SM90; it builds for: SM75"):
-        engine.serialize(network, "float32")
+        backend.serialize(network, "float32")
 
 
 def test_what_tensorrt_cannot_read_is_refused_with_its_reason(network, rtx, tmp_path):
@@ -63,7 +63,7 @@ def test_what_tensorrt_cannot_read_is_refused_with_its_reason(network, rtx, tmp_
     onnx.save(model, tmp_path / "odd.onnx")
     object.__setattr__(network, "onnx", tmp_path / "odd.onnx")
     with pytest.raises(errors.Unavailable, match="tensorrt_rtx cannot read conv: Frobnicate: "):
-        TensorRtRtxEngine(PlanOptions(SMALL)).serialize(network, "float32")
+        TensorRtRtxBackend(PlanOptions(SMALL)).serialize(network, "float32")
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
@@ -75,12 +75,12 @@ def test_status_names_everything_that_is_missing(name, monkeypatch):
         raise OSError(library)
 
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
-    package, hint, driver, build = ENGINES[name].status().detail.split("; ")
+    package, hint, driver, build = BACKENDS[name].status().detail.split("; ")
     assert (package, hint) == ("not installed", f"pip install {name}")
     assert "no NVIDIA driver" in driver
     assert "without CUDA" in build
     with pytest.raises(errors.Unavailable, match=f"{name}: not installed; pip install {name}"):
-        ENGINES[name].serialize(None, "float32")
+        BACKENDS[name].serialize(None, "float32")
 
 
 def test_profiles_partition_the_batch_sizes():
@@ -184,7 +184,7 @@ def bound(denoiser, batch):
 
 def test_calls_run_on_the_current_stream_through_bound_addresses(trt):
     denoiser = denoiser_of(trt)
-    assert (denoiser.engine, denoiser.precision) == ("tensorrt", "float16")
+    assert (denoiser.backend, denoiser.precision) == ("tensorrt", "float16")
     calls = [bound(denoiser, batch) for batch in (1, 3, 7)]  # the last two share a profile
     for call, x, t, out in (*calls, *reversed(calls)):
         x.add_(1)
@@ -217,7 +217,7 @@ def test_every_bound_call_has_a_context_of_its_own_and_takes_it_along(trt, monke
 
 def test_intermediate_results_share_the_memory_of_the_largest(trt):
     denoiser = denoiser_of(trt)
-    calls = [bound(denoiser, batch)[0] for batch in (7, 3, 1)]  # as an engine prepares them
+    calls = [bound(denoiser, batch)[0] for batch in (7, 3, 1)]  # as a backend prepares them
     assert len({context.scratch for context in trt.contexts}) == 1
     larger = bound(denoiser, 20)[0]
     assert len({context.scratch for context in trt.contexts}) == 2
@@ -264,15 +264,15 @@ def test_addresses_of_another_device_are_refused(trt):
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_plans_are_kept_and_not_built_again(name, trt, monkeypatch, tmp_path):
-    engine = type(ENGINES[name])()
+    backend = type(BACKENDS[name])()
     network = Network(None, (1, 3, 5), output_channels=1)
-    monkeypatch.setattr(engine, "status", lambda: EngineStatus(True, "pretended"))
-    monkeypatch.setattr(engine, "_library", lambda: trt)
-    monkeypatch.setattr(engine, "serialize", lambda network, precision: b"plan")
-    engine.build(network, "float16", tmp_path).save(tmp_path, [1, 4])
+    monkeypatch.setattr(backend, "status", lambda: BackendStatus(True, "pretended"))
+    monkeypatch.setattr(backend, "_library", lambda: trt)
+    monkeypatch.setattr(backend, "serialize", lambda network, precision: b"plan")
+    backend.build(network, "float16", tmp_path).save(tmp_path, [1, 4])
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"plan"]
-    monkeypatch.setattr(engine, "serialize", lambda *args: pytest.fail("built again"))
-    kept = engine.build(network, "float16", tmp_path)
+    monkeypatch.setattr(backend, "serialize", lambda *args: pytest.fail("built again"))
+    kept = backend.build(network, "float16", tmp_path)
     assert (kept.precision, kept.output_channels) == ("float16", 1)
 
 
@@ -296,7 +296,7 @@ SHALLOW = {
 def plan_of(network, precision):
     """Return the plan of a network for batches of 1 to 8 on one kind of GPU."""
     options = PlanOptions(((1, 4, 8),), compute_capabilities=("SM89",))
-    return TensorRtRtxEngine(options).serialize(network, precision)
+    return TensorRtRtxBackend(options).serialize(network, precision)
 
 
 @pytest.mark.slow
@@ -317,5 +317,5 @@ def test_rtx_builds_models_in_float16_for_any_batch(name, rtx):
 
 @pytest.mark.slow
 def test_rtx_has_no_transposed_convolution_in_bfloat16(rtx):
-    with pytest.raises(errors.Unavailable, match=r"built no engine for digits: .*deconv"):
+    with pytest.raises(errors.Unavailable, match=r"built no backend for digits: .*deconv"):
         plan_of(describe("digits")[0], "bfloat16")

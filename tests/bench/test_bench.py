@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.performance import verdict
-from fastdiff.bench import Plan, Result, run, to_html, to_json
-from fastdiff.bench.contenders import BASELINE, Contender, Load
+from fastdiff.bench import Comparison, Result, run, to_html, to_json
+from fastdiff.bench.contenders import BASELINE, Contender, Workload
 from fastdiff.bench.timing import Spread, interleave, ratio
-from fastdiff.bench.worker import Worker
+from fastdiff.bench.worker import ContenderProcess
 from fastdiff.cli import app
 from fastdiff.errors import InvalidArgument, Unavailable, UnknownName
 
@@ -59,7 +59,9 @@ def test_interleave_takes_turns_and_ratio_compares_rounds():
 
 
 def test_plan_names_every_contender_with_the_baseline_first():
-    plan = Plan(backends=("auto", "onnxruntime"), precisions=("float32",), peers=("diffusers",))
+    plan = Comparison(
+        backends=("auto", "onnxruntime"), precisions=("float32",), peers=("diffusers",)
+    )
     assert [c.name for c in plan.contenders()] == [
         "diffusers float32",
         "fastdiff auto float32",
@@ -82,12 +84,12 @@ def test_plan_names_every_contender_with_the_baseline_first():
 )
 def test_plan_refuses_what_it_does_not_know(fields, error):
     with pytest.raises(error):
-        Plan(**fields)
+        Comparison(**fields)
 
 
 @pytest.mark.peer
 def test_contenders_sample_the_same_images_and_a_refused_one_says_why():
-    plan = Plan(
+    plan = Comparison(
         backends=["onnxruntime"],
         precisions=["float32", "float16"],
         peers=["diffusers", "onnxruntime", "openvino"],
@@ -115,7 +117,7 @@ def test_contenders_sample_the_same_images_and_a_refused_one_says_why():
 
 
 def test_without_peers_the_error_is_the_certificates():
-    plan = Plan(backends=["onnxruntime"], peers=[], batches=[1], steps=2, rounds=1)
+    plan = Comparison(backends=["onnxruntime"], peers=[], batches=[1], steps=2, rounds=1)
     (only,) = run("digits", plan)
     assert only.refused is None
     assert 0 < only.error < 1e-3
@@ -123,8 +125,8 @@ def test_without_peers_the_error_is_the_certificates():
 
 
 def test_worker_that_dies_is_refused_and_nothing_hangs():
-    load = Load(1, "ddim", 2)
-    with Worker("digits", Contender("onnxruntime", "float32"), None) as worker:
+    load = Workload(1, "ddim", 2)
+    with ContenderProcess("digits", Contender("onnxruntime", "float32"), None) as worker:
         assert np.isfinite(worker.prepare(load).sample).all()
         worker._process.kill()
         with pytest.raises(Unavailable, match="ended with code -9"):

@@ -21,7 +21,7 @@ import numpy as np
 from fastdiff import _native
 from fastdiff.backends.native import Packed, Replay
 from fastdiff.integrations.describing import describe
-from fastdiff.native import Choice, Plan, plan_network
+from fastdiff.native import Algorithm, Plan, plan_network
 from fastdiff.native.describing import flops, kind
 from fastdiff.native.nodes import Attention, Conv, Gather, Node
 from fastdiff.native.planning.rounding import without_rounded
@@ -35,19 +35,19 @@ A_SECOND = 1e8  # instructions, as guest/bochsrc sets the clock
 FLOPS_OF_A_PRODUCT = 2 * 16 * 16 * 32  # of tiles of bfloat16
 
 
-def in_bfloat16(plan: Plan) -> dict[str, Choice]:
+def in_bfloat16(plan: Plan) -> dict[str, Algorithm]:
     """Choose bfloat16 wherever it can be, with blocks that did well elsewhere."""
     choices = {}
     for node in plan.nodes:
         if isinstance(node, Conv):
             tiles = ConvShape.of(node).algorithms("bfloat16") == (TILES,)
-            choices[node.name] = Choice(TILES, (64, 4)) if tiles else Choice()
+            choices[node.name] = Algorithm(TILES, (64, 4)) if tiles else Algorithm()
         elif isinstance(node, Attention | Gather):
-            choices[node.name] = Choice(TILES if isinstance(node, Attention) else HALVES)
+            choices[node.name] = Algorithm(TILES if isinstance(node, Attention) else HALVES)
     return choices
 
 
-def zeros(plan: Plan, choices: dict[str, Choice], panel: int) -> dict[str, np.ndarray]:
+def zeros(plan: Plan, choices: dict[str, Algorithm], panel: int) -> dict[str, np.ndarray]:
     """Return weights of the sizes that the kernels expect."""
     weights = {}
     for name, (dtype, size) in expected_arrays(plan, choices, panel).items():
@@ -57,7 +57,7 @@ def zeros(plan: Plan, choices: dict[str, Choice], panel: int) -> dict[str, np.nd
     return weights
 
 
-def count(plan: Plan, choices: dict[str, Choice]) -> dict[str, float]:
+def count(plan: Plan, choices: dict[str, Algorithm]) -> dict[str, float]:
     """Return the instructions of each node."""
     plan = without_rounded(plan, choices)
     kernels = _native.NetworkPlan()

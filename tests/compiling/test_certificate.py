@@ -10,11 +10,11 @@ from networks import Mixer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastdiff.backends import get_engine
+from fastdiff.backends import get_backend
 from fastdiff.compiling.certificate import (
     LIMITS,
     Certificate,
-    Limits,
+    ErrorLimits,
     certify,
 )
 from fastdiff.compiling.report import Candidate, Report
@@ -26,7 +26,7 @@ from fastdiff.sampling import Schedule, run_table
 class Planted:
     """The float32 denoiser with `change` made to its output, at the precision it claims."""
 
-    engine, input_dtype, output_dtype = "eager", torch.float32, torch.float32
+    backend, input_dtype, output_dtype = "eager", torch.float32, torch.float32
     device = torch.device("cpu")
 
     def __init__(self, inner, change, precision="float32"):
@@ -45,7 +45,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def exact(network):
-    return get_engine("eager").build(network, "float32")
+    return get_backend("eager").build(network, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def reference(network, exact):
 
 def certificate_of(scale, precision):
     network = Network(Mixer(scale), (1, 6, 6), name="mixer")
-    eager = get_engine("eager")
+    eager = get_backend("eager")
     expected = reference_trajectory(network, eager.build(network, "float32"), Schedule())
     return certify(eager.build(network, precision), expected)
 
@@ -160,7 +160,7 @@ def test_a_trajectory_that_drifts_is_refused_though_its_outputs_pass(exact, refe
     assert certificate.refusal is None
     worst = max(certificate.growth)
     assert certificate.sample_error == certificate.growth[-1] > 0
-    strict = Limits(output=1e-4, element=1e-3, state=worst / 2)
+    strict = ErrorLimits(output=1e-4, element=1e-3, state=worst / 2)
     step = certificate.growth.index(worst) + 1
     refused = dataclasses.replace(certificate, limits=strict)
     assert refused.refusal.startswith(
@@ -205,7 +205,7 @@ def test_a_constant_output_is_fine_where_it_is_right():
             return torch.zeros_like(x)
 
     network = Network(Zero(), (1, 3, 3), name="zero")
-    exact = get_engine("eager").build(network, "float32")
+    exact = get_backend("eager").build(network, "float32")
     certificate = certify(exact, reference_trajectory(network, exact, Schedule()))
     assert certificate.refusal is None
     assert certificate.error == 0

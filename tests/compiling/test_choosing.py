@@ -14,18 +14,18 @@ class Named:
     input_dtype = output_dtype = torch.float32
     output_channels = 1
 
-    def __init__(self, engine, precision="float32"):
-        self.engine, self.precision = engine, precision
-        self.device = torch.device("cuda:0" if engine.endswith("cuda") else "cpu")
+    def __init__(self, backend, precision="float32"):
+        self.backend, self.precision = backend, precision
+        self.device = torch.device("cuda:0" if backend.endswith("cuda") else "cpu")
 
 
 def trials_of(seconds):
-    """Trials of denoisers by (engine, precision), from their milliseconds by batch size."""
+    """Trials of denoisers by (backend, precision), from their milliseconds by batch size."""
     trials = []
-    for (engine, precision), by_batch in seconds.items():
-        denoiser = Named(engine, precision)
+    for (backend, precision), by_batch in seconds.items():
+        denoiser = Named(backend, precision)
         for batch, ms in by_batch.items():
-            candidate = Candidate(engine, precision, batch, seconds=ms / 1e3)
+            candidate = Candidate(backend, precision, batch, seconds=ms / 1e3)
             trials.append(Trial(candidate, denoiser, lambda: None))
     return trials
 
@@ -38,21 +38,21 @@ def test_another_engine_serves_the_sizes_at_which_it_is_clearly_faster():
     }
     trials = trials_of(seconds)
     denoiser, batch_seconds = choose(trials)
-    assert denoiser.engine == "quick, wide"
-    assert {size: part.engine for size, part in denoiser.by_rows.items()} == {
+    assert denoiser.backend == "quick, wide"
+    assert {size: part.backend for size, part in denoiser.by_rows.items()} == {
         1: "quick",
         4: "wide",
         8: "wide",
     }
     assert batch_seconds == {1: 0.0015, 4: 0.005, 8: 0.009}  # two rows: twice one, 3 ms
-    chosen = {(t.candidate.engine, t.candidate.batch) for t in trials if t.candidate.chosen_from}
+    chosen = {(t.candidate.backend, t.candidate.batch) for t in trials if t.candidate.chosen_from}
     assert chosen == {("quick", 1), ("wide", 4), ("wide", 8)}
 
 
 def test_one_engine_stays_alone_where_another_gains_little():
     trials = trials_of({("a", "float32"): {1: 1.0, 4: 2.0}, ("b", "float32"): {1: 0.95, 4: 3.0}})
     denoiser, batch_seconds = choose(trials)
-    assert denoiser.engine == "a"
+    assert denoiser.backend == "a"
     assert batch_seconds == {1: 0.001, 4: 0.002}
 
 
@@ -62,7 +62,7 @@ def test_engines_of_two_devices_never_share_a_sampler():
         ("eager", "float32"): {1: 0.5, 8: 9.0},  # the fastest for one row, on another device
     }
     denoiser, batch_seconds = choose(trials_of(seconds))
-    assert denoiser.engine == "eager-cuda"
+    assert denoiser.backend == "eager-cuda"
     assert batch_seconds == pytest.approx({1: 0.002, 8: 0.0021})
 
 
@@ -73,7 +73,7 @@ def test_float32_serves_where_another_precision_makes_a_single_row_wait():
         ("rough", "bfloat16"): {1: 0.40, 2: 0.11, 8: 0.40},
     }
     denoiser, batch_seconds = choose(trials_of(seconds))
-    assert (denoiser.engine, denoiser.precision) == ("exact", "float32")
+    assert (denoiser.backend, denoiser.precision) == ("exact", "float32")
     assert min(batch_seconds) == 1
     seconds["rough", "bfloat16"][1] = 0.08
     assert choose(trials_of(seconds))[0].precision == "bfloat16"
@@ -93,4 +93,4 @@ def test_a_cpu_that_is_quick_for_one_row_takes_nothing_from_a_gpu():
         ("inductor-cuda", "float16"): {1: 2.0, 8: 2.1},
         ("eager", "float32"): {1: 0.5, 8: 9.0},
     }
-    assert choose(trials_of(seconds))[0].engine == "inductor-cuda"
+    assert choose(trials_of(seconds))[0].backend == "inductor-cuda"

@@ -10,9 +10,9 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.backends import ENGINES, build_denoiser, reference_denoiser
+from fastdiff.backends import BACKENDS, build_denoiser, reference_denoiser
 from fastdiff.backends.fixed_batch import FixedBatch
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.compiling.company import Company, Effect
 from fastdiff.compiling.tuning import tune
 from fastdiff.engine.engine import Engine
@@ -56,14 +56,14 @@ RUNNING = [(name, e) for name in NAMES for e in ("onnxruntime", "openvino")]
 RUNNING += [(name, "eager") for name in MODULES] + [("the first row's time", "inductor")]
 
 
-@pytest.mark.parametrize(("name", "engine"), RUNNING)
-def test_rows_that_couple_are_right_alone_in_company_and_after_others(name, engine, networks):
-    if not ENGINES[engine].status().usable:
-        pytest.skip(ENGINES[engine].status().detail)
-    network, choices = networks[name], Choices(engine, "float32", tune=0.01)
+@pytest.mark.parametrize(("name", "backend"), RUNNING)
+def test_rows_that_couple_are_right_alone_in_company_and_after_others(name, backend, networks):
+    if not BACKENDS[backend].status().usable:
+        pytest.skip(BACKENDS[backend].status().detail)
+    network, choices = networks[name], CompileOptions(backend, "float32", tune=0.01)
     sampler = Sampler(tune(network, Schedule(), choices, lambda stage: None))
     assert [c.coupled for c in sampler.report.candidates] == [True]
-    assert f"rows couple in {engine} float32: evaluated one by one" in str(sampler.report)
+    assert f"rows couple in {backend} float32: evaluated one by one" in str(sampler.report)
     assert list(sampler.engine.executor.batch_seconds) == [1]
 
     quiet = torch.randn(2, *SAMPLE_SHAPE, generator=torch.Generator().manual_seed(1))
@@ -84,7 +84,7 @@ def test_rows_that_couple_are_right_alone_in_company_and_after_others(name, engi
 def test_the_native_engine_refuses_what_it_would_couple(name, networks):
     """Its plans have no relation between rows."""
     with pytest.raises(errors.Unavailable, match="cannot"):
-        tune(networks[name], Schedule(), Choices("native", "float32"), lambda stage: None)
+        tune(networks[name], Schedule(), CompileOptions("native", "float32"), lambda stage: None)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -152,7 +152,7 @@ def test_what_a_row_depends_on_is_told(module, rows, expected):
 def test_a_size_that_couples_is_found_when_it_is_chosen(monkeypatch):
     """Two rows pass; the sizes that would serve do not, and the report says so."""
     monkeypatch.setattr("fastdiff.compiling.tuning.BATCHES", (1, 8))
-    choices = Choices("eager", "float32", tune=1e6)
+    choices = CompileOptions("eager", "float32", tune=1e6)
     network = Network(ManyRows(), (1, 3, 5))
     compiled = tune(network, Schedule(), choices, lambda stage: None)
     assert [(c.batch, c.coupled) for c in compiled.report.candidates] == [(1, True)]
@@ -183,11 +183,13 @@ def test_a_network_that_answers_differently_after_other_calls_is_refused(module)
     choices = {"backend": "eager", "precision": "float32", "tune": 0.01}
     reason = "it answers the same row differently after other calls"
     with pytest.raises(errors.Unavailable, match=f"eager float32: {reason}"):
-        tune(network, Schedule(), Choices(**choices), lambda stage: None)
+        tune(network, Schedule(), CompileOptions(**choices), lambda stage: None)
     with pytest.warns(errors.AccuracyWarning) as warned:
-        tune(network, Schedule(), Choices(**choices, verify="warn"), lambda stage: None)
+        tune(network, Schedule(), CompileOptions(**choices, verify="warn"), lambda stage: None)
     assert any(reason in str(warning.message) for warning in warned)
-    compiled = tune(network, Schedule(), Choices(**choices, verify="off"), lambda stage: None)
+    compiled = tune(
+        network, Schedule(), CompileOptions(**choices, verify="off"), lambda stage: None
+    )
     with pytest.raises(
         errors.Unavailable, match="batch_invariant=True: model on eager gives a row"
     ):

@@ -8,7 +8,7 @@ from recorded_graph import RecordedDevice
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.compiling import measuring
 from fastdiff.compiling.measuring import BATCHES, Trial, measure
 from fastdiff.compiling.report import Candidate
@@ -44,11 +44,11 @@ class Timed:
 def run(monkeypatch):
     """Measure denoisers, name=(base, per_row, crowding): trials, calls, stages and seconds."""
 
-    def measured(budget, batches=BATCHES, **engines):
+    def measured(budget, batches=BATCHES, **backends):
         clock, calls, stages = Clock(monkeypatch), [], []
         passed = [
             (Timed(clock, calls, name, *cost), Candidate(name, "float32"))
-            for name, cost in engines.items()
+            for name, cost in backends.items()
         ]
         network = Network(nn.Identity(), (1, 2, 2))
         trials = measure(network, passed, batches, budget, stages.append)
@@ -60,19 +60,19 @@ def run(monkeypatch):
 def test_times_are_those_of_the_calls(run):
     trials, *_ = run(4.0, a=(0.001, 0.002), b=(0.003, 0.0001))
     for trial in trials:
-        base, per_row = {"a": (0.001, 0.002), "b": (0.003, 0.0001)}[trial.candidate.engine]
+        base, per_row = {"a": (0.001, 0.002), "b": (0.003, 0.0001)}[trial.candidate.backend]
         assert trial.candidate.seconds == pytest.approx(base + per_row * trial.candidate.batch)
 
 
 @pytest.mark.parametrize("budget", [0.5, 4.0, 60.0])
 @pytest.mark.parametrize("scale", [1e-4, 1e-2, 0.1])
 def test_the_budget_is_kept(run, budget, scale):
-    engines = {"a": (0, scale), "b": (scale, scale / 2), "c": (2 * scale, scale / 4)}
-    trials, _, _, seconds = run(budget, **engines)
+    backends = {"a": (0, scale), "b": (scale, scale / 2), "c": (2 * scale, scale / 4)}
+    trials, _, _, seconds = run(budget, **backends)
     # What must be measured whatever the budget: every candidate at one row, and one more turn.
-    necessary = sum(4 * (base + per_row) for base, per_row in engines.values())
+    necessary = sum(4 * (base + per_row) for base, per_row in backends.values())
     assert seconds <= 1.25 * budget + necessary
-    assert {t.candidate.engine for t in trials if t.candidate.batch == 1} == {"a", "b", "c"}
+    assert {t.candidate.backend for t in trials if t.candidate.batch == 1} == {"a", "b", "c"}
 
 
 def test_a_large_budget_is_not_wasted(run):
@@ -81,12 +81,12 @@ def test_a_large_budget_is_not_wasted(run):
 
 def test_a_tiny_budget_measures_the_smallest_size_only(run):
     trials, _, _, _ = run(1e-6, a=(0.0, 0.5), b=(0.0, 0.7))
-    assert [(t.candidate.engine, t.candidate.batch) for t in trials] == [("a", 1), ("b", 1)]
+    assert [(t.candidate.backend, t.candidate.batch) for t in trials] == [("a", 1), ("b", 1)]
 
 
 def test_the_hopeless_are_dropped_early_and_the_slow_are_not_measured_again(run):
     trials, calls, _, _ = run(60.0, fast=(0.03, 0.0), slower=(0.07, 0.0), hopeless=(0.2, 0.0))
-    batches = {name: [t.candidate.batch for t in trials if t.candidate.engine == name]
+    batches = {name: [t.candidate.batch for t in trials if t.candidate.backend == name]
                for name in ("fast", "slower", "hopeless")}  # fmt: skip
     assert batches == {"fast": list(BATCHES), "slower": list(BATCHES), "hopeless": [1]}
     # One call warms up, one is timed; more only for what is within half of the best rate, and once
@@ -98,7 +98,7 @@ def test_the_hopeless_are_dropped_early_and_the_slow_are_not_measured_again(run)
 
 def test_a_batch_that_no_longer_helps_ends_the_climb(run):
     trials, *_ = run(60.0, splits=(0.0, 0.02, 0.01), gains=(0.1, 0.001))
-    climbed = {name: max(t.candidate.batch for t in trials if t.candidate.engine == name)
+    climbed = {name: max(t.candidate.batch for t in trials if t.candidate.backend == name)
                for name in ("splits", "gains")}  # fmt: skip
     # 33 rows/s at batch 1, 25 at 2: less than 0.8 of the best.
     assert climbed == {"gains": 32, "splits": 2}
@@ -164,7 +164,7 @@ class Shift(nn.Module):
 
 def eager_trial(device, waits=False, **attributes):
     network = Network(Shift(waits), (1, 4, 4))
-    denoiser = ENGINES["eager"].build(network, "float32")
+    denoiser = BACKENDS["eager"].build(network, "float32")
     vars(denoiser).update(attributes)
     return Trial.of(network, denoiser, Candidate("eager", "float32"), 2, device)
 
@@ -203,11 +203,11 @@ def test_a_batch_that_finds_no_memory_ends_the_climb(monkeypatch):
     passed = [(Limited(clock, [], n, 0.001, 0.0), Candidate(n, "float32")) for n in rooms]
     network = Network(nn.Identity(), (1, 2, 2))
     trials = measure(network, passed, BATCHES, 4.0, lambda stage: None)
-    sizes = {name: [t.candidate.batch for t in trials if t.candidate.engine == name]
+    sizes = {name: [t.candidate.batch for t in trials if t.candidate.backend == name]
              for name in rooms}  # fmt: skip
     assert sizes == {"small": [1, 2, 4], "large": list(BATCHES)}
     rooms.update(small=0, large=0)
-    with pytest.raises(Unavailable, match="no engine can evaluate 8 rows in one call: small"):
+    with pytest.raises(Unavailable, match="no backend can evaluate 8 rows in one call: small"):
         measure(network, passed, (8,), 4.0, lambda stage: None)
 
 
@@ -259,7 +259,7 @@ def test_an_engine_that_fails_at_a_size_keeps_the_smaller_ones(monkeypatch, capl
 
     passed = [(Failing(clock, [], n, 0.001, 0.0), Candidate(n, "float32")) for n in rooms]
     trials = measure(Network(nn.Identity(), (1, 2, 2)), passed, (1, 2, 4), 4.0, lambda stage: None)
-    sizes = {name: [t.candidate.batch for t in trials if t.candidate.engine == name]
+    sizes = {name: [t.candidate.batch for t in trials if t.candidate.backend == name]
              for name in rooms}  # fmt: skip
     assert sizes == {"some": [1, 2], "none": [], "all": [1, 2, 4]}
     assert [c.refusal for _, c in passed] == [None, "IndexError: row 1", None]

@@ -1,4 +1,4 @@
-"""What an engine answers to conditioning that no trajectory meets is compared as well."""
+"""What a backend answers to conditioning that no trajectory meets is compared as well."""
 
 import math
 
@@ -8,7 +8,7 @@ from networks import eager_sampler
 from torch import nn
 
 from fastdiff import errors
-from fastdiff.backends import get_engine
+from fastdiff.backends import get_backend
 from fastdiff.compiling.certificate import LIMITS, certify
 from fastdiff.compiling.trajectory import reference_trajectory
 from fastdiff.exporting.metadata import conditioning_from_json, conditioning_to_json
@@ -17,7 +17,7 @@ from fastdiff.sampling import Schedule
 
 
 class Bounded(nn.Module):
-    """Scales by a number that it keeps within bounds; an engine that lost them does not."""
+    """Scales by a number that it keeps within bounds; a backend that lost them does not."""
 
     def __init__(self, low=-math.inf, high=math.inf):
         super().__init__()
@@ -53,7 +53,7 @@ def network_of(module, value_range=None, **labels):
 
 def judged(right, candidate, value_range=None, precision="float32"):
     """Return the certificate of `candidate`, which claims to be `right`."""
-    eager = get_engine("eager")
+    eager = get_backend("eager")
     exact = eager.build(network_of(right, value_range), "float32")
     reference = reference_trajectory(network_of(right, value_range), exact, Schedule())
     denoiser = eager.build(network_of(candidate, value_range), precision)
@@ -99,7 +99,7 @@ def test_a_precision_is_not_blamed_for_what_a_rounding_of_the_input_does():
 
 def test_the_null_values_of_guidance_are_compared():
     network = network_of(Embedded(), null=3)
-    eager = get_engine("eager")
+    eager = get_backend("eager")
     reference = reference_trajectory(network, eager.build(network, "float32"), Schedule())
     forgotten = Embedded()
     with torch.no_grad():
@@ -123,9 +123,9 @@ def test_integers_are_compared_where_it_is_stated_that_they_are_asked():
 
     for value_range, refused in ((None, False), ((0.0, 9.0), True)):
         network = network_of(Bounded(), value_range)
-        exact = get_engine("eager").build(network, "float32")
+        exact = get_backend("eager").build(network, "float32")
         reference = reference_trajectory(network, exact, Schedule())
-        clipped = get_engine("eager").build(network_of(Bounded(-4.0, 4.0)), "float32")
+        clipped = get_backend("eager").build(network_of(Bounded(-4.0, 4.0)), "float32")
         certificate = certify(Fitted(clipped), reference)
         assert (certificate.refusal is not None) == refused
 

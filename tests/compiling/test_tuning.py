@@ -5,8 +5,8 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.backends import ENGINES
-from fastdiff.compiling import Choices, tuning
+from fastdiff.backends import BACKENDS
+from fastdiff.compiling import CompileOptions, tuning
 from fastdiff.compiling.tuning import tune
 from fastdiff.networks import Network
 from fastdiff.sampling import Schedule
@@ -25,7 +25,7 @@ def network(scale=1.0):
 def test_refused_candidates_stand_in_the_report_with_their_reason():
     sampler = fastdiff.compile(network(scale=60.0).module, sample_shape=(1, 6, 6))
     refused = [c for c in sampler.report.candidates if c.refusal]
-    reasons = {(c.engine, c.precision): c.refusal for c in refused}
+    reasons = {(c.backend, c.precision): c.refusal for c in refused}
     assert reasons["eager", "bfloat16"].startswith("output error")
     assert sampler.report.chosen.precision == "float32"
     text = str(sampler.report)
@@ -34,33 +34,35 @@ def test_refused_candidates_stand_in_the_report_with_their_reason():
 
 
 def test_the_chosen_one_has_the_best_measured_rate():
-    compiled = tune(network(), Schedule(), Choices(precision="float32"), say=lambda text: None)
+    compiled = tune(
+        network(), Schedule(), CompileOptions(precision="float32"), say=lambda text: None
+    )
     denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
     measured = [c for c in report.candidates if c.seconds == c.seconds]
     assert report.chosen.rows_per_second == max(c.rows_per_second for c in measured)
-    assert report.chosen.engine in denoiser.engine.split(", ")
+    assert report.chosen.backend in denoiser.backend.split(", ")
     used = {c.batch: c.seconds for c in measured if c.chosen_from}
     assert seconds == used
     assert min(c.chosen_from for c in measured if c.chosen_from) == 1
-    assert {c.engine for c in measured} >= {"eager", "onnxruntime"}
+    assert {c.backend for c in measured} >= {"eager", "onnxruntime"}
     assert all(c.certificate is not None for c in measured)
 
 
 def test_explicit_choices_are_kept_or_raise():
     said = []
-    choices = Choices("eager", "bfloat16", max_batch=3)
+    choices = CompileOptions("eager", "bfloat16", max_batch=3)
     compiled = tune(network(), Schedule(), choices, said.append)
     denoiser, seconds, report = compiled.denoiser, compiled.batch_seconds, compiled.report
-    assert (denoiser.engine, denoiser.precision) == ("eager", "bfloat16")
+    assert (denoiser.backend, denoiser.precision) == ("eager", "bfloat16")
     assert (list(seconds), report.chosen.batch) == ([3], 3)
     assert [str(stage) for stage in said[:2]] == [
         "reference trajectory in float32",
         "preparing eager bfloat16",
     ]
     with pytest.raises(errors.Unavailable, match="no precision 'bfloat16'; it has: float32"):
-        tune(network(), Schedule(), Choices("onnxruntime", "bfloat16"), said.append)
+        tune(network(), Schedule(), CompileOptions("onnxruntime", "bfloat16"), said.append)
     with pytest.raises(errors.Unavailable, match="eager bfloat16: output error"):
-        tune(network(60.0), Schedule(), Choices("eager", "bfloat16"), said.append)
+        tune(network(60.0), Schedule(), CompileOptions("eager", "bfloat16"), said.append)
 
 
 def test_verify_may_warn_or_look_away():
@@ -93,7 +95,7 @@ class Overflowing(nn.Module):
 
 def test_float16_that_overflows_is_refused_and_another_precision_serves():
     sampler = fastdiff.compile(Overflowing(), sample_shape=(1, 6, 6))
-    candidates = {(c.engine, c.precision): c for c in sampler.report.candidates}
+    candidates = {(c.backend, c.precision): c for c in sampler.report.candidates}
     assert "its output is not finite at t = 875" in candidates["eager", "float16"].refusal
     assert sampler.report.chosen.precision in {"float32", "bfloat16"}
     assert candidates["eager", "bfloat16"].refusal is None
@@ -118,16 +120,18 @@ def test_float16_serves_where_it_was_asked_for_and_holds():
 def test_precisions_in_software_are_left_to_those_who_ask(monkeypatch):
     monkeypatch.setattr(tuning, "_QUICK_SECONDS", 0.0)
     monkeypatch.setattr(tuning, "in_hardware", lambda kind, device: kind == "float32")
-    compiled = tune(network(), Schedule(), Choices("eager", tune=0.1), lambda stage: None)
+    compiled = tune(network(), Schedule(), CompileOptions("eager", tune=0.1), lambda stage: None)
     refused = {c.precision: c.refusal for c in compiled.report.candidates if c.refusal}
     assert set(refused) == {"bfloat16", "float16"}
     assert refused["float16"] == (
         "this CPU computes float16 in software only, which is slow; precision='float16' tries it"
     )
-    asked = tune(network(), Schedule(), Choices("eager", "float16", tune=0.1), lambda stage: None)
+    asked = tune(
+        network(), Schedule(), CompileOptions("eager", "float16", tune=0.1), lambda stage: None
+    )
     assert asked.report.chosen.certificate.refusal is None
     monkeypatch.setattr(tuning, "in_hardware", lambda kind, device: True)
-    compiled = tune(network(), Schedule(), Choices("eager", tune=0.1), lambda stage: None)
+    compiled = tune(network(), Schedule(), CompileOptions("eager", tune=0.1), lambda stage: None)
     assert [c for c in compiled.report.candidates if c.refusal] == []
 
 
@@ -140,11 +144,11 @@ def test_a_network_that_cannot_be_exported_is_tried_once(monkeypatch):
     export = tuning.export_onnx
     monkeypatch.setattr(tuning, "export_onnx", lambda *a: (calls.append(1), export(*a))[1])
     branches = Network(Branches(), (1, 2, 2), name="branches")
-    compiled = tune(branches, Schedule(), Choices(precision="float32"), lambda stage: None)
-    reasons = {c.engine: c.refusal for c in compiled.report.candidates if c.refusal}
+    compiled = tune(branches, Schedule(), CompileOptions(precision="float32"), lambda stage: None)
+    reasons = {c.backend: c.refusal for c in compiled.report.candidates if c.refusal}
     assert "branches cannot be exported to ONNX" in reasons["onnxruntime"]
     assert len(calls) == 1
-    assert compiled.denoiser.engine == "eager"
+    assert compiled.denoiser.backend == "eager"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def test_a_network_that_cannot_be_exported_is_tried_once(monkeypatch):
 )
 def test_choices_that_do_not_exist_are_refused(choices, message):
     with pytest.raises(errors.InvalidArgument, match=message):
-        Choices(**choices)
+        CompileOptions(**choices)
 
 
 @pytest.mark.parametrize("verify", ["strict", "off"])
@@ -170,7 +174,7 @@ def test_an_error_inside_one_engine_is_its_refusal_with_the_traceback_in_the_log
     monkeypatch, caplog, where, verify
 ):
     class Broken:
-        engine, precision, output_channels = "native", "float32", 1
+        backend, precision, output_channels = "native", "float32", 1
         input_dtype = output_dtype = torch.float32
         device = torch.device("cpu")
 
@@ -182,23 +186,23 @@ def test_an_error_inside_one_engine_is_its_refusal_with_the_traceback_in_the_log
             raise KeyError("dedup_17")
         return Broken()
 
-    monkeypatch.setattr(type(ENGINES["native"]), "build", build)
-    monkeypatch.setattr(tuning, "ENGINES", {n: ENGINES[n] for n in ("eager", "native")})
-    choices = Choices(precision="float32", verify=verify, tune=0.01)
+    monkeypatch.setattr(type(BACKENDS["native"]), "build", build)
+    monkeypatch.setattr(tuning, "BACKENDS", {n: BACKENDS[n] for n in ("eager", "native")})
+    choices = CompileOptions(precision="float32", verify=verify, tune=0.01)
     compiled = tune(network(), Schedule(), choices, lambda stage: None)
-    refused = {c.engine: c.refusal for c in compiled.report.candidates if c.refusal}
+    refused = {c.backend: c.refusal for c in compiled.report.candidates if c.refusal}
     assert refused["native"] == "KeyError: 'dedup_17'"
     (record,) = [r for r in caplog.records if r.name == "fastdiff.compiling.failures"]
     assert record.getMessage() == "native float32 failed and is not used"
     assert "raise KeyError" in caplog.text
     with pytest.raises(errors.Unavailable, match="native float32: KeyError: 'dedup_17'"):
-        tune(network(), Schedule(), Choices("native"), lambda stage: None)
+        tune(network(), Schedule(), CompileOptions("native"), lambda stage: None)
 
 
 def test_what_the_user_interrupts_stays_interrupted(monkeypatch):
     def build(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(ENGINES["eager"]), "build", build)
+    monkeypatch.setattr(type(BACKENDS["eager"]), "build", build)
     with pytest.raises(KeyboardInterrupt):
-        tune(network(), Schedule(), Choices("eager"), lambda stage: None)
+        tune(network(), Schedule(), CompileOptions("eager"), lambda stage: None)

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_graph import RecordedDevice
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.engine import graph_executor as graphs
 from fastdiff.engine.batcher import Batching
 from fastdiff.engine.cuda_device import CudaDevice
@@ -144,7 +144,7 @@ def test_prepare_captures_the_largest_first_and_leaves_nothing_to_capture():
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_denoiser_in_half_precision_leaves_the_state_in_float32(precision):
-    denoiser = ENGINES["eager"].build(NETWORK, precision)
+    denoiser = BACKENDS["eager"].build(NETWORK, precision)
     engine = graph_engine(RecordedDevice(), denoiser)
     request = make_request("dpmpp_2m_sde", rows=3, seed=4, guidance=2.5)
     got = run(engine, request)[0]
@@ -159,7 +159,7 @@ def test_a_unet_with_attention_is_captured():
     network = Network(load_digits(), (1, 8, 8), labels, "digits")
     images = []
     for eager_because in (None, "for comparison"):
-        denoiser = ENGINES["eager"].build(network, "float32")
+        denoiser = BACKENDS["eager"].build(network, "float32")
         denoiser.eager_because = eager_because
         engine = Engine(network, denoiser, {16: 1.0}, 4, RecordedDevice())
         images += run(engine, make_request(rows=3, seed=7, guidance=2.0))

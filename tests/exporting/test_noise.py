@@ -108,7 +108,7 @@ def test_logarithm_and_circle_have_the_bits_of_the_kernels():
 
 
 class RoughLogarithm(Builder):
-    """An engine whose logarithm is off by more than any engine's."""
+    """A backend whose logarithm is off by more than any backend's."""
 
     error = 0.0
 

@@ -7,7 +7,7 @@ from diffusers_models import unet2d_condition
 
 import fastdiff
 from fastdiff import Conditioning
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.integrations import describe
 from fastdiff.storing import cache_key
 
@@ -51,7 +51,7 @@ def test_images_are_those_of_the_adapted_model(adapted):
 
 def test_cache_tells_adapters_and_their_scales_apart(adapted):
     def key(model):
-        return cache_key(*describe(model), Choices())
+        return cache_key(*describe(model), CompileOptions())
 
     adapted.set_adapters("style", 1.0)
     whole = key(adapted)

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import Conditioning, Schedule, errors
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.exporting import export_onnx
 from fastdiff.integrations import describe
 from fastdiff.kernels.noise import TAG_STEP
@@ -117,7 +117,7 @@ def test_file_of_fastdiff_brings_its_schedule_and_null_values(tmp_path):
 def test_cache_tells_files_and_roles_apart(tmp_path):
     def key(inputs=NAMES, **options):
         path = write_denoiser(tmp_path / "m.onnx", **options)
-        return cache_key(*describe(path, inputs=inputs), Choices())
+        return cache_key(*describe(path, inputs=inputs), CompileOptions())
 
     keys = [key(), key(channels=4), key(inputs={**NAMES, "gain": "my_scalar"})]
     assert None not in keys

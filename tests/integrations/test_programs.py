@@ -98,7 +98,7 @@ def test_function_that_torch_cannot_export_runs_eagerly_and_says_why(expected):
         return torch.tensor(predict(x, t).tolist())
 
     sampler = fastdiff.compile(through_lists, sample_shape=SHAPE, **QUICK)
-    assert sampler.report.chosen.engine == "eager"
+    assert sampler.report.chosen.backend == "eager"
     assert "through_lists cannot be exported to ONNX" in str(sampler.report)
     first = sampler.sample(latents=expected[0][:1], steps=3)
     torch.testing.assert_close(first, expected[1][:1], rtol=1e-5, atol=1e-5)

@@ -33,11 +33,11 @@ class Rounding(Table):
         return super().forward(x, t.round().long())
 
 
-@pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
-def test_a_table_of_times_samples_as_one_that_rounds(engine):
+@pytest.mark.parametrize("backend", ["eager", "onnxruntime"])
+def test_a_table_of_times_samples_as_one_that_rounds(backend):
     images = []
     for model in (Table(), Rounding()):
-        sampler = fastdiff.compile(model, sample_shape=SHAPE, backend=engine, cache=False, **QUICK)
+        sampler = fastdiff.compile(model, sample_shape=SHAPE, backend=backend, cache=False, **QUICK)
         images.append(sampler.sample(2, solver="euler", steps=7, seed=1))  # at 832.5, among others
     torch.testing.assert_close(images[0], images[1], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Networks and modules as the front of the native engine sees them."""
+"""Networks and modules as the front of the native backend sees them."""
 
 import pytest
 import torch

@@ -6,13 +6,13 @@ from planned_networks import LEVELS, MODELS, error, evaluate
 
 from fastdiff import _native
 from fastdiff.errors import ArtifactError
-from fastdiff.native import Choice, Conv, bind, make_plan, pack
+from fastdiff.native import Algorithm, Conv, bind, make_plan, pack
 from fastdiff.native.nodes import Attention, Gather, GroupNorm
 
 
 def choices_of(plan, algorithm):
     return {
-        node.name: Choice(algorithm)
+        node.name: Algorithm(algorithm)
         for node in plan.nodes
         if isinstance(node, Conv) and node.kernel == (3, 3) and node.stride == 1
     }
@@ -47,7 +47,7 @@ def test_attention_in_tiles_is_near_and_has_the_same_bits_in_any_batch(model, na
     case = model(name)
     plan = make_plan(case.program, case.network)
     names = [node.name for node in plan.nodes if isinstance(node, Attention)]
-    choices = dict.fromkeys(names, Choice("tiles"))
+    choices = dict.fromkeys(names, Algorithm("tiles"))
     whole = evaluate(plan, case.inputs, len(case.expected), choices, level)
     assert 1e-5 < error(whole, case.expected) < 1e-2
     alone = evaluate(plan, case.inputs, 1, choices, level)
@@ -58,7 +58,7 @@ def test_tables_in_bfloat16_are_half_as_large_and_near(model):
     case = model("dit")
     plan = make_plan(case.program, case.network)
     tables = {node.table for node in plan.nodes if isinstance(node, Gather)}
-    choices = {n.name: Choice("bfloat16") for n in plan.nodes if isinstance(n, Gather)}
+    choices = {n.name: Algorithm("bfloat16") for n in plan.nodes if isinstance(n, Gather)}
     packed = pack(plan, choices)
     assert tables
     assert not tables & packed.keys()
@@ -75,7 +75,7 @@ def test_an_algorithm_that_a_node_has_no_kernel_for_is_refused(model, kind, algo
     plan = make_plan(model("digits").program, model("digits").network)
     (name, *_) = (node.name for node in plan.nodes if isinstance(node, kind))
     with pytest.raises(ArtifactError, match=f"{name}: no algorithm '{algorithm}'"):
-        bind(plan, _native.NetworkPlan(), 1, {}, 0, {}, {name: Choice(algorithm)})
+        bind(plan, _native.NetworkPlan(), 1, {}, 0, {}, {name: Algorithm(algorithm)})
 
 
 def test_weights_that_a_kernel_would_read_past_are_refused(model):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastdiff.native import Choice, choose, make_plan
+from fastdiff.native import Algorithm, choose, make_plan
 from fastdiff.native.nodes import Attention, Conv, Gather
 from fastdiff.native.running import choosing
 
@@ -63,5 +63,5 @@ def test_the_last_convolution_is_never_in_integers(plan, times):
 def test_what_is_measured_can_run(plan, monkeypatch, precision):
     monkeypatch.setattr(choosing, "_COLD_FLOATS", 1)
     choices = choose(plan, "", 1, precision)
-    assert all(isinstance(choice, Choice) for choice in choices.values())
+    assert all(isinstance(choice, Algorithm) for choice in choices.values())
     assert {node.name for node in plan.convolutions} <= set(choices)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from planned_networks import error
 
 from fastdiff import _native
-from fastdiff.native import Choice, bind, make_plan, pack
+from fastdiff.native import Algorithm, bind, make_plan, pack
 from fastdiff.native.running.quantizing import MOST_TERMS, quantize
 
 
@@ -100,7 +100,7 @@ def test_a_network_of_integers_is_near_the_exact_one_and_bits_do_not_depend_on_t
 
     exact = evaluate(rows, pack(plan, {}, level), {}, ranges)
     assert error(exact, case.expected) < 1e-5  # observing changes nothing
-    choices = {n.name: Choice("int8") for n in plan.convolutions}
+    choices = {n.name: Algorithm("int8") for n in plan.convolutions}
     packed = pack(plan, choices, level, ranges=ranges)
     whole = evaluate(rows, packed, choices)
     assert 1e-5 < error(whole, case.expected) < 0.1

@@ -6,14 +6,14 @@ import torch
 from planned_networks import LEVELS, MODELS, evaluate
 from torch import nn
 
-from fastdiff.native import Choice, make_plan
+from fastdiff.native import Algorithm, make_plan
 from fastdiff.native.nodes import Attention, Conv, GroupNorm, LayerNorm, reads
 from fastdiff.native.planning.rounding import rounded_ahead, without_rounded
 from fastdiff.native.running import binding
 
 
 def tiles(plan, algorithm="tiles"):
-    return {node.name: Choice(algorithm) for node in plan.convolutions}
+    return {node.name: Algorithm(algorithm) for node in plan.convolutions}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -100,7 +100,7 @@ def test_a_doubled_image_is_rounded_before_it_is_doubled(read, monkeypatch):
     plan = make_plan(case.program, case.network)
     assert without_rounded(plan, tiles(plan)).live_floats < plan.live_floats
     assert rounded_ahead(plan, tiles(plan)) == {"last"}
-    assert rounded_ahead(plan, {"last": Choice("direct")}) == set()
+    assert rounded_ahead(plan, {"last": Algorithm("direct")}) == set()
     for level in LEVELS:
         got = evaluate(plan, case.inputs, 3, tiles(plan), level)
         assert np.abs(got - case.expected[:3]).max() < 2e-2 * np.abs(case.expected).max()

@@ -1,4 +1,4 @@
-"""ONNX files of others: the roles of their inputs, and the form that engines read."""
+"""ONNX files of others: the roles of their inputs, and the form that backends read."""
 
 import numpy as np
 import onnx

@@ -81,7 +81,7 @@ def test_generate_asks_for_what_it_is_told_and_returns_the_images(client, worker
     assert job.request.conditioning["class_labels"].tolist() == [7, 7, 7]
     assert generation.seeds == [(2**64 - 1, 0), (2**64 - 1, 1), (2**64 - 1, 2)]
     assert np.array_equal(generation.arrays(), np.full((3, 5, 7, 3), 128, np.uint8))
-    assert (generation.steps, generation.engine) == (13, "eager float32")
+    assert (generation.steps, generation.backend) == (13, "eager float32")
     assert (generation.queue_seconds, generation.run_seconds) == (0.25, 0.5)
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdiff.serving.costs import StepCost, best_step, bucket_of
+from fastdiff.serving.costs import StepCost, best_step, power_of_two_from
 
 MEASURED = {1: 0.010, 4: 0.016, 16: 0.060}
 
@@ -55,7 +55,16 @@ def test_cost_is_the_mean_of_what_varies():
 
 
 def test_buckets_are_powers_of_two():
-    assert [bucket_of(n) for n in (1, 2, 3, 4, 5, 8, 9, 1000)] == [1, 2, 4, 4, 8, 8, 16, 1024]
+    assert [power_of_two_from(n) for n in (1, 2, 3, 4, 5, 8, 9, 1000)] == [
+        1,
+        2,
+        4,
+        4,
+        8,
+        8,
+        16,
+        1024,
+    ]
 
 
 def test_best_step_is_the_smallest_that_is_nearly_the_fastest():

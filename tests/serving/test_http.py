@@ -186,10 +186,12 @@ def test_images_say_how_they_were_made(client, worker):
     reply = client.post(PATH, json=body).json()
 
     assert [(image["seed"], image["image"]) for image in reply["data"]] == [(5, 0), (5, 1)]
-    told = {key: reply[key] for key in ("model", "engine", "steps", "queue_seconds", "run_seconds")}
+    told = {
+        key: reply[key] for key in ("model", "backend", "steps", "queue_seconds", "run_seconds")
+    }
     assert told == {
         "model": "digits",
-        "engine": "eager float32",
+        "backend": "eager float32",
         "steps": 20,
         "queue_seconds": 0.25,
         "run_seconds": 0.5,
@@ -348,5 +350,5 @@ def test_metrics_count_requests_by_outcome():
         'fastdiff_wasted_steps_total{model="digits",reason="cancelled"} 7.0',
         'fastdiff_non_finite_total{model="digits"} 2.0',
         'fastdiff_engine_rebuilds_total{model="digits"} 1.0',
-        'fastdiff_engine_info{engine="eager float32",model="digits"} 1.0',
+        'fastdiff_backend_info{backend="eager float32",model="digits"} 1.0',
     } <= set(lines)

@@ -9,7 +9,7 @@ from serving import FakeWorker, digits
 
 import fastdiff
 from fastdiff.errors import NonFiniteOutput
-from fastdiff.serving.loading import Choices, Source, load_models
+from fastdiff.serving.loading import ModelOptions, Source, load_models
 from fastdiff.serving.logs import JsonLines
 from fastdiff.serving.service import Service
 
@@ -40,7 +40,10 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     service = Service(["seven"])
 
     load_models(
-        service, [Source.parse("seven=digits")], Choices("eager", batch_invariant=True), make_worker
+        service,
+        [Source.parse("seven=digits")],
+        ModelOptions("eager", batch_invariant=True),
+        make_worker,
     )
 
     assert service.state == "ready"
@@ -50,7 +53,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     assert [job.demand.steps for job in worker.seen] == [4]
     assert worker.name == "seven"
     text = service.metrics.render().decode()
-    assert 'fastdiff_engine_info{engine="eager float32",model="seven"} 1.0' in text
+    assert 'fastdiff_backend_info{backend="eager float32",model="seven"} 1.0' in text
 
 
 def test_a_model_that_makes_no_image_is_not_served(monkeypatch):
@@ -61,7 +64,7 @@ def test_a_model_that_makes_no_image_is_not_served(monkeypatch):
     service = Service(["digits"])
 
     with pytest.raises(NonFiniteOutput):
-        load_models(service, [Source("digits", "digits")], Choices(), make_worker)
+        load_models(service, [Source("digits", "digits")], ModelOptions(), make_worker)
     assert service.state == "loading"
 
 

@@ -148,7 +148,7 @@ def test_requests_that_outlast_the_drain_are_told():
 @pytest.mark.parametrize(
     ("error", "traced"),
     [
-        (Unavailable("no engine runs it"), False),
+        (Unavailable("no backend runs it"), False),
         (FileNotFoundError(2, "No such file", "a.fastdiff"), False),
         (ZeroDivisionError("a bug"), True),
     ],

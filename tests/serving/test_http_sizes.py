@@ -20,7 +20,7 @@ from fastdiff.integrations.pipelines import CompiledPipeline
 from fastdiff.integrations.pipelines.families import family_of
 from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.images import to_pixels
-from fastdiff.serving.loading import Choices, Source, load_models
+from fastdiff.serving.loading import ModelOptions, Source, load_models
 from fastdiff.serving.service import Service
 from fastdiff.serving.worker import ModelWorker
 
@@ -29,7 +29,7 @@ SIZES = ((12, 8), (8, 16))  # width x height
 
 
 def compile_unmeasured(model, *, sample_shape=None, **options):
-    """As `fastdiff.compile`, on the eager engine and without a look at its speed."""
+    """As `fastdiff.compile`, on the eager backend and without a look at its speed."""
     if not is_pipeline(model):
         return unmeasured(*describe(model, sample_shape=sample_shape))
     family = family_of(type(model).__name__)
@@ -50,7 +50,7 @@ def load(monkeypatch):
 
     def load(model, *sizes):
         service = Service(["model"])
-        load_models(service, [Source("model", str(model))], Choices(sizes=sizes), make_worker)
+        load_models(service, [Source("model", str(model))], ModelOptions(sizes=sizes), make_worker)
         return service
 
     yield load

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from fastdiff.cli import app
 from fastdiff.errors import InvalidArgument, Overloaded, Unavailable, UnknownName
 from fastdiff.plots import colors_of
-from fastdiff.serving.loadreport import Report, percentile, to_html
+from fastdiff.serving.loadreport import LoadReport, percentile, to_html
 from fastdiff.serving.loadtest import Kind, Load, Outcome, parse_mix, send
 
 MIX = (Kind(10, 0.8), Kind(100, 0.2))
@@ -123,7 +123,7 @@ def report():
         outcome("100", 2.1, 0.9, queue_seconds=0.5),
         outcome("100", 2.2, 0.1, "failed", error="<boom>"),
     ]
-    return Report(Load(rate=10, seconds=2.3, mix=MIX, n=3), short + others, goal_seconds=0.1)
+    return LoadReport(Load(rate=10, seconds=2.3, mix=MIX, n=3), short + others, goal_seconds=0.1)
 
 
 def test_summary_counts_and_percentiles_are_those_of_the_answered():
@@ -148,7 +148,7 @@ def test_percentile_is_an_observation_that_enough_are_within(values, percent):
 
 
 def test_nothing_answered_has_no_latency():
-    (summary,) = Report(Load(1, 1), [outcome("50", 0.0, 0.1, "refused")]).summaries()
+    (summary,) = LoadReport(Load(1, 1), [outcome("50", 0.0, 0.1, "refused")]).summaries()
     assert (summary.refused, summary.p50_seconds, summary.goodput) == (1, None, None)
 
 
@@ -181,7 +181,7 @@ def test_a_page_of_a_long_test_is_small():
         for number, (due, kind) in enumerate(load.schedule())
     ]
     assert len(many) > 19_000
-    assert len(to_html(Report(load, many))) < 300_000
+    assert len(to_html(LoadReport(load, many))) < 300_000
 
 
 def test_command_reports_and_writes_and_fails_with_the_server(worker, url, tmp_path):

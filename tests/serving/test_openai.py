@@ -48,7 +48,7 @@ def test_a_class_is_a_prompt(client):
         assert np.abs(picture(image.b64_json).astype(int) - pixels).max() <= 1
     assert [image.seed for image in reply.data] == [11, 11]
     assert reply.steps == 6
-    assert reply.engine == "eager float32"
+    assert reply.backend == "eager float32"
     assert reply.queue_seconds >= 0
     assert reply._request_id
 

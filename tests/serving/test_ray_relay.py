@@ -232,8 +232,8 @@ def test_the_replicas_reports_are_one(service):
     assert ready.json() == {"status": "ready", "replicas": {"a": "ready", "b": "ready"}}
     assert status.json()["replicas"] == 2
     (model,) = status.json()["models"]
-    assert (model["name"], model["jobs"], model["engine"]) == ("digits", 0, "eager float32")
-    assert 'fastdiff_engine_info{engine="eager float32",model="digits",replica="b"} 1.0' in (
+    assert (model["name"], model["jobs"], model["backend"]) == ("digits", 0, "eager float32")
+    assert 'fastdiff_backend_info{backend="eager float32",model="digits",replica="b"} 1.0' in (
         metrics.text
     )
 

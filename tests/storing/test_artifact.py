@@ -14,7 +14,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.backends.onnxruntime import OnnxRuntimeDenoiser
 from fastdiff.storing import artifact, load_artifact
 from fastdiff.storing import recalling as loading
@@ -67,10 +67,10 @@ def test_a_sampler_is_pickled_and_copied_as_what_it_saves(sampler, monkeypatch):
     other = sampler.with_schedule(fastdiff.Schedule(num_train_timesteps=100))
     unpickled = pickle.loads(pickle.dumps(other))  # noqa: S301  what this test wrote
     for made in (unpickled, copy.deepcopy(other)):
-        assert made.engine is not other.engine
+        assert made.backend is not other.backend
         assert made.schedule == other.schedule
         assert torch.equal(made.sample(**OPTIONS), other.sample(**OPTIONS))
-    assert copy.copy(other).engine is other.engine
+    assert copy.copy(other).backend is other.backend
 
 
 def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):
@@ -82,7 +82,7 @@ def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):
 def test_another_machine_measures_again_without_the_module(sampler, saved, monkeypatch):
     monkeypatch.setattr(artifact, "fingerprint", lambda: "elsewhere")
     loaded = fastdiff.load(saved)
-    refused = {c.engine: c.refusal for c in loaded.report.candidates if c.refusal}
+    refused = {c.backend: c.refusal for c in loaded.report.candidates if c.refusal}
     assert "no torch module" in refused["eager"]
     # A machine that computes bfloat16 fast may choose it, within its certificate.
     tolerance = 1e-4 if loaded.report.chosen.precision == "float32" else 0.2
@@ -195,7 +195,7 @@ TAMPERED = {
     "a file that is not listed": (lambda e: e.update(extra=b"x"), "does not list the entries"),
     "a missing network": (lambda e: e.pop("denoiser.onnx"), "does not list the entries"),
     "no manifest": (lambda e: e.pop("manifest.json"), "no manifest.json"),
-    "a later format": (in_manifest(format=4), "has format 4, this version of fastdiff reads 3"),
+    "a later format": (in_manifest(format=5), "has format 5, this version of fastdiff reads 4"),
     "an earlier format": (in_manifest(format=2), "has format 2"),
     "a manifest without a schedule": (in_manifest(schedule=None), "does not hold what its format"),
     "an impossible shape": (in_manifest(sample_shape=[1, 5]), "does not hold what its format"),
@@ -278,7 +278,7 @@ def test_a_model_that_cannot_be_exported_cannot_be_saved(tmp_path):
             return x if x.sum() > 0 else -x
 
     sampler = fastdiff.compile(Branches(), sample_shape=(1, 2, 2))
-    assert sampler.report.chosen.engine == "eager"
+    assert sampler.report.chosen.backend == "eager"
     with pytest.raises(errors.InvalidArgument, match="cannot be exported to ONNX"):
         sampler.save(tmp_path / "m.fastdiff")
     assert list(tmp_path.iterdir()) == []
@@ -286,9 +286,9 @@ def test_a_model_that_cannot_be_exported_cannot_be_saved(tmp_path):
 
 @pytest.fixture
 def compiled_code(sampler, tmp_path, monkeypatch):
-    """Save a sampler whose engine has compiled code; return the file, and what loading runs."""
+    """Save a sampler whose backend has compiled code; return the file, and what loading runs."""
     ran = []
-    build = ENGINES["onnxruntime"].build
+    build = BACKENDS["onnxruntime"].build
 
     def reading(network, precision, blobs=None):
         ran.append(blobs and [path.read_bytes() for path in blobs.iterdir()])
@@ -296,7 +296,7 @@ def compiled_code(sampler, tmp_path, monkeypatch):
 
     save = lambda self, folder, batches: (folder / "code.bin").write_bytes(b"code")
     monkeypatch.setattr(OnnxRuntimeDenoiser, "save", save)
-    monkeypatch.setattr(ENGINES["onnxruntime"], "build", reading, raising=False)
+    monkeypatch.setattr(BACKENDS["onnxruntime"], "build", reading, raising=False)
     monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("measured again"))
     path = tmp_path / "code.fastdiff"
     sampler.save(path)
@@ -360,7 +360,7 @@ def test_code_for_another_machine_is_left_alone(compiled_code, monkeypatch):
 
 def test_code_that_does_not_load_is_compiled_again(compiled_code, sampler, monkeypatch):
     path, ran = compiled_code
-    reading = ENGINES["onnxruntime"].build
+    reading = BACKENDS["onnxruntime"].build
 
     def refusing(network, precision, blobs=None):
         denoiser = reading(network, precision, blobs)
@@ -368,7 +368,7 @@ def test_code_that_does_not_load_is_compiled_again(compiled_code, sampler, monke
             raise errors.Unavailable("of another version")
         return denoiser
 
-    monkeypatch.setattr(ENGINES["onnxruntime"], "build", refusing, raising=False)
+    monkeypatch.setattr(BACKENDS["onnxruntime"], "build", refusing, raising=False)
     assert torch.equal(fastdiff.load(path).sample(**OPTIONS), sampler.sample(**OPTIONS))
     assert ran == [[b"code"], None]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.integrations import from_diffusers
 from fastdiff.networks import Network
 from fastdiff.sampling import Schedule
@@ -48,7 +48,9 @@ class Other(Scaled):
 
 
 def key(module, schedule=None, choices=None, shape=(1, 4, 4)):
-    return cache_key(Network(module, shape, name="m"), schedule or Schedule(), choices or Choices())
+    return cache_key(
+        Network(module, shape, name="m"), schedule or Schedule(), choices or CompileOptions()
+    )
 
 
 def changed(edit):
@@ -77,7 +79,7 @@ def test_key_is_the_same_for_the_same_content_only():
     keys = {key(module) for module in differing}
     keys |= {
         key(Scaled(), Schedule(beta_end=0.021)),
-        key(Scaled(), choices=Choices(backend="eager")),
+        key(Scaled(), choices=CompileOptions(backend="eager")),
         key(Scaled(), shape=(1, 4, 5)),
     }
     assert base not in keys
@@ -269,7 +271,7 @@ def keys_of_diffusers():
     for make in (diffusers_models.unet2d, diffusers_models.unet2d_condition):
         model = make()
         model.labels = {functools.partial(max, {"all", name}) for name in ("cat", "dog", "boat")}
-        keys.append(cache_key(from_diffusers(model), Schedule(), Choices()))
+        keys.append(cache_key(from_diffusers(model), Schedule(), CompileOptions()))
     return keys
 
 

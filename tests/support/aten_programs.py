@@ -1,4 +1,4 @@
-"""Programs of the native engine's operators, put together call by call instead of traced."""
+"""Programs of the native backend's operators, put together call by call instead of traced."""
 
 import operator
 

@@ -5,7 +5,7 @@ import torch
 from extras import with_extras
 from torch import nn
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.engine.batcher import EVERYONE
 from fastdiff.engine.engine import Engine
 from fastdiff.engine.requests import Request
@@ -52,13 +52,13 @@ class Rational(nn.Module):
 
 LABELS = {"class_labels": Conditioning(num_classes=NULL_LABEL, null=NULL_LABEL)}
 NETWORK = Network(Rational(), SHAPE, LABELS, "rational")
-DENOISER = ENGINES["eager"].build(NETWORK, "float32")
+DENOISER = BACKENDS["eager"].build(NETWORK, "float32")
 
 
 class Planted:
     """The denoiser above; `plant` is called on x in each evaluation, and scales the output."""
 
-    engine, precision = "planted", "float32"
+    backend, precision = "planted", "float32"
     input_dtype = output_dtype = torch.float32
     output_channels = 2
 

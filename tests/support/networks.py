@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.compiling.compiled import Compiled, Workspace
 from fastdiff.compiling.report import Candidate, Report
 from fastdiff.compiling.trajectory import reference_trajectory
@@ -21,7 +21,7 @@ NULL_LABEL = 4
 class RowByRow(nn.Module):
     """A nonlinear denoiser that computes each row by itself, so a row's bits know no batch."""
 
-    calls: ClassVar[list[int]] = []  # of the class, since engines run copies of the module
+    calls: ClassVar[list[int]] = []  # of the class, since backends run copies of the module
 
     def __init__(self, channels_out: int = 2) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def eager_sampler(
     network: Network, schedule: Schedule | None = None, batch: int = 4, max_rows: int | None = None
 ) -> Sampler:
     """Build a sampler without measuring anything."""
-    denoiser = ENGINES["eager"].build(network, "float32")
+    denoiser = BACKENDS["eager"].build(network, "float32")
     schedule = schedule or Schedule()
     compiled = Compiled(
         network=network,

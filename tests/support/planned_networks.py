@@ -1,4 +1,4 @@
-"""Small networks of every kind that the native engine reads, traced once."""
+"""Small networks of every kind that the native backend reads, traced once."""
 
 import functools
 from types import SimpleNamespace

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import uvicorn
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.compiler import describe
 from fastdiff.compiling.compiled import Compiled, Workspace
 from fastdiff.compiling.report import Candidate, Report
@@ -39,7 +39,7 @@ from fastdiff.serving.jobs import (
     WorkerStatus,
 )
 from fastdiff.serving.loading import warm_up
-from fastdiff.serving.models import Plan, SamplerModel, Served
+from fastdiff.serving.models import CheckedRequest, SamplerModel, Served
 from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.service import Service, Settings
 from fastdiff.serving.worker import ModelWorker
@@ -47,15 +47,15 @@ from fastdiff.serving.worker import ModelWorker
 
 @functools.cache
 def digits() -> Sampler:
-    """Return the digits model on the eager engine, unmeasured; one for a test run."""
+    """Return the digits model on the eager backend, unmeasured; one for a test run."""
     return unmeasured(*describe("digits"))
 
 
 def unmeasured(network: Network, schedule: Schedule) -> Sampler:
-    """Return a sampler on the eager engine; nothing is measured and nothing certified."""
+    """Return a sampler on the eager backend; nothing is measured and nothing certified."""
     network = replace(network, output_channels=network.probe())
     report = Report(network.name, "", [Candidate("eager", "float32", 8, 1e-3, chosen_from=1)])
-    denoiser = ENGINES["eager"].build(network, "float32")
+    denoiser = BACKENDS["eager"].build(network, "float32")
     nobody = cast("Trajectory", None)  # a certificate would compare with it
     return Sampler(Compiled(network, schedule, nobody, denoiser, {8: 1e-3}, report, Workspace()))
 
@@ -63,12 +63,12 @@ def unmeasured(network: Network, schedule: Schedule) -> Sampler:
 class FakeModel:
     """A served model whose requests nobody runs: its pictures are grey."""
 
-    engine = "none"
+    backend = "none"
     parameters: ClassVar[dict] = {"max_steps": 1000}
 
-    def plan(self, ask: ImageRequest) -> Plan:
+    def plan(self, ask: ImageRequest) -> CheckedRequest:
         steps = ask.num_inference_steps or 10
-        return Plan(8, 8, steps, Demand(ask.count, steps), build=lambda: None)
+        return CheckedRequest(8, 8, steps, Demand(ask.count, steps), build=lambda: None)
 
     def pixels(self, samples: torch.Tensor) -> Pixels:
         return to_pixels(samples)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.folders import load_pretrained
 from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
@@ -65,7 +65,7 @@ def compile_pipeline(
     WeightsError
         Weights in the folder are missing, corrupt or not safetensors.
     Unavailable
-        diffusers is not installed, or no engine can run the denoiser.
+        diffusers is not installed, or no backend can run the denoiser.
     """
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
@@ -83,7 +83,7 @@ def compile_pipeline(
         conditioning={**network.conditioning, **(conditioning or {})},
         num_train_timesteps=schedule.num_train_timesteps,
     )
-    choices = Choices(backend, precision, max_batch, tune, verify)
+    choices = CompileOptions(backend, precision, max_batch, tune, verify)
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)

@@ -81,7 +81,7 @@ class CompiledPipeline:
 
     @property
     def report(self) -> Report:
-        """Engine chosen, and every candidate's measured rate and error."""
+        """Backend chosen, and every candidate's measured rate and error."""
         return self.sampler.report
 
     def __getattr__(self, name: str) -> Any:

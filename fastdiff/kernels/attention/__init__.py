@@ -9,7 +9,7 @@ chosen and why. ``reference`` is the definition in NumPy.
 
 from fastdiff.kernels.attention.dispatch import (
     MAX_HEAD_SIZE,
-    Choice,
+    AttentionChoice,
     ShapeClass,
     choices,
     choose,
@@ -19,7 +19,7 @@ from fastdiff.kernels.attention.operator import attention
 
 __all__ = [
     "MAX_HEAD_SIZE",
-    "Choice",
+    "AttentionChoice",
     "ShapeClass",
     "attention",
     "choices",

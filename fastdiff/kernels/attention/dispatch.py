@@ -67,7 +67,7 @@ class ShapeClass:
 
 
 @dataclass(frozen=True)
-class Choice:
+class AttentionChoice:
     """What serves a class of shapes, and why.
 
     Attributes
@@ -99,11 +99,11 @@ class Choice:
         return f"{self.implementation}, {why} ({'; '.join(others)})"
 
 
-_choices: dict[ShapeClass, Choice] = {}
+_choices: dict[ShapeClass, AttentionChoice] = {}
 _measure: ContextVar[Measure | None] = ContextVar("measure", default=None)
 
 
-def choices() -> dict[ShapeClass, Choice]:
+def choices() -> dict[ShapeClass, AttentionChoice]:
     """Return what has been chosen in this process."""
     return dict(_choices)
 
@@ -210,7 +210,7 @@ def choose(
     *,
     measure: Measure = measure,
     refusal: Callable[[str, Tensor, Tensor, Tensor, float], str | None] = refusal,
-) -> Choice:
+) -> AttentionChoice:
     """Measure what can compute such a call, and serve its class with the fastest from now on.
 
     Parameters
@@ -227,7 +227,7 @@ def choose(
     runs = {name: runs[name] for name in runs if name not in refused}
     seconds = measure(runs) if len(runs) > 1 else {}
     fastest = min(runs, key=lambda name: seconds.get(name, 0.0))
-    choice = Choice(fastest, dict(seconds), refused)
+    choice = AttentionChoice(fastest, dict(seconds), refused)
     _choices[ShapeClass.of(q, k, v)] = choice
     return choice
 
@@ -239,7 +239,7 @@ def selected(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str:
     choice = _choices.get(ShapeClass.of(q, k, v))
     if choice is None:
         how = _measure.get()
-        choice = choose(q, k, v, scale, measure=how) if how else Choice("torch")
+        choice = choose(q, k, v, scale, measure=how) if how else AttentionChoice("torch")
     return choice.implementation
 
 

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastdiff.kernels.passes.columns import TABLE, Batch, with_own_table
+from fastdiff.kernels.passes.columns import TABLE, BatchColumns, with_own_table
 
 _PHI, _RANK, _LIMIT = range(3)
 _M = 6  # column of m in x and h
@@ -81,7 +81,7 @@ def adapt(
     rows : (B, 40) uint8
         The records, pointing there.
     """
-    batch = Batch(rows)
+    batch = BatchColumns(rows)
     slots, n = batch.index("slot"), state.shape[1]
     own = table.index_select(0, batch.index("table_row"))
     wish = wishes.index_select(0, slots)
@@ -103,7 +103,7 @@ def adapt(
     return own, with_own_table(rows)
 
 
-def _outputs(batch: Batch, output: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _outputs(batch: BatchColumns, output: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return m_c and m, (B, n) float32, and whether they differ, (B, 1) bool."""
     conditional, unconditional = batch.index("cond"), batch.index("uncond")
     guided = unconditional >= 0

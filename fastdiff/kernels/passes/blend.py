@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdiff.kernels.passes.columns import TABLE, Batch
+from fastdiff.kernels.passes.columns import TABLE, BatchColumns
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def blend(
     inputs : (S, n) float32, bfloat16 or float16
         Gets c_in_next x.
     """
-    batch = Batch(rows)
+    batch = BatchColumns(rows)
     slots = batch.slots(padding=len(state) - 1)
     index = batch.index("table_row")
     alpha, sigma = levels.index_select(0, index)[:, :, None].unbind(1)

@@ -18,7 +18,7 @@ TABLE = _words(TABLE_ROW)
 _BATCH = _words(BATCH_ROW)
 
 
-class Batch:
+class BatchColumns:
     """The columns of (B, 40) uint8 BATCH_ROW records, for indexing.
 
     The fields of a padding record are whatever an earlier batch left there, so they read as 0.

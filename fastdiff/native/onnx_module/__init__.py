@@ -1,4 +1,4 @@
-"""An ONNX file as a torch module, for engines that start from one.
+"""An ONNX file as a torch module, for backends that start from one.
 
 =============== ===================================================================================
 `module.py`     the graph: operators as submodules, weights as their parameters

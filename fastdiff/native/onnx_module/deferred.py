@@ -1,6 +1,6 @@
 """Values that are not computed yet: the next operators may make one call of several.
 
-ONNX writes group norms, attention, SiLU and GELU as chains of operators, where engines have one
+ONNX writes group norms, attention, SiLU and GELU as chains of operators, where backends have one
 kernel. Each link of such a chain is a class here, which the next operator looks for; whatever else
 reads it gets its `value`.
 """

@@ -61,7 +61,7 @@ class OnnxModule(nn.Module):
         if opset < _MIN_OPSET:
             raise Unavailable(
                 f"{name} has opset {opset}, and can be read from {_MIN_OPSET} on; "
-                "another engine can run it"
+                "another backend can run it"
             )
         self.name, graph = name, model.graph
         self._constants: dict[str, Array] = {
@@ -170,7 +170,7 @@ class _Call(nn.Module):
 def _refusal(operator: str, node: str, file: str, reason: str) -> Unavailable:
     return Unavailable(
         f"the operator {operator}{f' ({node})' if node else ''} of {file} cannot be read: "
-        f"{reason}; another engine can run it"
+        f"{reason}; another backend can run it"
     )
 
 

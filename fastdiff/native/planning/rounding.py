@@ -10,7 +10,7 @@ from fastdiff.native.nodes import Attention, Conv, GroupNorm, LayerNorm, Node, r
 from fastdiff.native.plan import Plan
 from fastdiff.native.planning.graph import Graph
 from fastdiff.native.planning.memory import assign, lifetimes, live_peak
-from fastdiff.native.running.packing import TILE_CHANNELS, Choice, by_phases
+from fastdiff.native.running.packing import TILE_CHANNELS, Algorithm, by_phases
 from fastdiff.native.views import View
 
 _LANES = 16  # of the widest level: what rounds writes whole vectors
@@ -26,7 +26,7 @@ def delay_norms(graph: Graph) -> None:
             graph.nodes.insert(list(read).index(True), norm)
 
 
-def rounded_ahead(plan: Plan, choices: Mapping[str, Choice]) -> set[str]:
+def rounded_ahead(plan: Plan, choices: Mapping[str, Algorithm]) -> set[str]:
     """Return the names of convolutions whose input the node before them can round.
 
     That node computes nothing else, nobody else reads it, and it has whole vectors to store.
@@ -35,14 +35,14 @@ def rounded_ahead(plan: Plan, choices: Mapping[str, Choice]) -> set[str]:
         node.name
         for index, (before, node) in enumerate(pairwise(plan.nodes))
         if isinstance(node, Conv)
-        and _takes(node, choices.get(node.name, Choice()))
+        and _takes(node, choices.get(node.name, Algorithm()))
         and plan.buffers[node.x.buffer].kind == "arena"
         and _rows(before) == _flat(node.x)
         and _read_once(plan.nodes[index + 1 :], node.x)
     }
 
 
-def without_rounded(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
+def without_rounded(plan: Plan, choices: Mapping[str, Algorithm]) -> Plan:
     """Return `plan` without memory for what is rounded ahead: it never goes through the arena."""
     ahead = rounded_ahead(plan, choices)
     if not ahead:
@@ -59,7 +59,7 @@ def without_rounded(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
     )
 
 
-def _takes(node: Conv, choice: Choice) -> bool:
+def _takes(node: Conv, choice: Algorithm) -> bool:
     """Whether its tiles are whole, and each pixel of x is one of theirs."""
     tile = TILE_CHANNELS.get(choice.algorithm)
     inside = all(

@@ -55,7 +55,8 @@ def read_graph(program: torch.export.ExportedProgram, network: Network) -> Graph
     """
     if network.batch is not None:
         raise Unavailable(
-            f"the native engine needs an open batch axis; {network.name} takes {network.batch} rows"
+            f"the native backend needs an open batch axis; {network.name} takes "
+            f"{network.batch} rows"
         )
     reader = Reader()
     env: dict[fx.Node, Any] = {}

@@ -47,8 +47,8 @@ class Reader:
         where = self.scope() or "the network"
         what = f"{self.node.target} in {where}"
         return Unavailable(
-            f"the native engine cannot read {what}{': ' if reason else ''}{reason}; "
-            "another engine can run it"
+            f"the native backend cannot read {what}{': ' if reason else ''}{reason}; "
+            "another backend can run it"
         )
 
     def scope(self) -> str:

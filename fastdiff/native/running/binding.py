@@ -21,7 +21,7 @@ from fastdiff.native.running.packing import (
     HALVES,
     INT8,
     TILES,
-    Choice,
+    Algorithm,
     halved,
     halves_name,
     packed_arrays,
@@ -41,7 +41,7 @@ def bind(
     addresses: Mapping[str, int],
     arena: int,
     packed: Mapping[str, NDArray[Any]],
-    choices: Mapping[str, Choice],
+    choices: Mapping[str, Algorithm],
     ranges: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> None:
     """Append the calls of a plan, for one batch size, to a native plan.
@@ -59,7 +59,7 @@ def bind(
         Address of ``batch * plan.arena_floats`` floats.
     packed : mapping of str to array
         What `pack` returned for the same choices. It must outlive the native plan.
-    choices : mapping of str to Choice
+    choices : mapping of str to Algorithm
         By names of nodes; the others run directly.
     ranges : mapping of str to array, optional
         (2, C) for each convolution by name, which every run widens to hold its inputs.
@@ -71,10 +71,10 @@ def bind(
     """
     check_weights(plan, packed, choices, native.panel)
     weights = {name: array.ctypes.data for name, array in packed.items()}
-    memory = _Memory(plan, batch, addresses, arena, weights, packed)
+    memory = _Arena(plan, batch, addresses, arena, weights, packed)
     ahead = rounded_ahead(plan, choices) if ranges is None else set()
     for node in plan.nodes:
-        choice = choices.get(node.name, Choice())
+        choice = choices.get(node.name, Algorithm())
         if isinstance(node, Conv):
             if ranges is not None:
                 native.observe(
@@ -95,7 +95,7 @@ def bind(
 
 
 def check_weights(
-    plan: Plan, packed: Mapping[str, NDArray[Any]], choices: Mapping[str, Choice], panel: int
+    plan: Plan, packed: Mapping[str, NDArray[Any]], choices: Mapping[str, Algorithm], panel: int
 ) -> None:
     """Raise `ArtifactError` if kernels are not there, or would read an array beyond its end."""
     _check_algorithms(plan, choices)
@@ -107,7 +107,7 @@ def check_weights(
 
 
 def expected_arrays(
-    plan: Plan, choices: Mapping[str, Choice], panel: int
+    plan: Plan, choices: Mapping[str, Algorithm], panel: int
 ) -> dict[str, tuple[type, int]]:
     """Return the element type and number of every array that `pack` makes, by name."""
     expected: dict[str, tuple[type, int]] = {
@@ -116,12 +116,12 @@ def expected_arrays(
     for gather in halved(plan, choices):
         expected[halves_name(gather)] = np.uint16, math.prod(plan.shapes[gather.table])
     for node in plan.convolutions:
-        choice = choices.get(node.name, Choice())
+        choice = choices.get(node.name, Algorithm())
         expected |= packed_arrays(node, choice, plan.shapes[node.weights], panel)
     return expected
 
 
-def _check_algorithms(plan: Plan, choices: Mapping[str, Choice]) -> None:
+def _check_algorithms(plan: Plan, choices: Mapping[str, Algorithm]) -> None:
     known = {
         Conv: (*ALGORITHMS, TILES, INT8),
         Attention: ATTENTION_ALGORITHMS,
@@ -135,7 +135,7 @@ def _check_algorithms(plan: Plan, choices: Mapping[str, Choice]) -> None:
 
 
 @dataclass(frozen=True)
-class _Memory:
+class _Arena:
     """Where everything is."""
 
     plan: Plan
@@ -187,7 +187,7 @@ class _Memory:
         return 0 if name is None else self.weights[name]
 
 
-def _conv(memory: _Memory, node: Conv, choice: Choice) -> dict[str, Any]:
+def _conv(memory: _Arena, node: Conv, choice: Algorithm) -> dict[str, Any]:
     height, width, channels = node.x.shape
     factor = 2 if node.upsample else 1
     return {
@@ -214,7 +214,7 @@ def _conv(memory: _Memory, node: Conv, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _observed(memory: _Memory, node: Conv, ranges: NDArray[np.float32]) -> dict[str, Any]:
+def _observed(memory: _Arena, node: Conv, ranges: NDArray[np.float32]) -> dict[str, Any]:
     height, width, channels = node.x.shape
     return {
         "x": memory.pixels(node.x),
@@ -226,7 +226,7 @@ def _observed(memory: _Memory, node: Conv, ranges: NDArray[np.float32]) -> dict[
     }
 
 
-def _norm(memory: _Memory, node: GroupNorm | LayerNorm) -> dict[str, Any]:
+def _norm(memory: _Arena, node: GroupNorm | LayerNorm) -> dict[str, Any]:
     pixels, channels = node.x.shape
     return {
         "x": memory.pixels(node.x),
@@ -240,11 +240,11 @@ def _norm(memory: _Memory, node: GroupNorm | LayerNorm) -> dict[str, Any]:
     }
 
 
-def _group_norm(memory: _Memory, node: GroupNorm) -> dict[str, Any]:
+def _group_norm(memory: _Arena, node: GroupNorm) -> dict[str, Any]:
     return {**_norm(memory, node), "groups": node.groups, "activation": node.activation}
 
 
-def _layer_norm(memory: _Memory, node: LayerNorm) -> dict[str, Any]:
+def _layer_norm(memory: _Arena, node: LayerNorm) -> dict[str, Any]:
     return {
         **_norm(memory, node),
         "scale": memory.optional(node.scale),
@@ -253,7 +253,7 @@ def _layer_norm(memory: _Memory, node: LayerNorm) -> dict[str, Any]:
     }
 
 
-def _attention(memory: _Memory, node: Attention, choice: Choice) -> dict[str, Any]:
+def _attention(memory: _Arena, node: Attention, choice: Algorithm) -> dict[str, Any]:
     heads, queries, depth = node.q.shape
     return {
         "q": memory.heads(node.q),
@@ -271,7 +271,7 @@ def _attention(memory: _Memory, node: Attention, choice: Choice) -> dict[str, An
     }
 
 
-def _map(memory: _Memory, node: Map) -> dict[str, Any]:
+def _map(memory: _Arena, node: Map) -> dict[str, Any]:
     return {
         "shape": [memory.batch, *node.y.shape],
         "inputs": [memory.strided(view) for view in node.inputs],
@@ -280,7 +280,7 @@ def _map(memory: _Memory, node: Map) -> dict[str, Any]:
     }
 
 
-def _gather(memory: _Memory, node: Gather, choice: Choice) -> dict[str, Any]:
+def _gather(memory: _Arena, node: Gather, choice: Algorithm) -> dict[str, Any]:
     rows, channels = memory.plan.shapes[node.table]
     halves = choice.algorithm == HALVES
     return {

@@ -20,7 +20,7 @@ from fastdiff.native.describing import flops
 from fastdiff.native.nodes import Attention, Conv, Gather
 from fastdiff.native.plan import Plan
 from fastdiff.native.running.aligned import aligned_empty
-from fastdiff.native.running.packing import HALVES, TILES, Choice
+from fastdiff.native.running.packing import HALVES, TILES, Algorithm
 from fastdiff.native.running.shapes import AnyShape, AttentionShape, ConvShape
 
 _BATCHES = (1, 4)
@@ -30,7 +30,9 @@ _SMALL_FLOPS = 2e6  # measuring gains nothing for a node of so few
 _COLD_FLOATS = 24 << 20  # of weights to go through, so that none are cached from the last run
 
 
-def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> dict[str, Choice]:
+def choose(
+    plan: Plan, level: str, threads: int, precision: str = "float32"
+) -> dict[str, Algorithm]:
     """Return the fastest choice for each convolution, and in bfloat16 each attention, by its name.
 
     In bfloat16, tables of labels are kept in it without a measurement.
@@ -46,11 +48,11 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
         wherever that is faster than float32, but for the last one: its error is the output's.
     """
     bench, convolutions = _Bench(level, threads), plan.convolutions
-    best: dict[tuple[AnyShape, str], Choice] = {}
+    best: dict[tuple[AnyShape, str], Algorithm] = {}
     chosen = {}
     if precision == "bfloat16":
         tables = (node for node in plan.nodes if isinstance(node, Gather))
-        chosen = {node.name: Choice(HALVES) for node in tables}
+        chosen = {node.name: Algorithm(HALVES) for node in tables}
     for node in plan.nodes:
         case: tuple[AnyShape, str]
         if isinstance(node, Conv):
@@ -67,15 +69,15 @@ def choose(plan: Plan, level: str, threads: int, precision: str = "float32") -> 
     return chosen
 
 
-def _narrowest(shape: AnyShape, precision: str) -> Choice:
+def _narrowest(shape: AnyShape, precision: str) -> Algorithm:
     """Return what reads the fewest bytes of weights: all that matters where few pixels use them."""
     algorithms = shape.algorithms(precision)
-    return Choice(TILES) if algorithms == (TILES,) else Choice()
+    return Algorithm(TILES) if algorithms == (TILES,) else Algorithm()
 
 
-def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Choice:
+def _fastest(bench: _Bench, shape: AnyShape, precision: str) -> Algorithm:
     """Compare the algorithms over the batch sizes, then the blocks of the best at a batch of 1."""
-    first = [Choice(name, shape.blocks(name)[0]) for name in shape.algorithms(precision)]
+    first = [Algorithm(name, shape.blocks(name)[0]) for name in shape.algorithms(precision)]
     scores = [0.0] * len(first)
     if len(first) > 1:
         for batch in _BATCHES:
@@ -103,7 +105,7 @@ class _Bench:
         self._panel = _native.NetworkPlan(level).panel
         self._weights, self._images = _numbers(_COLD_FLOATS), _numbers(1 << 20)
 
-    def seconds(self, shape: AnyShape, choices: Sequence[Choice], batch: int) -> list[float]:
+    def seconds(self, shape: AnyShape, choices: Sequence[Algorithm], batch: int) -> list[float]:
         """Return the shortest time of a few runs of each choice; they take turns."""
         self._make_room(batch * shape.floats, *(self._packed(shape, c) for c in choices))
         plans = [self._plans(shape, choice, batch) for choice in choices]
@@ -120,7 +122,7 @@ class _Bench:
                 break
         return shortest
 
-    def _packed(self, shape: AnyShape, choice: Choice) -> int:
+    def _packed(self, shape: AnyShape, choice: Algorithm) -> int:
         return shape.packed_floats(choice.algorithm, self._panel)
 
     def _make_room(self, images: int, *weights: int) -> None:
@@ -129,7 +131,7 @@ class _Bench:
         if max(weights) > len(self._weights):
             self._weights = _numbers(max(weights))
 
-    def _plans(self, shape: AnyShape, choice: Choice, batch: int) -> list[_native.NetworkPlan]:
+    def _plans(self, shape: AnyShape, choice: Algorithm, batch: int) -> list[_native.NetworkPlan]:
         """Return plans of one node, each with other weights."""
         packed = self._packed(shape, choice)
         plans = []

@@ -50,7 +50,7 @@ _SCALES: dict[str, type] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class Algorithm:
     """How a convolution or an attention runs, or what a table of labels is kept in.
 
     Attributes
@@ -68,7 +68,7 @@ class Choice:
 
 def pack(
     plan: Plan,
-    choices: Mapping[str, Choice],
+    choices: Mapping[str, Algorithm],
     level: str = "",
     threads: int = 1,
     ranges: Arrays | None = None,
@@ -78,7 +78,7 @@ def pack(
     Parameters
     ----------
     plan : Plan
-    choices : mapping of str to Choice
+    choices : mapping of str to Algorithm
         By names of nodes; the others run directly.
     level : str
         Of the kernels; "" for the best.
@@ -93,7 +93,7 @@ def pack(
         halves = torch.from_numpy(plan.weights[gather.table]).bfloat16()
         packed[halves_name(gather)] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
     for node in plan.convolutions:
-        choice = choices.get(node.name, Choice())
+        choice = choices.get(node.name, Algorithm())
         name = packed_name(node, choice)
         weights = plan.weights[node.weights]
         phased = by_phases(node, choice.algorithm)
@@ -109,10 +109,10 @@ def pack(
     return packed
 
 
-def halved(plan: Plan, choices: Mapping[str, Choice]) -> list[Gather]:
+def halved(plan: Plan, choices: Mapping[str, Algorithm]) -> list[Gather]:
     """Return the nodes whose table is kept in bfloat16."""
     gathers = (node for node in plan.nodes if isinstance(node, Gather))
-    return [node for node in gathers if choices.get(node.name, Choice()).algorithm == HALVES]
+    return [node for node in gathers if choices.get(node.name, Algorithm()).algorithm == HALVES]
 
 
 def halves_name(node: Gather) -> str:
@@ -120,7 +120,7 @@ def halves_name(node: Gather) -> str:
     return f"{node.table} {HALVES}"
 
 
-def unpacked(plan: Plan, choices: Mapping[str, Choice]) -> list[str]:
+def unpacked(plan: Plan, choices: Mapping[str, Algorithm]) -> list[str]:
     """Return the names of the weights that kernels read as they are."""
     tables = {node.name for node in halved(plan, choices)}
     used = {view.buffer for node in plan.nodes for view in reads(node)}
@@ -152,7 +152,7 @@ def phase_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(phases.reshape(-1, weights.shape[1], 2, 2), np.float32)
 
 
-def packed_name(node: Conv, choice: Choice) -> str:
+def packed_name(node: Conv, choice: Algorithm) -> str:
     """Return what the packed weights of a convolution are called."""
     owner = node.name if choice.algorithm == INT8 else node.weights  # its inputs have their part
     phases = " phases" if by_phases(node, choice.algorithm) else ""
@@ -165,14 +165,14 @@ def scale_names(node: Conv) -> list[str]:
 
 
 def packed_arrays(
-    node: Conv, choice: Choice, shape: Sequence[int], panel: int
+    node: Conv, choice: Algorithm, shape: Sequence[int], panel: int
 ) -> dict[str, tuple[type, int]]:
     """Return the element type and number of everything that a convolution's kernel reads.
 
     Parameters
     ----------
     node : Conv
-    choice : Choice
+    choice : Algorithm
     shape : sequence of int
         Of its weights, (N, C, kernel height, kernel width).
     panel : int

@@ -6,7 +6,7 @@ for each output. How the range of a channel is shared between the two is SmoothQ
 al., arXiv 2211.10438, equation 4, with alpha = 1/2): a channel of large activations lends some of
 its size to its weights. What stands for 0 is where it loses nothing: behind a SiLU, which never
 falls below -0.28, positive numbers have nearly all of the 255 steps. Nothing of that costs time,
-because inputs are rounded by this engine anyway.
+because inputs are rounded by this backend anyway.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from fastdiff.native.running.packing import (
     ATTENTION_ALGORITHMS,
     INT8,
     TILES,
-    Choice,
+    Algorithm,
     packed_size,
 )
 from fastdiff.native.running.quantizing import MOST_TERMS
@@ -75,7 +75,7 @@ class ConvShape:
         dtype, packed = packed_size(weights, algorithm, panel, phased=self.upsample)
         return packed * np.dtype(dtype).itemsize // 4
 
-    def add(self, plan: NetworkPlan, choice: Choice, batch: int, x: int, weights: int) -> None:
+    def add(self, plan: NetworkPlan, choice: Algorithm, batch: int, x: int, weights: int) -> None:
         """Append it to a plan; input and output are from address `x` on."""
         inputs, outputs = self._sides
         plan.conv(
@@ -133,7 +133,7 @@ class AttentionShape:
     def packed_floats(self, algorithm: str, panel: int) -> int:
         return 0
 
-    def add(self, plan: NetworkPlan, choice: Choice, batch: int, x: int, weights: int) -> None:
+    def add(self, plan: NetworkPlan, choice: Algorithm, batch: int, x: int, weights: int) -> None:
         """Heads of a token lie beside each other, as a projection leaves them."""
         operands = {}
         sizes = {"q": (self.queries, self.depth), "k": (self.keys, self.depth)}

@@ -73,10 +73,10 @@ export class Run {
 
   finish() {
     const seconds = ((performance.now() - this.begin) / 1000).toFixed(2);
-    const { engine, queue_seconds: queued } = this.last;
+    const { backend, queue_seconds: queued } = this.last;
     this.bar.parentElement.remove();
     this.facts.textContent =
-      `${seconds} s, of which ${queued.toFixed(2)} s in the queue. ${engine}.`;
+      `${seconds} s, of which ${queued.toFixed(2)} s in the queue. ${backend}.`;
     this.announce(`Done: ${this.title}, in ${seconds} seconds.`);
   }
 

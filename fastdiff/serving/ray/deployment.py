@@ -19,7 +19,7 @@ from fastdiff.serving.admission import Queueing
 from fastdiff.serving.app import create_app
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.limits import Limits
-from fastdiff.serving.loading import Choices, Source, load_models
+from fastdiff.serving.loading import ModelOptions, Source, load_models
 from fastdiff.serving.ray.relay import ReplicaLost, answer
 from fastdiff.serving.ray.router import create_router
 from fastdiff.serving.service import Service, Settings
@@ -216,7 +216,7 @@ def deploy(
     fleet: Fleet | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    choices: Choices | None = None,
+    choices: ModelOptions | None = None,
     queueing: Queueing | None = None,
     settings: Settings | None = None,
 ) -> str:
@@ -234,7 +234,7 @@ def deploy(
         One replica unless given.
     host, port : str, int
         Where Ray's proxies listen; what a cluster that serves already has said stays.
-    choices : Choices, optional
+    choices : ModelOptions, optional
         About compiling.
     queueing : Queueing, optional
         Of each replica.
@@ -256,7 +256,7 @@ def deploy(
     >>> url = deploy(["digits"], fleet=Fleet(replicas=2, max_replicas=4))
     """
     serve = _require_serve()
-    names, load = _loader(models, choices or Choices(), queueing or Queueing())
+    names, load = _loader(models, choices or ModelOptions(), queueing or Queueing())
     serve.start(http_options={"host": host, "port": port})
     serve.run(application(names, load, fleet, settings), name="fastdiff", route_prefix="/")
     return f"http://{host}:{port}"
@@ -295,11 +295,13 @@ def build(arguments: Mapping[str, Any]) -> Any:
         public_url=os.environ.get("FASTDIFF_PUBLIC_URL", ""),
     )
     return application(
-        *_loader(models.split(","), Choices(), Queueing()), fleet=fleet, settings=settings
+        *_loader(models.split(","), ModelOptions(), Queueing()), fleet=fleet, settings=settings
     )
 
 
-def _loader(models: Sequence[str], choices: Choices, queueing: Queueing) -> tuple[list[str], Load]:
+def _loader(
+    models: Sequence[str], choices: ModelOptions, queueing: Queueing
+) -> tuple[list[str], Load]:
     """Return the names of models, and what loads them."""
     sources = [Source.parse(model) for model in models]
     make_worker = functools.partial(ModelWorker, queueing=queueing)

@@ -13,7 +13,7 @@ from fastdiff.errors import KernelWarning
 from fastdiff.kernels import cuda_module, gpu_kernels
 from fastdiff.kernels.attention import (
     MAX_HEAD_SIZE,
-    Choice,
+    AttentionChoice,
     ShapeClass,
     choices,
     choose,
@@ -87,7 +87,7 @@ def test_a_kernel_that_raises_for_these_shapes_is_refused_with_its_reason(
     reason = "OutOfResources: shared memory, Required: 131072"
     with pytest.warns(KernelWarning, match=f"triton is not used for these shapes: {reason}"):
         choice = choose(*inputs(), measure=Stopwatch(torch=2.0, cuda=1.0))
-    assert choice == Choice("cuda", {"torch": 2.0, "cuda": 1.0}, {"triton": reason})
+    assert choice == AttentionChoice("cuda", {"torch": 2.0, "cuda": 1.0}, {"triton": reason})
 
 
 def test_an_only_candidate_is_not_measured() -> None:
@@ -181,7 +181,7 @@ def test_a_kernel_is_chosen_once_it_was_found_right() -> None:
     assert cuda_module.status() is None
     tensors = inputs()
     choice = choose(*tensors, measure=Stopwatch(torch=2.0, cuda=1.0))
-    assert choice == Choice("cuda", {"torch": 2.0, "cuda": 1.0}, choice.refused)
+    assert choice == AttentionChoice("cuda", {"torch": 2.0, "cuda": 1.0}, choice.refused)
     assert choice.refused["triton"].startswith(f"torch {torch.__version__} finds no GPU")
     out = dispatch.run("cuda", *tensors, 0.2)
     assert_as_accurate_as_torch(out, tensors, 0.2)

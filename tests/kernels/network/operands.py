@@ -1,4 +1,4 @@
-"""Operands of the network engine's kernels: arrays inside wider memory, and their addresses."""
+"""Operands of the native backend's kernels: arrays inside wider memory, and their addresses."""
 
 from __future__ import annotations
 

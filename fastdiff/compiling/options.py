@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastdiff.backends import ENGINES
+from fastdiff.backends import BACKENDS
 from fastdiff.backends.base import PRECISIONS
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.sampling.checks import plain
@@ -16,20 +16,20 @@ VERIFY = ("strict", "warn", "off")
 
 
 @dataclass(frozen=True)
-class Choices:
+class CompileOptions:
     """The caller's choices; the defaults leave everything to measurement.
 
     Attributes
     ----------
     backend, precision : str
-        ``"auto"``, or the name of an engine, or of a precision. ``"int8"`` is tried only when
+        ``"auto"``, or the name of a backend, or of a precision. ``"int8"`` is tried only when
         it is named.
     max_batch : int or None
         Rows per denoiser call; None measures several sizes. Rows that couple get calls of their own
         whatever it says.
     tune : str or float
         ``"fast"`` (4 s, or 30 evaluations where they take longer), ``"full"`` (a minute, and
-        engines that are slow to build), or a time to spend on measuring in seconds.
+        backends that are slow to build), or a time to spend on measuring in seconds.
     verify : str
         What happens to a candidate that fails its certificate: ``"strict"`` refuses it, ``"warn"``
         keeps it with a warning, ``"off"`` makes no certificate.
@@ -47,7 +47,7 @@ class Choices:
     verify: str = "strict"
 
     def __post_init__(self) -> None:
-        _known("backend", self.backend, ("auto", *ENGINES))
+        _known("backend", self.backend, ("auto", *BACKENDS))
         _known("precision", self.precision, ("auto", *PRECISIONS))
         _known("verify", self.verify, VERIFY)
         for name in ("max_batch", "tune"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastdiff.compiling import Choices
+from fastdiff.compiling import CompileOptions
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from fastdiff.compiling import Choices
     ],
 )
 def test_budget_grows_with_slow_networks_unless_it_is_said(tune, evaluation_seconds, budget):
-    assert Choices(tune=tune).budget_seconds(evaluation_seconds) == pytest.approx(budget)
+    assert CompileOptions(tune=tune).budget_seconds(evaluation_seconds) == pytest.approx(budget)
