@@ -15,6 +15,7 @@ from torch import nn
 
 import fastdiff
 import fastdiff.engine.host_executor as host_module
+from fastdiff.backends import Denoiser
 from fastdiff.bench.timing import Spread, interleave, ratio
 from fastdiff.engine.engine import Engine
 from fastdiff.engine.requests import Request
@@ -87,7 +88,7 @@ def pipelines(steps: int = 50, rounds: int = 7) -> list[dict[str, Any]]:
     return results
 
 
-class _NoModel:
+class _NoModel(Denoiser):
     """A denoiser that costs nothing, so that a tick is the engine alone."""
 
     backend, precision = "none", "float32"

@@ -1,6 +1,6 @@
 """Backends that evaluate a network: one file each, one protocol."""
 
-from fastdiff.backends.base import Backend, BackendStatus, Denoiser, rows_are_independent, trim
+from fastdiff.backends.base import Backend, BackendStatus, Denoiser
 from fastdiff.backends.by_size import by_size, kind_of, parts_of
 from fastdiff.backends.fixed_batch import row_by_row
 from fastdiff.backends.reference import reference_denoiser
@@ -19,6 +19,4 @@ __all__ = [
     "parts_of",
     "reference_denoiser",
     "row_by_row",
-    "rows_are_independent",
-    "trim",
 ]

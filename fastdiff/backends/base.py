@@ -1,4 +1,4 @@
-"""The protocol between the runtime and the backends that evaluate a network."""
+"""The contract of a backend: what evaluates a network, and what builds that."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import importlib.util
 import shutil
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,53 +20,62 @@ from torch import Tensor
 
 from fastdiff.errors import InvalidArgument, InvalidDtype, Unavailable
 from fastdiff.networks import Network
-from fastdiff.networks.precision import DTYPES
+from fastdiff.networks.precision import DTYPES, HOST
 
 PRECISIONS = (*DTYPES, "int8")
 """What a backend may compute in. Integers take float32 in and out."""
 
 
-class Denoiser(Protocol):
+class Denoiser(ABC):
     """A network that is ready to be evaluated by one backend at one precision.
 
-    Its calls follow each other: two of them may share the memory of their intermediate results.
+    A subclass says what it is by the attributes, and has `bind`; all else has a default that is
+    right for most. Its calls follow each other: two of them may share the memory of their
+    intermediate results.
 
     Attributes
     ----------
     backend, precision : str
         What it is, for reports.
+    output_channels : int
+        C, or 2C when the network learned a variance.
     device : torch.device
         Where the tensors are that `bind` takes.
     input_dtype, output_dtype : torch.dtype
         Of x and of the output; t is always float32.
-    output_channels : int
-        C, or 2C when the network learned a variance.
+    rows_are_independent : bool
+        A row has the same bits in any call, whatever else is in it and however many rows there are.
+    eager_because : str or None
+        Why a call cannot be captured in a CUDA graph; None where it can.
     """
 
-    @property
-    def backend(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def input_dtype(self) -> torch.dtype: ...
-    @property
-    def output_dtype(self) -> torch.dtype: ...
-    @property
-    def output_channels(self) -> int: ...
+    backend: str
+    precision: str
+    output_channels: int
+    device: torch.device = HOST
+    input_dtype: torch.dtype = torch.float32
+    output_dtype: torch.dtype = torch.float32
+    rows_are_independent: bool = False
+    eager_because: str | None = None
 
+    @property
+    def version(self) -> object:
+        """What changes when a captured call is stale; compared with ``==``, None for never."""
+        return None
+
+    @abstractmethod
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         """Prepare an evaluation of B rows on fixed buffers; each call of the result runs it anew.
 
-        On a GPU a call may return before the work is done, which is on torch's current stream.
+        The result keeps what it needs alive, the buffers as well. On a GPU a call may return before
+        the work is done, which is on torch's current stream.
 
         Parameters
         ----------
         x : Tensor
-            (B, C, H, W) `input_dtype`, contiguous.
+            (B, C, H, W) `input_dtype`, contiguous. Read by each call, never written.
         t : Tensor
             (B,) float32.
         conditioning : mapping of str to Tensor
@@ -74,10 +84,15 @@ class Denoiser(Protocol):
             (B, `output_channels`, H, W) `output_dtype`, contiguous; overwritten by each call.
             Never aliases x.
         """
-        ...
 
-    def save(self, folder: Path, batches: Collection[int]) -> None:
-        """Write what `Backend.build` takes as `blobs`; nothing where a build is quick anyway.
+    def trim(self, batches: Collection[int]) -> None:  # noqa: B027
+        """Let go of the memory that calls of other sizes than `batches` have taken.
+
+        Calls that are bound already keep what they hold. The default holds nothing.
+        """
+
+    def save(self, folder: Path, batches: Collection[int]) -> None:  # noqa: B027
+        """Write what `Backend.build` takes as `blobs`; by default nothing, as builds are quick.
 
         Blobs are the backend's own compiled code: whoever reads them runs what is in them.
 
@@ -87,7 +102,6 @@ class Denoiser(Protocol):
         batches : collection of int
             The batch sizes that matter, for backends that compile each by itself.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class BackendStatus:
     detail: str
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """A way to evaluate networks: eager torch, onnxruntime, ...
 
     Attributes
@@ -121,21 +135,17 @@ class Backend(Protocol):
         Whether a build takes so long that only an explicit choice should start one.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def sources(self) -> tuple[str, ...]: ...
-    @property
-    def precisions(self) -> tuple[str, ...]: ...
-    @property
-    def slow_to_build(self) -> bool: ...
+    name: str
+    device: torch.device = HOST
+    precisions: tuple[str, ...] = ("float32",)
+    sources: tuple[str, ...] = ("onnx",)
+    slow_to_build: bool = False
 
+    @abstractmethod
     def status(self) -> BackendStatus:
         """Say whether this backend runs on this machine, and why not."""
-        ...
 
+    @abstractmethod
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> Denoiser:
         """Prepare `network`, whose file is there if the backend starts from that.
 
@@ -152,23 +162,6 @@ class Backend(Protocol):
         Unavailable
             This machine cannot run it.
         """
-        ...
-
-
-def trim(denoiser: Denoiser, batches: Collection[int]) -> None:
-    """Let `denoiser` go of the memory that calls of other sizes than `batches` have taken.
-
-    Denoisers that keep such memory have a method ``trim(batches)``. Calls that are bound already
-    keep what they hold.
-    """
-    own: Callable[[Collection[int]], None] | None = getattr(denoiser, "trim", None)
-    if own is not None:
-        own(batches)
-
-
-def rows_are_independent(denoiser: Denoiser) -> bool:
-    """Whether a row has the same bits in any call: denoisers that see to it have the attribute."""
-    return bool(getattr(denoiser, "rows_are_independent", False))
 
 
 def require_usable(backend: Backend) -> None:

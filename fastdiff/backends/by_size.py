@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastdiff.backends.base import Denoiser, trim
+from fastdiff.backends.base import Denoiser
 from fastdiff.errors import InvalidArgument
 
 
-class BySize:
+class BySize(Denoiser):
     """Chooses among denoisers by the number of rows.
 
     Parameters
@@ -43,12 +43,12 @@ class BySize:
         self.input_dtype, self.output_dtype = first.input_dtype, first.output_dtype
         self.output_channels = first.output_channels
         self.device = first.device
-        self.eager_because: str | None = getattr(first, "eager_because", None)
+        self.eager_because = first.eager_because
 
     @property
     def version(self) -> tuple[object, ...]:
         """What changes when that of a part does."""
-        return tuple(getattr(denoiser, "version", None) for denoiser in self.by_rows.values())
+        return tuple(denoiser.version for denoiser in self.by_rows.values())
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -60,7 +60,7 @@ class BySize:
     def trim(self, batches: Collection[int]) -> None:
         """Let each backend go of what it holds for sizes that are not its own."""
         for denoiser, own in self._own(batches):
-            trim(denoiser, own)
+            denoiser.trim(own)
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Let each backend write what it compiled for the sizes that are its own."""
@@ -76,7 +76,7 @@ class BySize:
 
 def kind_of(denoiser: Denoiser) -> tuple[object, ...]:
     """Return what denoisers must agree in to serve one sampler."""
-    capturable = getattr(denoiser, "eager_because", None) is None
+    capturable = denoiser.eager_because is None
     types = denoiser.input_dtype, denoiser.output_dtype
     return denoiser.precision, *types, denoiser.device, capturable
 

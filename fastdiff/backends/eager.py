@@ -5,13 +5,13 @@ Not yet executed on a GPU, which `eager-cuda` runs on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from fastdiff.backends.base import BackendStatus, require_usable
+from fastdiff.backends.base import Backend, BackendStatus, Denoiser, require_usable
 from fastdiff.backends.cuda import cuda_status, full_float32
 from fastdiff.exporting.attention import replace_attention
 from fastdiff.kernels.attention import choosing
@@ -20,7 +20,7 @@ from fastdiff.networks import Network
 from fastdiff.networks.precision import DTYPES, HOST, AtPrecision
 
 
-class EagerBackend:
+class EagerBackend(Backend):
     """Evaluates the module itself under ``torch.inference_mode``.
 
     Parameters
@@ -31,7 +31,6 @@ class EagerBackend:
 
     precisions = ("float32", "bfloat16", "float16")
     sources = ("module",)
-    slow_to_build = False
 
     def __init__(self, name: str = "eager", device: torch.device = HOST) -> None:
         self.name, self.device = name, device
@@ -47,7 +46,7 @@ class EagerBackend:
         return EagerDenoiser(network, precision, self.name, self.device)
 
 
-class EagerDenoiser:
+class EagerDenoiser(Denoiser):
     """A private copy of the module at one precision, so that the caller's stays as it is.
 
     On a GPU its attention is fastdiff's operator, which measures the kernels that there are.
@@ -73,9 +72,6 @@ class EagerDenoiser:
             with choosing():  # attention of these shapes is measured now; a graph comes later
                 run()
         return run
-
-    def save(self, folder: Path, batches: Collection[int]) -> None:
-        """There is nothing compiled to write."""
 
 
 def with_attention(module: AtPrecision, network: Network) -> nn.Module:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import Denoiser, trim
+from fastdiff.backends.base import Denoiser
 
 
-class FixedBatch:
+class FixedBatch(Denoiser):
     """Cuts what it is given into calls of `rows` rows; a last one that is short repeats a row.
 
     Parameters
@@ -31,12 +31,13 @@ class FixedBatch:
         )
         self.input_dtype, self.output_dtype = denoiser.input_dtype, denoiser.output_dtype
         self.output_channels = denoiser.output_channels
-        self.eager_because: str | None = getattr(denoiser, "eager_because", None)
+        self.eager_because = denoiser.eager_because
+        self.rows_are_independent = denoiser.rows_are_independent
 
     @property
     def version(self) -> object:
         """What changes when what a captured call refers to does."""
-        return getattr(self.denoiser, "version", None)
+        return self.denoiser.version
 
     def bind(
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
@@ -78,7 +79,7 @@ class FixedBatch:
 
     def trim(self, batches: Collection[int]) -> None:
         """Let the denoiser go of what it holds for other sizes."""
-        trim(self.denoiser, [self.rows])
+        self.denoiser.trim([self.rows])
 
     def save(self, folder: Path, batches: Collection[int]) -> None:
         """Let the denoiser write what it compiled for its one size."""

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.backends.base import (
+    Backend,
     BackendStatus,
+    Denoiser,
     require_usable,
     temporary_folder,
     version_of,
@@ -33,7 +35,7 @@ from fastdiff.networks.precision import DTYPES, HOST, AtPrecision, trace
 _PACKAGE = "denoiser.pt2"
 
 
-class InductorBackend:
+class InductorBackend(Backend):
     """Exports the module with an open batch axis and compiles it with the compilers here.
 
     Parameters
@@ -72,7 +74,7 @@ class InductorBackend:
         return InductorDenoiser(network, precision, self.name, self.device, package)
 
 
-class InductorDenoiser:
+class InductorDenoiser(Denoiser):
     """A compiled copy of the module; its weights live in a shared library.
 
     Parameters

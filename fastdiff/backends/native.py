@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from fastdiff._native import NetworkPlan
-from fastdiff.backends.base import BackendStatus, numpy_view
+from fastdiff.backends.base import Backend, BackendStatus, Denoiser, numpy_view
 from fastdiff.errors import ArtifactError, Unavailable
 from fastdiff.native import (
     OUTPUT,
@@ -36,21 +36,18 @@ from fastdiff.native import (
 from fastdiff.native.planning.rounding import without_rounded
 from fastdiff.native.running.aligned import aligned, aligned_empty
 from fastdiff.networks import Network
-from fastdiff.networks.precision import HOST
 
 _PLAN, _WEIGHTS = "native.json", "native.safetensors"
 PLAIN_TILES = "plain arithmetic"
 """What multiplies bfloat16 or integers where no instruction does (csrc/network/tile_math.h)."""
 
 
-class NativeBackend:
+class NativeBackend(Backend):
     """Runs U-Nets and diffusion transformers with fastdiff's own kernels."""
 
     name = "native"
-    device = HOST
     precisions = ("float32", "bfloat16", "int8")
     sources = ("module", "onnx")
-    slow_to_build = False
 
     def status(self) -> BackendStatus:
         return BackendStatus(True, f"{_level()} kernels, CPU")
@@ -84,19 +81,15 @@ class Packed:
     weights: Arrays
 
 
-class NativeDenoiser:
+class NativeDenoiser(Denoiser):
     """Evaluates a plan; each number of rows has its calls ready.
 
     Attributes
     ----------
     packed : Packed
-    rows_are_independent : bool
-        A row has the same bits whatever else is in its call.
     """
 
     backend = "native"
-    device = HOST
-    input_dtype = output_dtype = torch.float32
     rows_are_independent = True
 
     def __init__(self, packed: Packed, precision: str, output_channels: int) -> None:

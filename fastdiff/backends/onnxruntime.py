@@ -10,10 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import BackendStatus, numpy_view, onnx_path, version_of
+from fastdiff.backends.base import (
+    Backend,
+    BackendStatus,
+    Denoiser,
+    numpy_view,
+    onnx_path,
+    version_of,
+)
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.networks import Network
-from fastdiff.networks.precision import HOST
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -21,14 +27,10 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """Runs the exported network in an onnxruntime session."""
 
     name = "onnxruntime"
-    device = HOST
-    precisions = ("float32",)
-    sources = ("onnx",)
-    slow_to_build = False
 
     def status(self) -> BackendStatus:
         version = version_of("onnxruntime", *DISTRIBUTIONS)
@@ -42,12 +44,10 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeDenoiser(network, precision)
 
 
-class OnnxRuntimeDenoiser:
+class OnnxRuntimeDenoiser(Denoiser):
     """A session bound to the backend's own memory: nothing is copied."""
 
     backend = "onnxruntime"
-    device = HOST
-    input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str) -> None:
         self.precision = precision
@@ -92,6 +92,3 @@ class OnnxRuntimeDenoiser:
     def trim(self, batches: Collection[int]) -> None:
         """Start the session anew: it never gives back the memory of its largest call."""
         self._session = self._start()
-
-    def save(self, folder: Path, batches: Collection[int]) -> None:
-        """Sessions start from the network."""

@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from fastdiff.backends.base import (
+    Backend,
     BackendStatus,
+    Denoiser,
     onnx_path,
     require_usable,
     temporary_folder,
@@ -50,7 +52,7 @@ _PROVIDER_OPTIONS = {
 }
 
 
-class OnnxRuntimeGpuBackend:
+class OnnxRuntimeGpuBackend(Backend):
     """One GPU provider of onnxruntime.
 
     Parameters
@@ -62,8 +64,6 @@ class OnnxRuntimeGpuBackend:
 
     device = DEVICE
     precisions = ("float32", "float16")
-    sources = ("onnx",)
-    slow_to_build = False
 
     def __init__(self, name: str, provider: str) -> None:
         self.name, self._provider = name, provider
@@ -85,13 +85,12 @@ class OnnxRuntimeGpuBackend:
         return OnnxRuntimeGpuDenoiser(network, precision, self.name, self._provider)
 
 
-class OnnxRuntimeGpuDenoiser:
+class OnnxRuntimeGpuDenoiser(Denoiser):
     """Sessions whose inputs and outputs are bound to device addresses.
 
     Inputs and outputs are float32 at every precision.
     """
 
-    input_dtype = output_dtype = torch.float32
     eager_because = "onnxruntime runs on a stream of its own and waits for it"
 
     def __init__(
@@ -139,9 +138,6 @@ class OnnxRuntimeGpuDenoiser:
     def trim(self, batches: Collection[int]) -> None:
         """Let go of all sessions; those that are needed start when they are bound."""
         self._session.cache_clear()
-
-    def save(self, folder: Path, batches: Collection[int]) -> None:
-        """Sessions start from the network."""
 
     def _start(self, batch: int) -> Any:
         import onnxruntime

@@ -15,23 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import BackendStatus, numpy_view, onnx_path, version_of
+from fastdiff.backends.base import (
+    Backend,
+    BackendStatus,
+    Denoiser,
+    numpy_view,
+    onnx_path,
+    version_of,
+)
 from fastdiff.errors import ModelOutputError, Unavailable
 from fastdiff.networks import Network
-from fastdiff.networks.precision import HOST
 
 _ELEMENT_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 _FIXED_SIZES = (1, 2, 4, 8, 16, 32)  # each compiled model holds its own packed weights
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """Compiles the exported network with OpenVINO's CPU plugin."""
 
     name = "openvino"
-    device = HOST
     precisions = ("float32", "bfloat16")
-    sources = ("onnx",)
-    slow_to_build = False
 
     def status(self) -> BackendStatus:
         version = version_of("openvino")
@@ -45,7 +48,7 @@ class OpenVinoBackend:
         return OpenVinoDenoiser(network, precision, blobs)
 
 
-class OpenVinoDenoiser:
+class OpenVinoDenoiser(Denoiser):
     """Inference requests that read and write the caller's tensors: nothing is copied.
 
     Inputs and outputs are float32 at every precision; OpenVINO rounds inside.
@@ -59,8 +62,6 @@ class OpenVinoDenoiser:
     """
 
     backend = "openvino"
-    device = HOST
-    input_dtype = output_dtype = torch.float32
 
     def __init__(self, network: Network, precision: str, blobs: Path | None = None) -> None:
         import openvino

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from fastdiff.backends.base import Denoiser
 from fastdiff.backends.eager import EagerBackend
 from fastdiff.backends.fixed_batch import FixedBatch
 from fastdiff.networks import Network, OnnxFile
-from fastdiff.networks.precision import HOST
 
 
-class GivenFile:
+class GivenFile(Denoiser):
     """Somebody's ONNX file in a plain session of onnxruntime, untouched.
 
     Parameters
@@ -24,8 +21,7 @@ class GivenFile:
     output_channels : int
     """
 
-    backend, precision, device = "onnxruntime, the given file", "float32", HOST
-    input_dtype = output_dtype = torch.float32
+    backend, precision = "onnxruntime, the given file", "float32"
 
     def __init__(self, file: OnnxFile, output_channels: int) -> None:
         self.output_channels = output_channels
@@ -35,9 +31,6 @@ class GivenFile:
         self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor], out: Tensor
     ) -> Callable[[], object]:
         return lambda: out.copy_(self._evaluate(x, t, conditioning))
-
-    def save(self, folder: Path, batches: Collection[int]) -> None:
-        """There is nothing compiled to write."""
 
 
 def reference_denoiser(network: Network) -> Denoiser:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastdiff.backends.base import BackendStatus, require_usable, version_of
+from fastdiff.backends.base import Backend, BackendStatus, Denoiser, require_usable, version_of
 from fastdiff.backends.cuda import DEVICE, cuda_status, require_on, synchronize
 from fastdiff.backends.tensorrt_plan import PlanOptions, build_tensorrt_plan
 from fastdiff.errors import InvalidShape, ModelOutputError, Unavailable
@@ -28,15 +28,13 @@ from fastdiff.networks import Network
 _PLAN = "engine.plan"
 
 
-class TensorRtDenoiser:
+class TensorRtDenoiser(Denoiser):
     """A deserialized plan, launched on torch's current stream.
 
     Inputs and outputs are float32 at every precision. Each bound call has an execution context of
     its own, because a captured call cannot share one whose shapes change; all share the memory of
     their intermediate results.
     """
-
-    input_dtype = output_dtype = torch.float32
 
     def __init__(
         self,
@@ -115,7 +113,7 @@ class TensorRtDenoiser:
         return stream
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """Builds a plan with one optimisation profile per range of batch sizes, and runs it.
 
     Parameters
@@ -124,11 +122,9 @@ class TensorRtBackend:
         How plans are built.
     """
 
-    name: ClassVar[str] = "tensorrt"
+    name = "tensorrt"
     device = DEVICE
     precisions = ("float32", "bfloat16", "float16")
-    sources = ("onnx",)
-    slow_to_build = False
     _module: ClassVar[str] = "tensorrt"
     _no_timings: ClassVar[bytes | None] = b""
     _distributions: ClassVar[tuple[str, ...]] = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")

@@ -34,7 +34,7 @@ class TensorRtRtxDenoiser(TensorRtDenoiser):
 class TensorRtRtxBackend(TensorRtBackend):
     """As `TensorRtBackend`; `serialize` works without a GPU."""
 
-    name: ClassVar[str] = "tensorrt-rtx"
+    name = "tensorrt-rtx"
     _module: ClassVar[str] = "tensorrt_rtx"
     _no_timings: ClassVar[bytes | None] = None
     _distributions: ClassVar[tuple[str, ...]] = ("tensorrt-rtx",)

@@ -233,7 +233,7 @@ def _captured(
 ) -> CapturedGraph | None:
     """Return the graph of `call` that `device` replays; None where the engine uses none either."""
     declined = os.environ.get("FASTDIFF_GRAPHS") == "0"
-    if device is None or declined or getattr(denoiser, "eager_because", None) is not None:
+    if device is None or declined or denoiser.eager_because is not None:
         return None
 
     def work() -> None:

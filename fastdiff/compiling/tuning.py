@@ -16,7 +16,6 @@ from fastdiff.backends import (
     get_backend,
     reference_denoiser,
     row_by_row,
-    trim,
 )
 from fastdiff.backends.base import PRECISIONS, Backend
 from fastdiff.compiling.calibration import with_samples
@@ -101,7 +100,7 @@ def tune(
     measured = sorted((trial.candidate for trial in trials), key=_place)
     report = Report(network.name, describe_machine(), measured + sorted(refused, key=_place))
     del passed, trials
-    trim(denoiser, seconds)
+    denoiser.trim(seconds)
     network = without_weights(preparation.network)
     give_back_memory()
     return Compiled(network, schedule, reference, denoiser, seconds, report, workspace)

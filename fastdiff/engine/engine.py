@@ -17,7 +17,6 @@ from functools import reduce
 from operator import or_
 
 import numpy as np
-import torch
 
 from fastdiff.backends import Denoiser
 from fastdiff.engine.batch import Batch, Share, Step, Tick, non_finite, shares_of
@@ -325,5 +324,5 @@ _NOBODY = np.zeros(0, np.int64)
 
 def _device_of(denoiser: Denoiser) -> Device | None:
     """Return the CUDA device that `denoiser` says it runs on, if it does."""
-    device = torch.device(getattr(denoiser, "device", "cpu"))
+    device = denoiser.device
     return CudaDevice(device) if device.type == "cuda" else None

@@ -86,8 +86,8 @@ class GraphExecutor:
     """Replays one captured graph per step.
 
     Graphs are captured when a bucket is first needed, or by `prepare`. They are captured anew when
-    state or tables have moved, or when the denoiser's ``version`` has changed: any value that
-    tells its weights apart, if it has one. One that says ``eager_because`` is never captured.
+    state or tables have moved, or when `Denoiser.version` has changed. A denoiser that says
+    `Denoiser.eager_because` is never captured.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class GraphExecutor:
         step = self._compute.run(
             lambda: BucketStep(bucket, self._denoiser, batch, self._buffers, self._tables, passes)
         )
-        reason: str | None = getattr(self._denoiser, "eager_because", None)
+        reason = self._denoiser.eager_because
         if os.environ.get("FASTDIFF_GRAPHS") == "0":
             reason = "FASTDIFF_GRAPHS=0 asks for it"
         if reason is None:
@@ -257,7 +257,7 @@ class GraphExecutor:
             held -= oldest.bytes
 
     def _current_stamp(self) -> tuple[Any, int, int]:
-        version = getattr(self._denoiser, "version", None)
+        version = self._denoiser.version
         return version, self._buffers.generation, self._tables.generation
 
     def _drop_stale(self) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastdiff.backends import Denoiser, rows_are_independent
+from fastdiff.backends import Denoiser
 from fastdiff.engine.buffers import SlotBuffers, TableStore, lay_out, span
 from fastdiff.engine.executor import Records, Slots, StepResult
 from fastdiff.engine.fixed_calls import FixedCall, invariant_batch
@@ -75,7 +75,7 @@ class HostExecutor:
         """Evaluate another denoiser, of the same dtypes and shapes: no row runs."""
         self._denoiser, self.batch_seconds = denoiser, batch_seconds
         self._fixed: FixedCall | None = None
-        if self._batch_invariant and not rows_are_independent(denoiser):
+        if self._batch_invariant and not denoiser.rows_are_independent:
             rows, seconds = invariant_batch(self._network, denoiser, batch_seconds)
             self._fixed = FixedCall(self._network, denoiser, rows)
             self.batch_seconds = {rows: seconds}

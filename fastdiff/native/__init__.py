@@ -7,6 +7,7 @@
                                                                     reference: float64, no kernels
 """
 
+from fastdiff.native.algorithms import Algorithm
 from fastdiff.native.nodes import Conv
 from fastdiff.native.plan import Buffer, Plan
 from fastdiff.native.planning.building import build_plan, make_plan, plan_network
@@ -15,7 +16,7 @@ from fastdiff.native.reading.program import read_graph
 from fastdiff.native.reference import run_reference
 from fastdiff.native.running.binding import bind, check_weights
 from fastdiff.native.running.choosing import choose
-from fastdiff.native.running.packing import Algorithm, Arrays, pack
+from fastdiff.native.running.packing import Arrays, pack
 
 __all__ = [
     "OUTPUT",

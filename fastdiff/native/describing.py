@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastdiff.native.nodes import (
-    Attention,
-    Conv,
-    Gather,
-    GroupNorm,
-    LayerNorm,
-    Map,
-    Node,
-)
-from fastdiff.native.views import View
+from fastdiff.native.nodes import Node
 
 _TEXTS = ("kind", "name", "shape", "with")
 _NONE: Mapping[str, str] = {}
@@ -30,7 +21,7 @@ class Total:
         As `node_rows` calls it.
     nodes : int
     flops : int
-        Of all images, as `flops` counts them.
+        Of all images, as `Node.flops` counts them.
     seconds : float
         0 where nothing was measured.
     """
@@ -75,9 +66,9 @@ def node_rows(
     """
     rows = [[*_TEXTS, "MFLOP", *(["GFLOP/s", "ms"] if seconds else [])]]
     for node in nodes:
-        work = images * flops(node)
-        parts = [*_parts(node), *(["rounded ahead"] if node.name in ahead else [])]
-        row = [kind(node, algorithms), node.name, _shape(node), ", ".join(parts)]
+        work = images * node.flops
+        parts = [*node.parts(), *(["rounded ahead"] if node.name in ahead else [])]
+        row = [kind(node, algorithms), node.name, node.shape_text, ", ".join(parts)]
         row.append(_number(work / 1e6, 2))
         if seconds:
             row += _timed(work, seconds[node.name])
@@ -122,7 +113,7 @@ def total_by_kind(
         Total(
             name,
             len(members),
-            images * sum(flops(node) for node in members),
+            images * sum(node.flops for node in members),
             sum(seconds[node.name] for node in members) if seconds else 0.0,
         )
         for name, members in groups.items()
@@ -154,53 +145,3 @@ def _aligned(rows: Sequence[Sequence[str]], texts: int) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def flops(node: Node) -> int:
-    """Return the multiplications and additions of the sums of products, for one image."""
-    if isinstance(node, Conv):
-        return 2 * node.y.numel * node.kernel[0] * node.kernel[1] * node.x.shape[2]
-    if isinstance(node, Attention):
-        heads, queries, depth = node.q.shape
-        return 2 * heads * queries * node.k.shape[1] * (depth + node.v.shape[2])
-    return 0
-
-
-def _shape(node: Node) -> str:
-    if isinstance(node, Conv):
-        return f"{_sizes(node.x)} -> {_sizes(node.y)}"
-    if isinstance(node, Attention):
-        return f"{_sizes(node.q)} on {node.k.shape[1]}"
-    return _sizes(node.y)
-
-
-def _sizes(view: View) -> str:
-    return "x".join(str(size) for size in view.shape)
-
-
-def _parts(node: Node) -> list[str]:
-    """Return what a node does besides what its kind says."""
-    if isinstance(node, Conv):
-        taps = "" if node.kernel == (1, 1) else f"{node.kernel[0]}x{node.kernel[1]}"
-        stride = f"stride {node.stride}" if node.stride > 1 else ""
-        doubled = "upsample" if node.upsample else ""
-        return list(filter(None, [taps, stride, doubled, *_epilogue(node)]))
-    if isinstance(node, GroupNorm):
-        return [f"{node.groups} groups", *_activation(node.activation)]
-    if isinstance(node, LayerNorm):
-        extras = [name for name in ("scale", "shift") if getattr(node, name) is not None]
-        return extras if node.centred else ["root mean square", *extras]
-    if isinstance(node, Map):
-        return [op for op, *_ in node.program if op != "constant"] or ["copy"]
-    return [node.table] if isinstance(node, Gather) else []
-
-
-def _epilogue(node: Conv) -> list[str]:
-    """In the order in which it is applied."""
-    before = ["shift"] if node.shift is not None else []
-    after = [name for name in ("scale", "residual") if getattr(node, name) is not None]
-    return [*before, *_activation(node.activation), *after]
-
-
-def _activation(name: str) -> list[str]:
-    return [] if name == "none" else [name]

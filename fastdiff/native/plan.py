@@ -16,7 +16,7 @@ from fastdiff.native.describing import describe_nodes
 from fastdiff.native.nodes import KINDS, Conv, Node
 from fastdiff.native.views import Shape, View
 
-_FORMAT = 1
+_FORMAT = 2
 BUFFER_KINDS = ("arena", "input", "labels", "output", "weight")
 
 

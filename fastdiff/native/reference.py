@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.native.nodes import Attention, Conv, Gather, GroupNorm, LayerNorm, Map
-from fastdiff.native.operations import OPERATIONS, activate
 from fastdiff.native.plan import Plan
 from fastdiff.native.views import View
 
@@ -31,10 +29,10 @@ def run_reference(plan: Plan, inputs: Mapping[str, Array], batch: int) -> Array:
     -------
     array, (B, elements of one output)
     """
-    return _Memory(plan, inputs, batch).run()
+    return Memory(plan, inputs, batch).run()
 
 
-class _Memory:
+class Memory:
     """Every buffer as (B, size); what nothing has written is NaN."""
 
     def __init__(self, plan: Plan, inputs: Mapping[str, Array], batch: int) -> None:
@@ -56,9 +54,10 @@ class _Memory:
             self.buffers[name] = memory.reshape(batch, buffer.size)
 
     def run(self) -> Array:
+        """Compute every node in order and return the output."""
         with np.errstate(all="ignore"):  # infinities and NaN are results like others
             for node in self.plan.nodes:
-                self.view(node.y)[...] = _COMPUTE[type(node)](self, node)
+                self.view(node.y)[...] = node.compute(self)
         return self.buffers["output"]
 
     def view(self, view: View) -> Array:
@@ -71,83 +70,5 @@ class _Memory:
         )
 
     def weight(self, name: str | None, absent: float = 0.0) -> Array:
+        """Return a weight, or the number that stands for one that is absent."""
         return np.asarray(absent) if name is None else self.plan.weights[name].astype(np.float64)
-
-
-def _conv(memory: _Memory, node: Conv) -> Array:
-    x = memory.view(node.x)
-    if node.upsample:
-        x = x.repeat(2, axis=1).repeat(2, axis=2)
-    weights = memory.weight(node.weights)
-    height, width = node.y.shape[:2]
-    top, left = node.padding
-    (down, across), step = node.kernel, node.stride
-    bottom = max((height - 1) * step + down - top - x.shape[1], 0)
-    right = max((width - 1) * step + across - left - x.shape[2], 0)
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    total = np.zeros((memory.batch, *node.y.shape))
-    for i in range(down):
-        for j in range(across):
-            rows = slice(i, i + (height - 1) * step + 1, step)
-            columns = slice(j, j + (width - 1) * step + 1, step)
-            total += x[:, rows, columns] @ weights[:, :, i, j].T
-    total += memory.weight(node.bias)
-    if node.shift is not None:
-        total += memory.view(node.shift)[:, None, None]
-    total = activate(node.activation, total)
-    if node.scale is not None:
-        total *= memory.view(node.scale)[:, None, None]
-    return total if node.residual is None else total + memory.view(node.residual)
-
-
-def _group_norm(memory: _Memory, node: GroupNorm) -> Array:
-    x = memory.view(node.x)
-    groups = x.reshape(*x.shape[:2], node.groups, -1)
-    mean = groups.mean(axis=(1, 3), keepdims=True)
-    variance = groups.var(axis=(1, 3), keepdims=True)
-    y = ((groups - mean) / np.sqrt(variance + node.epsilon)).reshape(x.shape)
-    y = y * memory.weight(node.gamma, 1.0) + memory.weight(node.beta)
-    return activate(node.activation, y)
-
-
-def _layer_norm(memory: _Memory, node: LayerNorm) -> Array:
-    x = memory.view(node.x)
-    x = x - x.mean(axis=-1, keepdims=True) if node.centred else x
-    y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + node.epsilon)
-    y = y * memory.weight(node.gamma, 1.0) + memory.weight(node.beta)
-    if node.scale is not None:
-        y = y * (1 + memory.view(node.scale)[:, None])
-    return np.asarray(y if node.shift is None else y + memory.view(node.shift)[:, None])
-
-
-def _attention(memory: _Memory, node: Attention) -> Array:
-    q, k, v = (memory.view(view) for view in (node.q, node.k, node.v))
-    scores = q @ np.swapaxes(k, -1, -2) * node.scale
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=-1, keepdims=True) @ v)
-
-
-def _map(memory: _Memory, node: Map) -> Array:
-    results: list[Array] = [memory.view(view) for view in node.inputs]
-    for op, a, b, constant in node.program:
-        if op == "constant":
-            results.append(np.asarray(constant))
-        elif op in {"add", "subtract", "multiply", "divide", "maximum", "minimum"}:
-            results.append(OPERATIONS[op].compute(results[a], results[b]))
-        else:
-            results.append(OPERATIONS[op].compute(results[a]))
-    return results[-1]
-
-
-def _gather(memory: _Memory, node: Gather) -> Array:
-    return np.asarray(memory.weight(node.table)[memory.view(node.labels)])
-
-
-_COMPUTE: dict[type, Callable[[_Memory, Any], Array]] = {
-    Conv: _conv,
-    GroupNorm: _group_norm,
-    LayerNorm: _layer_norm,
-    Attention: _attention,
-    Map: _map,
-    Gather: _gather,
-}

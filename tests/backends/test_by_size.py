@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from fastdiff.backends import Denoiser
 from fastdiff.backends.by_size import BySize
 from fastdiff.errors import InvalidArgument
 
 
-class Constant:
+class Constant(Denoiser):
     """A denoiser that answers with one number and notes what it is asked to save."""
 
     precision, output_channels, device = "float32", 1, torch.device("cpu")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fastdiff.backends import BACKENDS
+from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.backends.fixed_batch import FixedBatch
 
 
-class OnlyThree:
+class OnlyThree(Denoiser):
     """Passes on to a denoiser, three rows at a time."""
 
     def __init__(self, denoiser):

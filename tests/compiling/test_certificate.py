@@ -10,7 +10,7 @@ from networks import Mixer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastdiff.backends import get_backend
+from fastdiff.backends import Denoiser, get_backend
 from fastdiff.compiling.certificate import (
     LIMITS,
     Certificate,
@@ -23,7 +23,7 @@ from fastdiff.networks import Network
 from fastdiff.sampling import Schedule, run_table
 
 
-class Planted:
+class Planted(Denoiser):
     """The float32 denoiser with `change` made to its output, at the precision it claims."""
 
     backend, input_dtype, output_dtype = "eager", torch.float32, torch.float32
@@ -78,7 +78,7 @@ def test_a_denoiser_on_a_gpu_gets_everything_there_and_answers_on_the_host():
     """No memory is behind the tensors: only where they are, and of what kind, is computed."""
     seen, called = {}, []
 
-    class OnGpu:
+    class OnGpu(Denoiser):
         device, output_channels = torch.device("cuda:0"), 1
         input_dtype, output_dtype = torch.float16, torch.float16
 

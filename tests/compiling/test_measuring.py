@@ -8,7 +8,7 @@ from recorded_graph import RecordedDevice
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastdiff.backends import BACKENDS
+from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.compiling import measuring
 from fastdiff.compiling.measuring import BATCHES, Trial, measure
 from fastdiff.compiling.report import Candidate
@@ -22,7 +22,7 @@ class Clock:
         monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
-class Timed:
+class Timed(Denoiser):
     """A denoiser whose call on B rows takes ``base + B * (per_row + crowding * B)`` seconds."""
 
     output_channels, input_dtype, output_dtype = 1, torch.float32, torch.float32
@@ -129,7 +129,7 @@ def test_a_gpu_is_waited_for_before_the_clock_is_read(monkeypatch):
     """A call launches 7 ms of work and returns at once; the work is done when it is waited for."""
     clock, pending, seen = Clock(monkeypatch), [], {}
 
-    class OnGpu:
+    class OnGpu(Denoiser):
         device, output_channels = torch.device("cuda:0"), 1
         input_dtype = output_dtype = torch.float16
 

@@ -5,7 +5,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.backends import BACKENDS
+from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.compiling import CompileOptions, tuning
 from fastdiff.compiling.tuning import tune
 from fastdiff.networks import Network
@@ -173,7 +173,7 @@ def test_choices_that_do_not_exist_are_refused(choices, message):
 def test_an_error_inside_one_engine_is_its_refusal_with_the_traceback_in_the_log(
     monkeypatch, caplog, where, verify
 ):
-    class Broken:
+    class Broken(Denoiser):
         backend, precision, output_channels = "native", "float32", 1
         input_dtype = output_dtype = torch.float32
         device = torch.device("cpu")

@@ -22,8 +22,8 @@ from emulator import (
 )
 from numpy.typing import NDArray
 
-PIPELINES = ROOT / "tests" / "emulator" / "pipelines.cu"
-INSTRUCTIONS = ROOT / "tests" / "emulator" / "instructions.cu"
+PIPELINES = ROOT / "tests" / "cuda_on_cpu" / "pipelines.cu"
+INSTRUCTIONS = ROOT / "tests" / "cuda_on_cpu" / "instructions.cu"
 RNG = np.random.default_rng(0)
 VALUES = RNG.integers(-50, 50, (3, 4, 128)).astype(np.float32)  # sums of integers are exact
 TILES = RNG.standard_normal((5, 128)).astype(np.float32)

@@ -14,7 +14,7 @@ from torch import nn
 
 import fastdiff
 from fastdiff import errors
-from fastdiff.backends import BACKENDS
+from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.backends.onnxruntime import OnnxRuntimeDenoiser
 from fastdiff.storing import artifact, load_artifact
 from fastdiff.storing import recalling as loading
@@ -254,7 +254,7 @@ def test_a_declared_size_beyond_the_file_is_refused_before_it_is_read(saved, tmp
 
 
 def test_verify_notices_that_the_engine_is_not_what_it_was(saved, monkeypatch):
-    class Drifted:
+    class Drifted(Denoiser):
         def __init__(self, denoiser):
             self.__dict__.update(inner=denoiser)
 

@@ -277,7 +277,7 @@ def keys_of_diffusers():
 
 def test_a_process_with_another_hash_seed_finds_the_same_keys():
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    program = "import tests.runtime.test_cache as test; print(*test.keys_of_diffusers())"
+    program = "import tests.storing.test_cache as test; print(*test.keys_of_diffusers())"
     answer = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )

@@ -21,7 +21,7 @@ from building import claimed
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulator"
-INCLUDES = [ROOT / "csrc" / "include", ROOT / "csrc" / "cuda", ROOT / "tests" / "emulator"]
+INCLUDES = [ROOT / "csrc" / "include", ROOT / "csrc" / "cuda", ROOT / "tests" / "cuda_on_cpu"]
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 UNOPTIMISED = "-O0"
 """For what runs once: optimising it takes longer than it saves."""

@@ -5,7 +5,7 @@ import torch
 from extras import with_extras
 from torch import nn
 
-from fastdiff.backends import BACKENDS
+from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.engine.batcher import EVERYONE
 from fastdiff.engine.engine import Engine
 from fastdiff.engine.requests import Request
@@ -55,11 +55,11 @@ NETWORK = Network(Rational(), SHAPE, LABELS, "rational")
 DENOISER = BACKENDS["eager"].build(NETWORK, "float32")
 
 
-class Planted:
+class Planted(Denoiser):
     """The denoiser above; `plant` is called on x in each evaluation, and scales the output."""
 
     backend, precision = "planted", "float32"
-    input_dtype = output_dtype = torch.float32
+
     output_channels = 2
 
     def __init__(self, plant=lambda x: None, weight=1.0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastdiff.native.nodes import reads, weights_of
 from fastdiff.native.onnx_module import read_onnx_module
 from fastdiff.native.plan import Buffer, Plan
 from fastdiff.native.planning.fusion import fuse
@@ -78,8 +77,8 @@ def assign_memory(graph: Graph) -> Plan:
         for name, value in graph.values.items()
         if value.kind != "value" or name in found
     }
-    used = {name for node in graph.nodes for name in weights_of(node)}
-    used |= {view.buffer for node in graph.nodes for view in reads(node)}
+    used = {name for node in graph.nodes for name in node.weights_read()}
+    used |= {view.buffer for node in graph.nodes for view in node.reads()}
     weights = {name: array for name, array in graph.weights.items() if name in used}
     shapes = {name: tuple(array.shape) for name, array in weights.items()}
     return Plan(tuple(graph.nodes), buffers, shapes, floats, live_peak(found), weights)

@@ -17,7 +17,6 @@ from fastdiff.native.nodes import (
     Map,
     Node,
     Step,
-    reads,
 )
 from fastdiff.native.operations import ACTIVATIONS
 from fastdiff.native.planning.graph import Graph, remove_dead, sort_nodes
@@ -42,7 +41,7 @@ def _absorb(
     position = {node.y.buffer: i for i, node in enumerate(graph.nodes)}
     nodes: list[Node | None] = list(graph.nodes)
     counts = graph.readers()
-    reader_of = {view.buffer: i for i, node in enumerate(graph.nodes) for view in reads(node)}
+    reader_of = {view.buffer: i for i, node in enumerate(graph.nodes) for view in node.reads()}
     for first in graph.nodes:
         if not isinstance(first, kind):
             continue

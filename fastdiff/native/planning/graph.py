@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.native.nodes import Node, reads, replace_views
+from fastdiff.native.nodes import Node
 from fastdiff.native.views import View
 
 OUTPUT = "output"
@@ -56,11 +56,11 @@ class Graph:
 
     def readers(self) -> Counter[str]:
         """Count the views that read each value."""
-        return Counter(view.buffer for node in self.nodes for view in reads(node))
+        return Counter(view.buffer for node in self.nodes for view in node.reads())
 
     def replace_views(self, change: Callable[[View], View]) -> None:
         """Change every view of every node."""
-        self.nodes = [replace_views(node, change) for node in self.nodes]
+        self.nodes = [node.with_views(change) for node in self.nodes]
 
     def whole(self, view: View) -> bool:
         """Whether `view` has every element of its value once, in the order of memory."""
@@ -76,7 +76,7 @@ def remove_dead(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if node.y.buffer in needed:
             alive.append(node)
-            needed.update(view.buffer for view in reads(node))
+            needed.update(view.buffer for view in node.reads())
     graph.nodes = alive[::-1]
     graph.values = {
         name: value
@@ -96,7 +96,7 @@ def sort_nodes(graph: Graph) -> None:
         stack = [root]
         while stack:
             index = stack[-1]
-            names = (view.buffer for view in reads(graph.nodes[index]))
+            names = (view.buffer for view in graph.nodes[index].reads())
             missing = [w for name in names for w in writers.get(name, ()) if w not in done]
             if missing and index not in done:
                 stack.extend(reversed(missing))

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fastdiff.native.nodes import Conv, GroupNorm, Map, Node, reads
+from fastdiff.native.nodes import Conv, Node
 from fastdiff.native.planning.graph import Graph
-from fastdiff.native.views import View
 
 ALIGNMENT = 16  # floats: a cache line, and the widest vector
 
@@ -23,13 +22,8 @@ class Lifetime:
 
 
 def reuse_inputs(graph: Graph) -> None:
-    """Let nodes write over an operand that nobody reads after them.
-
-    Kernels allow it for what they read and write element by element: the residual of a
-    convolution, the operands of an element-wise program, the input of a group norm (whose sums
-    are a stage of their own).
-    """
-    last = {view.buffer: i for i, node in enumerate(graph.nodes) for view in reads(node)}
+    """Let nodes write over an operand that nobody reads after them, if their kernel allows it."""
+    last = {view.buffer: i for i, node in enumerate(graph.nodes) for view in node.reads()}
     writes = Counter(node.y.buffer for node in graph.nodes)
     for index in range(len(graph.nodes)):
         node = graph.nodes[index]
@@ -44,19 +38,11 @@ def reuse_inputs(graph: Graph) -> None:
 
 def _overwritable(graph: Graph, node: Node) -> str | None:
     """Return the operand that `node` reads exactly where it would write it, if it may."""
-    operands: tuple[View, ...] = ()
-    if isinstance(node, Conv):
-        apart = node.residual is not None and node.residual.buffer != node.x.buffer
-        operands = (node.residual,) if apart and node.residual is not None else ()
-    elif isinstance(node, GroupNorm):
-        operands = (node.x,)
-    elif isinstance(node, Map):
-        operands = node.inputs
     y = node.y
-    for view in operands:
+    for view in node.overwritable:
         old, new = graph.values[view.buffer], graph.values[y.buffer]
         alike = replace(view, buffer=y.buffer) == y and old == new and old.kind == "value"
-        others = [v for v in reads(node) if v.buffer == view.buffer and v != view]
+        others = [v for v in node.reads() if v.buffer == view.buffer and v != view]
         if alike and not others and view.buffer != y.buffer:
             return view.buffer
     return None
@@ -77,7 +63,7 @@ def lifetimes(
     """
     found: dict[str, Lifetime] = {}
     for index, node in enumerate(nodes):
-        names = {view.buffer for view in reads(node)}
+        names = {view.buffer for view in node.reads()}
         if isinstance(node, Conv) and node.name in rounded:
             names.discard(node.x.buffer)
         if index + 1 == len(nodes) or nodes[index + 1].name not in rounded:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastdiff.native.nodes import Conv, Map, reads
+from fastdiff.native.nodes import Conv, Map
 from fastdiff.native.planning.graph import Graph, Value
 from fastdiff.native.views import View
 
@@ -107,7 +107,7 @@ def _target(graph: Graph, copy: Map) -> tuple[int, int] | None:
 def _widens(graph: Graph, name: str) -> bool:
     """Whether every view of a value stays one when its rows move apart."""
     value = graph.values[name]
-    views = (view for node in graph.nodes for view in (node.y, *reads(node)))
+    views = (view for node in graph.nodes for view in (node.y, *node.reads()))
     return all(_in_rows(view, value.channels) for view in views if view.buffer == name)
 
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from fastdiff.native.nodes import Attention, Conv, GroupNorm, LayerNorm, Node, reads
+from fastdiff.native.algorithms import TILE_CHANNELS, Algorithm
+from fastdiff.native.nodes import Conv, GroupNorm, LayerNorm
+from fastdiff.native.nodes.node import Node, as_rows
 from fastdiff.native.plan import Plan
 from fastdiff.native.planning.graph import Graph
 from fastdiff.native.planning.memory import assign, lifetimes, live_peak
-from fastdiff.native.running.packing import TILE_CHANNELS, Algorithm, by_phases
 from fastdiff.native.views import View
-
-_LANES = 16  # of the widest level: what rounds writes whole vectors
 
 
 def delay_norms(graph: Graph) -> None:
@@ -22,7 +21,7 @@ def delay_norms(graph: Graph) -> None:
     for norm in [node for node in graph.nodes if isinstance(node, (GroupNorm, LayerNorm))]:
         if readers[norm.y.buffer] == 1:
             graph.nodes.remove(norm)
-            read = (any(v.buffer == norm.y.buffer for v in reads(node)) for node in graph.nodes)
+            read = (any(v.buffer == norm.y.buffer for v in node.reads()) for node in graph.nodes)
             graph.nodes.insert(list(read).index(True), norm)
 
 
@@ -37,7 +36,7 @@ def rounded_ahead(plan: Plan, choices: Mapping[str, Algorithm]) -> set[str]:
         if isinstance(node, Conv)
         and _takes(node, choices.get(node.name, Algorithm()))
         and plan.buffers[node.x.buffer].kind == "arena"
-        and _rows(before) == _flat(node.x)
+        and before.roundable == as_rows(node.x)
         and _read_once(plan.nodes[index + 1 :], node.x)
     }
 
@@ -69,31 +68,16 @@ def _takes(node: Conv, choice: Algorithm) -> bool:
         )
     )
     whole = tile is not None and node.x.shape[2] % tile == 0
-    doubled = node.upsample and not by_phases(node, choice.algorithm)
+    doubled = node.upsample and not node.by_phases(choice.algorithm)
     return whole and inside and node.stride == 1 and not doubled
-
-
-def _rows(node: Node) -> View | None:
-    """Return the rows of channels that a node computes, if it can round them."""
-    if isinstance(node, Attention):
-        heads, tokens, channels = node.y.shape
-        if channels % _LANES:
-            return None
-        return node.y.permute((1, 0, 2)).reshape((tokens, heads * channels))
-    return _flat(node.y) if isinstance(node, (Conv, GroupNorm, LayerNorm)) else None
-
-
-def _flat(view: View) -> View | None:
-    channels = view.shape[-1]
-    return view.reshape((view.numel // channels, channels))
 
 
 def _read_once(nodes: Sequence[Node], x: View) -> bool:
     """Whether what is in x now is read by one view alone: of the first of `nodes`."""
     for index, node in enumerate(nodes):
-        views = sum(view.buffer == x.buffer for view in reads(node))
+        views = sum(view.buffer == x.buffer for view in node.reads())
         if views != (index == 0):
             return False
-        if node.y.buffer == x.buffer and _flat(node.y) == _flat(x):
+        if node.y.buffer == x.buffer and as_rows(node.y) == as_rows(x):
             return True
     return True

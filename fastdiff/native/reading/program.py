@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastdiff.errors import Unavailable
 from fastdiff.native.nodes import Map
 from fastdiff.native.planning.graph import OUTPUT, Graph, Value
-from fastdiff.native.reading import arithmetic, layers, shaping  # noqa: F401  register operators
+from fastdiff.native.reading import arithmetic, shaping  # noqa: F401  register operators
 from fastdiff.native.reading.constants import compute_constant, empty, in_place, is_empty
 from fastdiff.native.reading.reader import Reader, short_name
-from fastdiff.native.reading.results import OPERATORS, SIZED, Doubled, Padded, Rows
+from fastdiff.native.reading.results import DELAYED, OPERATORS, SIZED, Doubled, Padded, Rows
 from fastdiff.native.reading.shaping import materialised
 from fastdiff.native.views import View
 from fastdiff.networks import Network
@@ -121,7 +121,7 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     _check_types(reader, node)
     if in_place(node.target):
         _check_mutation(reader, args[0], env)
-    if name != "aten.conv2d.default":
+    if name not in DELAYED:
         args, kwargs = tree_map(lambda arg: materialised(reader, arg), (args, kwargs))
     read = OPERATORS[name]
     _check_arguments(reader, read, args, kwargs)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from fastdiff.errors import Unavailable
-from fastdiff.native.nodes import Gather, Map, Node, Step, reads
+from fastdiff.native.nodes import Map, Node, Step
 from fastdiff.native.planning.graph import Graph, Value
 from fastdiff.native.reading.results import Result, Rows
 from fastdiff.native.views import Shape, View
@@ -119,9 +119,9 @@ class Reader:
 
     def append(self, node: Node) -> None:
         """Append `node` to the graph; labels are for embeddings alone."""
-        labels = [v for v in reads(node) if self.graph.values[v.buffer].kind == "labels"]
-        if labels and not isinstance(node, Gather):
-            raise self.refuse(f"it computes with the labels {labels[0].buffer}")
+        for view in node.reads():
+            if self.graph.values[view.buffer].kind == "labels" and view not in node.labels:
+                raise self.refuse(f"it computes with the labels {view.buffer}")
         self.graph.nodes.append(node)
 
     def weight(self, tensor: Tensor, name: str | None = None, shape: Shape | None = None) -> str:

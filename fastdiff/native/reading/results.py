@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -58,6 +58,12 @@ class Doubled:
         return (channels, 2 * height, 2 * width)
 
 
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (rows, columns) of an argument that may say both at once."""
+    values = [value] if isinstance(value, int) else list(value)
+    return (values[0], values[-1])
+
+
 _Function = TypeVar("_Function", bound=Callable[..., object])
 Result: TypeAlias = "View | Padded | Doubled | Tensor | int | float | tuple[Any, ...] | None"
 
@@ -65,8 +71,13 @@ OPERATORS: dict[str, Callable[..., object]] = {}
 SIZED: set[str] = set()
 """Operators whose arguments may hold the size of the batch: their result's shape says all of it."""
 
+DELAYED: set[str] = set()
+"""Operators that read `Padded` and `Doubled` views, which the others are given in memory."""
 
-def operator(*names: str, sized: bool = False) -> Callable[[_Function], _Function]:
+
+def operator(
+    *names: str, sized: bool = False, delayed: bool = False
+) -> Callable[[_Function], _Function]:
     """Register what reads ``aten.<name>``: a function of the reader and the call's arguments.
 
     A parameter that is annotated as `View` or `Tensor` refuses what is not. So is an argument of
@@ -76,6 +87,7 @@ def operator(*names: str, sized: bool = False) -> Callable[[_Function], _Functio
     def register(function: _Function) -> _Function:
         OPERATORS.update({f"aten.{name}": function for name in names})
         SIZED.update(f"aten.{name}" for name in names if sized)
+        DELAYED.update(f"aten.{name}" for name in names if delayed)
         return function
 
     return register

@@ -122,6 +122,36 @@ def _cat(r: Reader, parts: Sequence[Result], axis: int = 0) -> View:
     return views[0] if len(views) == 1 else r.concatenate(views, r.axis(axis))
 
 
+@operator("pad.default")
+def _pad(
+    r: Reader, x: View, pads: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Result:
+    if mode != "constant":
+        raise r.refuse(f"{mode} padding")
+    return _constant_pad(r, x, pads, value or 0.0)
+
+
+@operator("constant_pad_nd.default")
+def _constant_pad(r: Reader, x: View, pads: Sequence[int], value: float = 0.0) -> Result:
+    if not any(pads):
+        return x
+    left, right, top, bottom = (*pads, 0, 0)[:4]
+    if value or len(pads) > 4 or min(pads) < 0 or len(x.shape) != 3:
+        raise r.refuse(f"padding {list(pads)} with {value}")
+    return Padded(x, top, left, bottom, right)
+
+
+@operator("upsample_nearest2d.vec")
+def _upsample(
+    r: Reader, x: View, size: Sequence[int] | None, factors: Sequence[float] | None
+) -> Result:
+    doubled = (*x.shape[:-2], *(2 * n for n in x.shape[-2:]))
+    # A factor near 2 may double the sides too, and repeats other pixels.
+    if len(x.shape) != 3 or r.image_shape()[0] != doubled or not set(factors or ()) <= {2.0}:
+        raise r.refuse("only a doubling of both sides has a kernel")
+    return Doubled(x)
+
+
 def materialised(r: Reader, given: Result) -> Result:
     """Return what any operator can read: a doubled image in memory, a padded one never."""
     if isinstance(given, Doubled):

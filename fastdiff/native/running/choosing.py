@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff import _native
-from fastdiff.native.describing import flops
+from fastdiff.native.algorithms import HALVES, TILES, Algorithm
 from fastdiff.native.nodes import Attention, Conv, Gather
 from fastdiff.native.plan import Plan
 from fastdiff.native.running.aligned import aligned_empty
-from fastdiff.native.running.packing import HALVES, TILES, Algorithm
 from fastdiff.native.running.shapes import AnyShape, AttentionShape, ConvShape
 
 _BATCHES = (1, 4)
@@ -63,7 +62,7 @@ def choose(
         else:
             continue
         if case not in best:
-            small = flops(node) < _SMALL_FLOPS
+            small = node.flops < _SMALL_FLOPS
             best[case] = _narrowest(*case) if small else _fastest(bench, *case)
         chosen[node.name] = best[case]
     return chosen

@@ -1,10 +1,8 @@
-"""How a node runs, and weights in the order in which its kernel reads them then."""
+"""Weights in the order in which the kernels of the chosen algorithms read them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from fastdiff import _native
-from fastdiff.native.nodes import Conv, Gather, reads, weights_of
+from fastdiff.native.algorithms import DIRECT, HALVES, INT8, TILE_CHANNELS, TILES, Algorithm
+from fastdiff.native.nodes import Conv, Gather
+from fastdiff.native.nodes.conv import SCALES
 from fastdiff.native.plan import Plan
 from fastdiff.native.running.aligned import aligned
 from fastdiff.native.running.quantizing import quantize
@@ -21,49 +21,8 @@ _Element = TypeVar("_Element", bound=np.generic)
 Arrays = dict[str, NDArray[Any]]
 """Packed weights by name: float32, the bits of bfloat16 as uint16, or int8 and what scales it."""
 
-ALGORITHMS = ("direct", "winograd2", "winograd4")
-"""What computes in float32."""
-
-TILES = "tiles"
-"""What rounds operands to bfloat16, and sums in float32."""
-
-INT8 = "int8"
-"""What rounds operands to 8-bit integers (`quantizing`), and sums exactly."""
-
-ATTENTION_ALGORITHMS = ("direct", TILES)
-"""What computes attention: in float32, or with operands and probabilities in bfloat16."""
-
-HALVES = "bfloat16"
-"""What keeps a table of labels in bfloat16; the other choice of a `Gather` is ``"direct"``."""
-
-TILE_CHANNELS = {TILES: 32, INT8: 64}
-"""Channels of a pixel that a tile holds."""
-
 _COLUMNS = 32  # of two tiles
-_PHASES, _PHASE_PIXELS = 4, 256
-_SCALES: dict[str, type] = {
-    "inputs": np.float32,
-    "outputs": np.float32,
-    "zeros": np.int32,
-    "zero": np.int32,
-}
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """How a convolution or an attention runs, or what a table of labels is kept in.
-
-    Attributes
-    ----------
-    algorithm : str
-        One of `ALGORITHMS`, or `TILES`, or `INT8`; of attention, one of `ATTENTION_ALGORITHMS`; of
-        labels, `HALVES` or ``"direct"``.
-    blocks : tuple of int
-        Rows and panels of weights that a thread takes at a time; 0 leaves it to the kernel.
-    """
-
-    algorithm: str = "direct"
-    blocks: tuple[int, int] = (0, 0)
+_PHASES = 4
 
 
 def pack(
@@ -91,18 +50,18 @@ def pack(
     packed: Arrays = {name: aligned(plan.weights[name]) for name in unpacked(plan, choices)}
     for gather in halved(plan, choices):
         halves = torch.from_numpy(plan.weights[gather.table]).bfloat16()
-        packed[halves_name(gather)] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
+        packed[gather.halves_name()] = aligned(halves.view(torch.int16).numpy().view(np.uint16))
     for node in plan.convolutions:
         choice = choices.get(node.name, Algorithm())
-        name = packed_name(node, choice)
+        name = node.packed_name(choice.algorithm)
         weights = plan.weights[node.weights]
-        phased = by_phases(node, choice.algorithm)
+        phased = node.by_phases(choice.algorithm)
         if phased:
             weights = phase_weights(weights)
         if choice.algorithm == INT8:
             quantized = quantize(weights, observed[node.name])
             packed[name] = aligned(_in_phases(quantized.weights, phased, _native.pack_int8))
-            for scale, scales in zip(_SCALES, scale_names(node), strict=True):
+            for scale, scales in zip(SCALES, node.scale_names(), strict=True):
                 packed[scales] = getattr(quantized, scale)
         elif name not in packed:
             packed[name] = aligned(_packed(weights, choice.algorithm, level, threads, phased))
@@ -115,31 +74,15 @@ def halved(plan: Plan, choices: Mapping[str, Algorithm]) -> list[Gather]:
     return [node for node in gathers if choices.get(node.name, Algorithm()).algorithm == HALVES]
 
 
-def halves_name(node: Gather) -> str:
-    """Return what the table of a node is called in bfloat16."""
-    return f"{node.table} {HALVES}"
-
-
 def unpacked(plan: Plan, choices: Mapping[str, Algorithm]) -> list[str]:
     """Return the names of the weights that kernels read as they are."""
     tables = {node.name for node in halved(plan, choices)}
-    used = {view.buffer for node in plan.nodes for view in reads(node)}
+    used = {view.buffer for node in plan.nodes for view in node.reads()}
     for node in plan.nodes:
         packed = node.weights if isinstance(node, Conv) else None
         if node.name not in tables:
-            used.update(name for name in weights_of(node) if name != packed)
+            used.update(name for name in node.weights_read() if name != packed)
     return [name for name in plan.shapes if name in used]
-
-
-def by_phases(node: Conv, algorithm: str) -> bool:
-    """Whether a convolution of tiles reads the image that it doubles as it is.
-
-    Each pixel is four of the output, whose kernels of 3 x 3 then fall on 2 x 2 pixels: 4 of the 9
-    products are left (csrc/network/conv_spec.h).
-    """
-    plain = node.kernel == (3, 3) and node.stride == 1 and node.padding == (1, 1)
-    large = math.prod(node.x.shape[:2]) >= _PHASE_PIXELS
-    return algorithm in TILE_CHANNELS and node.upsample and plain and large
 
 
 def phase_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,18 +93,6 @@ def phase_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     on_pixels = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
     phases = np.einsum("aik,bjl,nckl->abncij", on_pixels, on_pixels, weights, optimize=True)
     return np.asarray(phases.reshape(-1, weights.shape[1], 2, 2), np.float32)
-
-
-def packed_name(node: Conv, choice: Algorithm) -> str:
-    """Return what the packed weights of a convolution are called."""
-    owner = node.name if choice.algorithm == INT8 else node.weights  # its inputs have their part
-    phases = " phases" if by_phases(node, choice.algorithm) else ""
-    return f"{owner} {choice.algorithm}{phases}"
-
-
-def scale_names(node: Conv) -> list[str]:
-    """Return what the parts of its `Quantized` but the weights are called, for `INT8`."""
-    return [f"{node.name} {INT8} {scale}" for scale in _SCALES]
 
 
 def packed_arrays(
@@ -178,13 +109,15 @@ def packed_arrays(
     panel : int
         Columns that the kernels of the level take together.
     """
-    phased = by_phases(node, choice.algorithm)
-    arrays = {packed_name(node, choice): packed_size(shape, choice.algorithm, panel, phased)}
+    phased = node.by_phases(choice.algorithm)
+    arrays = {
+        node.packed_name(choice.algorithm): packed_size(shape, choice.algorithm, panel, phased)
+    }
     if choice.algorithm == INT8:
         outputs = shape[0] * (_PHASES if phased else 1)
         counts = {"inputs": shape[1], "outputs": outputs, "zeros": outputs, "zero": 1}
-        for scale, name in zip(_SCALES, scale_names(node), strict=True):
-            arrays[name] = _SCALES[scale], counts[scale]
+        for scale, name in zip(SCALES, node.scale_names(), strict=True):
+            arrays[name] = SCALES[scale], counts[scale]
     return arrays
 
 
@@ -201,7 +134,7 @@ def packed_size(
     panel : int
         Columns that the kernels of the level take together.
     phased : bool
-        What `by_phases` says.
+        What `Conv.by_phases` says.
     """
     out_channels, channels, down, across = shape
     if algorithm in TILE_CHANNELS:
@@ -209,7 +142,7 @@ def packed_size(
         depth = taps * _rounded_up(channels, TILE_CHANNELS[algorithm])
         dtype = np.uint16 if algorithm == TILES else np.int8
         return dtype, depth * _rounded_up(out_channels, _COLUMNS)
-    points = down * across if algorithm == "direct" else (int(algorithm[-1]) + 2) ** 2
+    points = down * across if algorithm == DIRECT else (int(algorithm[-1]) + 2) ** 2
     return np.float32, points * channels * _rounded_up(out_channels, panel)
 
 
@@ -222,7 +155,7 @@ def _packed(
 ) -> NDArray[Any]:
     if algorithm == TILES:
         return _in_phases(weights, phased, _native.pack_tiles)
-    if algorithm == "direct":
+    if algorithm == DIRECT:
         return _native.pack_panels(_taps(weights), level)
     return _native.pack_winograd(weights, int(algorithm[-1]), level, threads)
 

@@ -8,15 +8,9 @@ from typing import TypeAlias
 import numpy as np
 
 from fastdiff._native import NetworkPlan
+from fastdiff.native.algorithms import EXACT, INT8, TILES, Algorithm
 from fastdiff.native.nodes import Attention, Conv
-from fastdiff.native.running.packing import (
-    ALGORITHMS,
-    ATTENTION_ALGORITHMS,
-    INT8,
-    TILES,
-    Algorithm,
-    packed_size,
-)
+from fastdiff.native.running.packing import packed_size
 from fastdiff.native.running.quantizing import MOST_TERMS
 
 _BLOCKS = {
@@ -60,7 +54,7 @@ class ConvShape:
         """Return those that may compute it: integers beside the exact ones, which can be faster."""
         if precision == "bfloat16" and self.channels >= _LEAST_CHANNELS[TILES]:
             return (TILES,)
-        exact = ALGORITHMS if self.kernel == (3, 3) and self.stride == 1 else ALGORITHMS[:1]
+        exact = EXACT if self.kernel == (3, 3) and self.stride == 1 else EXACT[:1]
         terms = self.kernel[0] * self.kernel[1] * self.channels
         integers = self.channels >= _LEAST_CHANNELS[INT8] and terms <= MOST_TERMS
         return (INT8, *exact) if precision == "int8" and integers else exact
@@ -125,7 +119,7 @@ class AttentionShape:
         return self.heads * (self.queries + self.keys) * (self.depth + self.value_depth)
 
     def algorithms(self, precision: str) -> tuple[str, ...]:
-        return ATTENTION_ALGORITHMS if precision == "bfloat16" else ATTENTION_ALGORITHMS[:1]
+        return Attention.algorithms if precision == "bfloat16" else Attention.algorithms[:1]
 
     def blocks(self, algorithm: str) -> tuple[tuple[int, int], ...]:
         return ((0, 0),)
