@@ -11,8 +11,7 @@ from fastdiff.errors import InvalidArgument
 class Constant(Denoiser):
     """A denoiser that answers with one number and notes what it is asked to save."""
 
-    precision, output_channels, device = "float32", 1, torch.device("cpu")
-    input_dtype = output_dtype = torch.float32
+    precision, output_channels, version = "float32", 1, None
 
     def __init__(self, backend, value):
         self.backend, self.value, self.saved = backend, value, None

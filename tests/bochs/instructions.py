@@ -22,12 +22,12 @@ from fastdiff import _native
 from fastdiff.backends.native import Packed, Replay
 from fastdiff.integrations.describing import describe
 from fastdiff.native import Algorithm, Plan, plan_network
-from fastdiff.native.describing import flops, kind
+from fastdiff.native.algorithms import HALVES, TILES
+from fastdiff.native.describing import kind
 from fastdiff.native.nodes import Attention, Conv, Gather, Node
 from fastdiff.native.planning.rounding import without_rounded
 from fastdiff.native.running.aligned import aligned_empty
 from fastdiff.native.running.binding import expected_arrays
-from fastdiff.native.running.packing import HALVES, TILES
 from fastdiff.native.running.shapes import ConvShape
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +86,7 @@ def test_count() -> None:
         )
         for name, nodes in groups.items():
             total = sum(instructions[node.name] for node in nodes) / 1e6
-            products = sum(flops(node) for node in nodes) / FLOPS_OF_A_PRODUCT / 1e6
+            products = sum(node.flops for node in nodes) / FLOPS_OF_A_PRODUCT / 1e6
             made = f"{products:9.3f}" if name.endswith(("all", TILES)) else ""
             print(f"{name:20} {len(nodes):4} nodes {total:9.3f} {made}")
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from fastdiff.backends import Denoiser
 from fastdiff.compiling.choosing import choose
 from fastdiff.compiling.measuring import Trial
 from fastdiff.compiling.report import Candidate
 
 
-class Named:
+class Named(Denoiser):
     """What a choice looks at in a denoiser."""
 
-    input_dtype = output_dtype = torch.float32
-    output_channels = 1
+    output_channels, bind = 1, None
 
     def __init__(self, backend, precision="float32"):
         self.backend, self.precision = backend, precision

@@ -156,7 +156,7 @@ def test_a_swapped_denoiser_is_checked_anew():
 def test_a_gpu_cannot_be_asked_for_it():
     network = Network(Placed(), (1, 3, 5))
     denoiser = build_denoiser("eager", network, "float32")
-    with pytest.raises(Unavailable, match="batch_invariant=True is for engines on the host"):
+    with pytest.raises(Unavailable, match="batch_invariant=True is for backends on the host"):
         Engine(network, denoiser, {4: 1.0}, device=object(), batch_invariant=True)
 
 

@@ -32,7 +32,7 @@ def change(path, value):
 @pytest.mark.parametrize(
     ("tamper", "reason"),
     [
-        (change(["format"], 2), "format 1"),
+        (change(["format"], 3), "format 2"),
         (change(["nodes", 1, "y", "offset"], 1 << 20), "leaves its"),
         (change(["nodes", 1, "y", "offset"], -1), "is no view"),
         (change(["nodes", 1, "y", "strides"], [64, 1, 1]), "do not fit"),

@@ -7,7 +7,7 @@ from planned_networks import LEVELS, MODELS, evaluate
 from torch import nn
 
 from fastdiff.native import Algorithm, make_plan
-from fastdiff.native.nodes import Attention, Conv, GroupNorm, LayerNorm, reads
+from fastdiff.native.nodes import Attention, Conv, GroupNorm, LayerNorm
 from fastdiff.native.planning.rounding import rounded_ahead, without_rounded
 from fastdiff.native.running import binding
 
@@ -55,7 +55,7 @@ def test_a_norm_stands_before_the_only_convolution_that_reads_it(model, name):
     before = 0
     for i in norms:
         rest = nodes[i + 1 :]
-        readers = [n for n in rest if any(v.buffer == nodes[i].y.buffer for v in reads(n))]
+        readers = [n for n in rest if any(v.buffer == nodes[i].y.buffer for v in n.reads())]
         if isinstance(readers[0], Conv):
             before += 1
             assert readers[0] is nodes[i + 1]

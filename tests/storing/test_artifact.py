@@ -16,8 +16,7 @@ import fastdiff
 from fastdiff import errors
 from fastdiff.backends import BACKENDS, Denoiser
 from fastdiff.backends.onnxruntime import OnnxRuntimeDenoiser
-from fastdiff.storing import artifact, load_artifact
-from fastdiff.storing import recalling as loading
+from fastdiff.storing import artifact, load_artifact, recalling
 
 
 class Blend(nn.Module):
@@ -49,7 +48,7 @@ OPTIONS = {"class_labels": [0, 2], "guidance_scale": 2.0, "seed": 3, "steps": 6,
 
 
 def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, saved, monkeypatch):
-    monkeypatch.setattr(loading, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr(recalling, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
     loaded = fastdiff.load(saved, verify=True)
     assert torch.equal(loaded.sample(**OPTIONS), sampler.sample(**OPTIONS))
     assert loaded.schedule == sampler.schedule
@@ -63,11 +62,11 @@ def test_a_loaded_sampler_gives_the_same_bits_and_measures_nothing(sampler, save
 
 
 def test_a_sampler_is_pickled_and_copied_as_what_it_saves(sampler, monkeypatch):
-    monkeypatch.setattr(loading, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr(recalling, "tune", lambda *args, **kwargs: pytest.fail("measured again"))
     other = sampler.with_schedule(fastdiff.Schedule(num_train_timesteps=100))
     unpickled = pickle.loads(pickle.dumps(other))  # noqa: S301  what this test wrote
     for made in (unpickled, copy.deepcopy(other)):
-        assert made.backend is not other.backend
+        assert made.engine is not other.engine
         assert made.schedule == other.schedule
         assert torch.equal(made.sample(**OPTIONS), other.sample(**OPTIONS))
     assert copy.copy(other).backend is other.backend
@@ -97,8 +96,8 @@ def test_an_error_inside_the_engine_of_a_file_lets_others_be_measured(
     def build(*args):
         raise KeyError("dedup_17")
 
-    monkeypatch.setattr(loading, "build_denoiser", build)
-    monkeypatch.setattr(loading, "tune", lambda *args: sampler._compiled)
+    monkeypatch.setattr(recalling, "build_denoiser", build)
+    monkeypatch.setattr(recalling, "tune", lambda *args: sampler._compiled)
     assert fastdiff.load(saved).report is sampler.report
     assert "raise KeyError" in caplog.text
 
@@ -265,8 +264,8 @@ def test_verify_notices_that_the_engine_is_not_what_it_was(saved, monkeypatch):
             run = self.inner.bind(x, t, conditioning, out)
             return lambda: (run(), out.mul_(1.01))
 
-    build = loading._build
-    monkeypatch.setattr(loading, "_build", lambda *args: Drifted(build(*args)))
+    build = recalling._build
+    monkeypatch.setattr(recalling, "_build", lambda *args: Drifted(build(*args)))
     fastdiff.load(saved)
     with pytest.raises(errors.ArtifactError, match="is not what it was: output error"):
         fastdiff.load(saved, verify=True)
@@ -297,7 +296,7 @@ def compiled_code(sampler, tmp_path, monkeypatch):
     save = lambda self, folder, batches: (folder / "code.bin").write_bytes(b"code")
     monkeypatch.setattr(OnnxRuntimeDenoiser, "save", save)
     monkeypatch.setattr(BACKENDS["onnxruntime"], "build", reading, raising=False)
-    monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("measured again"))
+    monkeypatch.setattr(recalling, "tune", lambda *args: pytest.fail("measured again"))
     path = tmp_path / "code.fastdiff"
     sampler.save(path)
     return path, ran

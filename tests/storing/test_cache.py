@@ -20,8 +20,7 @@ from fastdiff.compiling import CompileOptions
 from fastdiff.integrations import from_diffusers
 from fastdiff.networks import Network
 from fastdiff.sampling import Schedule
-from fastdiff.storing import Cache, cache, cache_key
-from fastdiff.storing import recalling as loading
+from fastdiff.storing import Cache, cache, cache_key, recalling
 from fastdiff.storing.signing import sign
 
 
@@ -99,14 +98,14 @@ def test_second_compile_takes_the_first_result(monkeypatch, tmp_path):
     options = {"sample_shape": (1, 4, 4), "backend": "onnxruntime"}
     first = fastdiff.compile(Scaled(), **options)
     expected = first.sample(2, seed=1, steps=3)
-    tune = loading.tune
-    monkeypatch.setattr(loading, "tune", lambda *args: pytest.fail("compiled again"))
+    tune = recalling.tune
+    monkeypatch.setattr(recalling, "tune", lambda *args: pytest.fail("compiled again"))
     again = fastdiff.compile(Scaled(), **options)
     assert torch.equal(again.sample(2, seed=1, steps=3), expected)
     assert len(Cache().entries()) == 1
 
     calls = []
-    monkeypatch.setattr(loading, "tune", lambda *args: (calls.append(1), tune(*args))[1])
+    monkeypatch.setattr(recalling, "tune", lambda *args: (calls.append(1), tune(*args))[1])
     fastdiff.compile(Scaled(), cache=False, **options)
     fastdiff.compile(Scaled(scale=2.0), **options)
     assert len(calls) == 2
@@ -303,7 +302,7 @@ def test_without_a_folder_to_write_everything_works_and_one_warning_says_so(monk
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loading, "save_artifact", full)
+    monkeypatch.setattr(recalling, "save_artifact", full)
     with pytest.warns(errors.CacheWarning, match="No space left on device") as seen:
         fastdiff.compile(Scaled(), **options)
     assert len(seen) == 1
@@ -317,7 +316,7 @@ def test_what_is_there_is_taken_from_a_folder_that_cannot_be_written(monkeypatch
     def read_only(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    for module, name in ((os, "utime"), (cache, "FileLock"), (loading, "save_artifact")):
+    for module, name in ((os, "utime"), (cache, "FileLock"), (recalling, "save_artifact")):
         monkeypatch.setattr(module, name, read_only)
     assert torch.equal(fastdiff.compile(Scaled(), **options).sample(1, steps=2, seed=0), first)
     with pytest.warns(errors.CacheWarning, match="Read-only file system"):

@@ -60,7 +60,7 @@ class Planted(Denoiser):
 
     backend, precision = "planted", "float32"
 
-    output_channels = 2
+    output_channels, version = 2, None
 
     def __init__(self, plant=lambda x: None, weight=1.0):
         self.plant, self.weight = plant, torch.tensor(weight)

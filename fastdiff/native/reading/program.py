@@ -130,7 +130,7 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
 
 @functools.cache
 def _signature(read: Callable[..., object]) -> inspect.Signature:
-    return inspect.signature(read, eval_str=True)
+    return inspect.signature(read, eval_str=True, locals={"Reader": Reader})
 
 
 def _check_arguments(reader: Reader, read: Callable[..., object], args: Any, kwargs: Any) -> None:
