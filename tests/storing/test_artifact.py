@@ -69,7 +69,7 @@ def test_a_sampler_is_pickled_and_copied_as_what_it_saves(sampler, monkeypatch):
         assert made.engine is not other.engine
         assert made.schedule == other.schedule
         assert torch.equal(made.sample(**OPTIONS), other.sample(**OPTIONS))
-    assert copy.copy(other).backend is other.backend
+    assert copy.copy(other).engine is other.engine
 
 
 def test_a_loaded_sampler_can_be_saved_again(sampler, saved, tmp_path):
