@@ -27,7 +27,7 @@ BEGIN, END = "<!-- figures: evidence -->\n", "<!-- /figures: evidence -->"
 PARTS = {
     "the emulator itself: fragment layouts, schedules, misuse": ["tests/cuda_on_cpu"],
     "CUDA step, gather, noise: bits, mutants, sanitizers, binaries": ["tests/kernels/cuda"],
-    "Triton step, gather, noise, norms: bits, bounds, binaries, AMD": ["tests/kernels/triton"],
+    "Triton step, gather, noise: bits, bounds, binaries, AMD": ["tests/kernels/triton"],
     "attention in Triton and CUDA: error, schedules, mutants, binaries": [
         "tests/kernels/attention"
     ],

@@ -46,8 +46,8 @@ _ROUNDS, _CALLS = 15, 20
 
 def first_uses(device: torch.device, *asked: str) -> Findings:
     """Check every kernel, or those of a language, or one such as ``step.cuda``."""
-    for operator, (_, languages) in KERNELS.items():
-        for language in languages:
+    for operator in KERNELS:
+        for language in LANGUAGES:
             if not asked or {language, f"{operator}.{language}"} & set(asked):
                 yield first_use(operator, language, device)
 

@@ -10,7 +10,7 @@ from benchmarks import gpu, gpu_parts
 from benchmarks.gpu import Part
 from fastdiff.kernels import gpu_kernels
 from fastdiff.kernels.checks import CHECKS, random_step
-from fastdiff.kernels.gpu_kernels import KERNELS
+from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_first_uses_of_right_kernels_end_with_zero(installed, capsys):
     assert gpu.run_part("first_uses", [], "cpu", None) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {one["operator"] for one in found} == set(CHECKS)
-    assert len(found) == sum(len(languages) for _, languages in KERNELS.values())
+    assert len(found) == len(KERNELS) * len(LANGUAGES)
 
 
 def test_a_wrong_kernel_is_told_from_a_language_that_is_not_installed(
@@ -58,7 +58,7 @@ def test_a_wrong_kernel_is_told_from_a_language_that_is_not_installed(
 def test_every_kernel_is_tried_alone_and_before_all_else():
     first = [part for part in gpu.plan() if part.name == "first_uses"]
     assert gpu.plan()[: len(first)] == first
-    assert len(first) == sum(len(languages) for _, languages in KERNELS.values())
+    assert len(first) == len(KERNELS) * len(LANGUAGES)
     for part in gpu.plan():
         assert part.name in gpu_parts.PARTS
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.backends.base import Backend, BackendStatus, Denoiser, require_usable
-from fastdiff.backends.cuda import cuda_status, full_float32
+from fastdiff.backends.cuda import DEVICE, cuda_status, full_float32
 from fastdiff.exporting.attention import replace_attention
 from fastdiff.kernels.attention import choosing
 from fastdiff.modes import float32_default
@@ -81,3 +81,7 @@ def with_attention(module: AtPrecision, network: Network) -> nn.Module:
     moved = [x.to(device), t.to(device), {k: v.to(device) for k, v in conditioning.items()}]
     replaced, _ = replace_attention(module, moved)
     return replaced
+
+
+EAGER = EagerBackend()
+EAGER_CUDA = EagerBackend("eager-cuda", DEVICE)

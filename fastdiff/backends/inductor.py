@@ -27,7 +27,7 @@ from fastdiff.backends.base import (
     temporary_folder,
     version_of,
 )
-from fastdiff.backends.cuda import cuda_status, full_float32
+from fastdiff.backends.cuda import DEVICE, cuda_status, full_float32
 from fastdiff.errors import Unavailable
 from fastdiff.networks import Network, first_line
 from fastdiff.networks.precision import DTYPES, HOST, AtPrecision, trace
@@ -171,3 +171,7 @@ def _has_cuda_toolkit() -> bool:
     """Whether torch will find the headers that CUDA code is compiled with."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     return shutil.which("nvcc") is not None or any(home and Path(home).exists() for home in homes)
+
+
+INDUCTOR = InductorBackend()
+INDUCTOR_CUDA = InductorBackend("inductor-cuda", DEVICE)

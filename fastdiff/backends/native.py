@@ -295,3 +295,6 @@ def _require_fit(packed: Packed, network: Network, channels: int) -> None:
     if not taken.items() <= known.items():
         raise ArtifactError(f"{_PLAN}: expected inputs and an output of {known}, got {taken}")
     check_weights(packed.plan, packed.weights, packed.choices, NetworkPlan(packed.level).panel)
+
+
+NATIVE = NativeBackend()

@@ -92,3 +92,6 @@ class OnnxRuntimeDenoiser(Denoiser):
     def trim(self, batches: Collection[int]) -> None:
         """Start the session anew: it never gives back the memory of its largest call."""
         self._session = self._start()
+
+
+ONNXRUNTIME = OnnxRuntimeBackend()

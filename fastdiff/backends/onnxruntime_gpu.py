@@ -191,3 +191,7 @@ def _element(name: str, value: Tensor) -> type:
         known = ", ".join(map(str, _ELEMENTS))
         raise InvalidDtype(f"{name}: expected one of {known}, got {value.dtype}")
     return _ELEMENTS[value.dtype]
+
+
+ONNXRUNTIME_CUDA = OnnxRuntimeGpuBackend("onnxruntime-cuda", "CUDAExecutionProvider")
+ONNXRUNTIME_TENSORRT = OnnxRuntimeGpuBackend("onnxruntime-tensorrt", "TensorrtExecutionProvider")

@@ -163,3 +163,6 @@ def _size(rows: int) -> int | None:
 
 def _blob(batch: int | None) -> str:
     return f"{'open' if batch is None else batch}.blob"
+
+
+OPENVINO = OpenVinoBackend()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from fastdiff.backends.base import Denoiser
-from fastdiff.backends.eager import EagerBackend
+from fastdiff.backends.eager import EAGER
 from fastdiff.backends.fixed_batch import FixedBatch
 from fastdiff.networks import Network, OnnxFile
 
@@ -45,5 +45,5 @@ def reference_denoiser(network: Network) -> Denoiser:
     if network.file is not None:
         denoiser = GivenFile(network.file, network.probe())
     else:
-        denoiser = EagerBackend().build(network, "float32")
+        denoiser = EAGER.build(network, "float32")
     return denoiser if network.batch is None else FixedBatch(denoiser, network.batch)

@@ -1,37 +1,31 @@
-"""The backends there are. A new backend is a file beside this one and a line in BACKENDS."""
+"""The backends there are: every file beside this one that has instances of `Backend` on top."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 from fastdiff.backends.base import Backend, BackendStatus, Denoiser
-from fastdiff.backends.cuda import DEVICE
-from fastdiff.backends.eager import EagerBackend
 from fastdiff.backends.fixed_batch import FixedBatch
-from fastdiff.backends.inductor import InductorBackend
-from fastdiff.backends.native import NativeBackend
-from fastdiff.backends.onnxruntime import OnnxRuntimeBackend
-from fastdiff.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
-from fastdiff.backends.openvino import OpenVinoBackend
-from fastdiff.backends.tensorrt import TensorRtBackend
-from fastdiff.backends.tensorrt_rtx import TensorRtRtxBackend
 from fastdiff.errors import Unavailable, UnknownName
 from fastdiff.networks import Network
 
-_ALL: tuple[Backend, ...] = (
-    EagerBackend(),
-    NativeBackend(),
-    OnnxRuntimeBackend(),
-    OpenVinoBackend(),
-    InductorBackend(),
-    EagerBackend("eager-cuda", DEVICE),
-    InductorBackend("inductor-cuda", DEVICE),
-    OnnxRuntimeGpuBackend("onnxruntime-cuda", "CUDAExecutionProvider"),
-    OnnxRuntimeGpuBackend("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
-    TensorRtBackend(),
-    TensorRtRtxBackend(),
-)
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
+
+def _backends() -> dict[str, Backend]:
+    """Return all by name: those of the host first, and those that are slow to build last."""
+    room = importlib.import_module("fastdiff.backends")
+    modules = [
+        importlib.import_module(f"fastdiff.backends.{module.name}")
+        for module in pkgutil.iter_modules(room.__path__)
+        if module.name != "registry"
+    ]
+    found = [value for m in modules for value in vars(m).values() if isinstance(value, Backend)]
+    found.sort(key=lambda backend: (backend.device.type, backend.slow_to_build))
+    return {backend.name: backend for backend in found}
+
+
+BACKENDS: dict[str, Backend] = _backends()
 
 
 def get_backend(name: str) -> Backend:

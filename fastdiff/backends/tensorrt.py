@@ -168,3 +168,6 @@ class TensorRtBackend(Backend):
 
     def _library(self) -> ModuleType:
         return importlib.import_module(self._module)
+
+
+TENSORRT = TensorRtBackend()

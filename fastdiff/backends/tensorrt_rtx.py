@@ -39,3 +39,6 @@ class TensorRtRtxBackend(TensorRtBackend):
     _no_timings: ClassVar[bytes | None] = None
     _distributions: ClassVar[tuple[str, ...]] = ("tensorrt-rtx",)
     _denoiser: ClassVar[type[TensorRtDenoiser]] = TensorRtRtxDenoiser
+
+
+TENSORRT_RTX = TensorRtRtxBackend()

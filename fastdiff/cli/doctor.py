@@ -57,7 +57,7 @@ def _check_gpu_kernels() -> None:
 
     from fastdiff.errors import Unavailable
     from fastdiff.kernels.first_use import describe_device
-    from fastdiff.kernels.gpu_kernels import KERNELS, refusal
+    from fastdiff.kernels.gpu_kernels import KERNELS, LANGUAGES, refusal
 
     if not torch.cuda.is_available():
         raise Unavailable(
@@ -67,8 +67,8 @@ def _check_gpu_kernels() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     typer.echo(describe_device(device))
     failed = False
-    for operator, (_, languages) in KERNELS.items():
-        reasons = {language: refusal(operator, language, device) for language in languages}
+    for operator in KERNELS:
+        reasons = {language: refusal(operator, language, device) for language in LANGUAGES}
         for language, reason in reasons.items():
             state = "right" if reason is None else f"not used: {reason}"
             typer.echo(f"{operator}, {language}: {state}")

@@ -52,18 +52,17 @@ def inspect(
     import torch
 
     from fastdiff.backends import reference_denoiser
-    from fastdiff.backends.native import NativeBackend
+    from fastdiff.backends.native import NATIVE
     from fastdiff.compiler import describe
     from fastdiff.compiling.calibration import with_samples
     from fastdiff.compiling.compiled import Workspace
     from fastdiff.exporting import export_onnx
 
-    backend = NativeBackend()
     if batch < 1:
         raise InvalidArgument(f"--batch: expected at least 1, got {batch}")
-    if precision not in backend.precisions:
+    if precision not in NATIVE.precisions:
         raise InvalidArgument(
-            f"--precision: expected one of {', '.join(backend.precisions)}, got {precision!r}"
+            f"--precision: expected one of {', '.join(NATIVE.precisions)}, got {precision!r}"
         )
     with tell_progress() as say:
         say(f"planning {model}, and measuring its kernels")
@@ -73,7 +72,7 @@ def inspect(
             network = replace(network, onnx=export_onnx(network, folder.path / "model.onnx"))
         if precision == "int8":
             network = with_samples(network, reference_denoiser(network), schedule)
-        denoiser = backend.build(network, precision)
+        denoiser = NATIVE.build(network, precision)
         replay = evaluated(denoiser, network, batch)
         seconds = replay.profile(torch.get_num_threads()) if profile else None
     _show(denoiser, batch, replay.scratch.nbytes, seconds)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from fastdiff.kernels.attention import reference as attention_reference
-from fastdiff.kernels.norm import reference as norm_reference
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 Kernel = Callable[..., object]
@@ -83,40 +82,11 @@ def _check_attention(kernel: Kernel, device: torch.device) -> str | None:
     return None
 
 
-def _check_group_norm(kernel: Kernel, device: torch.device) -> str | None:
-    generator = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x = torch.randn(2, 96, 9, 7, generator=generator).to(dtype)
-        weight, bias = torch.randn(2, 96, generator=generator).to(dtype)
-        expected = norm_reference.group_norm(_exact(x), 32, _exact(weight), _exact(bias), silu=True)
-        plain = torch.nn.functional.group_norm(x, 32, weight, bias)
-        got = kernel(x.to(device), 32, weight.to(device), bias.to(device), silu=True)
-        if difference := _close(f"{dtype}", got, torch.nn.functional.silu(plain), expected):
-            return difference
-    return None
-
-
-def _check_modulated_layer_norm(kernel: Kernel, device: torch.device) -> str | None:
-    generator = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x = torch.randn(2, 19, 384, generator=generator).to(dtype)
-        shift, scale = torch.randn(2, 2, 384, generator=generator).to(dtype)
-        expected = norm_reference.modulated_layer_norm(_exact(x), _exact(shift), _exact(scale))
-        plain = torch.nn.functional.layer_norm(x, (384,), eps=1e-6)
-        plain = plain * (1 + scale[:, None]) + shift[:, None]
-        got = kernel(x.to(device), shift.to(device), scale.to(device))
-        if difference := _close(f"{dtype}", got, plain, expected):
-            return difference
-    return None
-
-
 CHECKS: dict[str, Callable[[Kernel, torch.device], str | None]] = {
     "fill_normal": _check_fill_normal,
     "step": _check_step,
     "gather": _check_gather,
     "attention": _check_attention,
-    "group_norm": _check_group_norm,
-    "modulated_layer_norm": _check_modulated_layer_norm,
 }
 """By operator: takes a kernel and a device, returns the first difference or None."""
 

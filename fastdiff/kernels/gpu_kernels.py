@@ -27,15 +27,8 @@ LANGUAGES = ("cuda", "triton")
 STATUS = {"cuda": cuda_module.status, "triton": triton_module.status}
 """By language: says why this installation or machine lacks it; None if it does not."""
 
-KERNELS = {
-    "fill_normal": ("noise", LANGUAGES),
-    "step": ("step", LANGUAGES),
-    "gather": ("step", LANGUAGES),
-    "attention": ("attention", LANGUAGES),
-    "group_norm": ("norm", ("triton",)),
-    "modulated_layer_norm": ("norm", ("triton",)),
-}
-"""By operator: its room, and the languages that it is written in."""
+KERNELS = {"fill_normal": "noise", "step": "step", "gather": "step", "attention": "attention"}
+"""By operator: its room, which has a module for each of `LANGUAGES`."""
 
 
 @cache
@@ -56,7 +49,7 @@ def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
         ``FASTDIFF_GPU`` names a language that is not one of `LANGUAGES`.
     """
     reasons = []
-    for language in KERNELS[operator][1]:
+    for language in LANGUAGES:
         reason = refusal(operator, language, device)
         if reason is None:
             return load(operator, language)
@@ -66,10 +59,8 @@ def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
 
 def load(operator: str, language: str) -> Callable[..., Any]:
     """Import a kernel; whatever its compiler and libraries raise passes through."""
-    room, _ = KERNELS[operator]
-    kernel: Callable[..., Any] = getattr(
-        importlib.import_module(f"fastdiff.kernels.{room}.{language}"), operator
-    )
+    module = importlib.import_module(f"fastdiff.kernels.{KERNELS[operator]}.{language}")
+    kernel: Callable[..., Any] = getattr(module, operator)
     return kernel
 
 

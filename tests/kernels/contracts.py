@@ -23,9 +23,6 @@ TRITON = {
     "triton step":                   Contract(registers=96,  wide_loads=13, wide_stores=7),
     "triton gather":                 Contract(registers=32,  wide_loads=1,  wide_stores=2),
     "triton fill_normal":            Contract(registers=40,  wide_loads=0,  wide_stores=2),
-    "triton group_norm":             Contract(registers=64,  wide_loads=2,  wide_stores=2),
-    "triton group_norm, channels last":      Contract(registers=80,  wide_loads=4, wide_stores=2),
-    "triton modulated_layer_norm":   Contract(registers=48,  wide_loads=6,  wide_stores=2),
 }
 
 TRITON_VARIANTS = {
@@ -34,8 +31,6 @@ TRITON_VARIANTS = {
     "triton step, bf16, odd size":   Contract(registers=128, wide_loads=0,  wide_stores=0),
     "triton step, one element":      Contract(registers=128, wide_loads=0,  wide_stores=0),
     "triton fill_normal, odd size":  Contract(registers=48,  wide_loads=0,  wide_stores=0),
-    "triton group_norm, odd size":   Contract(registers=96,  wide_loads=0,  wide_stores=0),
-    "triton modulated_layer_norm, odd size": Contract(registers=48,  wide_loads=0, wide_stores=0),
 }
 
 CUDA_ATTENTION = {

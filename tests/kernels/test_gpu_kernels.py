@@ -80,11 +80,9 @@ def planted(monkeypatch, tmp_path):
 
 
 def test_every_kernel_is_where_it_is_said_to_be():
-    for operator, (room, languages) in KERNELS.items():
+    for operator, room in KERNELS.items():
         folder = first_use.Path(gpu_kernels.__file__).parent / room
-        written = {name for name in LANGUAGES if (folder / f"{name}.py").exists()}
-        assert written == set(languages), operator
-        for language in languages:
+        for language in LANGUAGES:
             assert f"def {operator}(" in (folder / f"{language}.py").read_text()
 
 
@@ -175,7 +173,6 @@ def test_doctor_explains_each_kernel_and_fails_where_an_operator_has_none(
     assert done.exit_code == 0, done.output
     assert "step, cuda: not used: OSError: libcuda.so.1 [too old]" in done.output
     assert "step, triton: right" in done.output
-    assert "group_norm, cuda" not in done.output
     forget()
     monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path / "other"))
     planted.differs["triton"] = "3 of 7 differ"

@@ -16,7 +16,6 @@ from gpu_contracts import ContractError, check, find_tool
 from triton import knobs
 
 from fastdiff.kernels.noise.triton import fill_normal
-from fastdiff.kernels.norm.triton import group_norm, modulated_layer_norm
 from fastdiff.kernels.step.triton import gather, step
 
 from ..contracts import (  # noqa: TID252
@@ -59,19 +58,7 @@ def call_gather(n: int) -> None:
     gather(TABLE, RECORDS, next_input, x, torch.zeros(2 * ROWS))
 
 
-def call_group_norm(channels: int, size: int, memory_format: torch.memory_format) -> None:
-    x = torch.zeros(2, channels, size, size, dtype=f16).to(memory_format=memory_format)
-    parameter = torch.zeros(channels, dtype=f16)
-    group_norm(x, channels // 8, parameter, parameter, silu=True)
-
-
-def call_modulated_layer_norm(features: int) -> None:
-    shift, scale = torch.zeros(2, 6 * features, dtype=f16).chunk(6, 1)[:2]
-    modulated_layer_norm(torch.zeros(2, 4, features, dtype=f16), shift, scale)
-
-
 f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
-contiguous, channels_last = torch.contiguous_format, torch.channels_last
 
 CALLS: dict[str, Callable[[], None]] = {
     "triton step": lambda: call_step(4096, 4, f16, f16, True),
@@ -81,11 +68,6 @@ CALLS: dict[str, Callable[[], None]] = {
     "triton gather": lambda: call_gather(4096),
     "triton fill_normal": lambda: call_fill_normal(4096, 0),
     "triton fill_normal, odd size": lambda: call_fill_normal(123, 2**34 - 1),
-    "triton group_norm": lambda: call_group_norm(256, 16, contiguous),
-    "triton group_norm, channels last": lambda: call_group_norm(256, 64, channels_last),
-    "triton group_norm, odd size": lambda: call_group_norm(24, 7, contiguous),
-    "triton modulated_layer_norm": lambda: call_modulated_layer_norm(1152),
-    "triton modulated_layer_norm, odd size": lambda: call_modulated_layer_norm(123),
 }
 
 
