@@ -15,6 +15,7 @@ def step(
     next_input: Any | None,
     denoised: Any | None,
     threads: int,
+    own_threads: bool = False,
 ) -> NDArray[np.uint8]: ...
 def fill_normal(
     out: Any,
@@ -25,6 +26,7 @@ def fill_normal(
     first: int,
     scale: float,
     threads: int,
+    own_threads: bool = False,
 ) -> None: ...
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, ...]: ...
 def box_muller(
@@ -42,7 +44,7 @@ Heads = tuple[int, int, int, int]  # address, floats from image, head, token to 
 Strided = tuple[int, Sequence[int]]  # address, a stride in floats for each axis
 
 class NetworkPlan:
-    """A network as a list of kernel calls on fixed addresses (csrc/network/specs.h)."""
+    """A network as a list of kernel calls on fixed addresses (csrc/network/plan.h)."""
 
     def __init__(self, level: str = "") -> None: ...
     @property

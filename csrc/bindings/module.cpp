@@ -65,13 +65,15 @@ void check_threads(int threads) {
   }
 }
 
+cpu::Threads whose(bool own) { return own ? cpu::Threads::kOwn : cpu::Threads::kTorch; }
+
 std::unique_ptr<Array> optional_array(const char* name, py::handle object) {
   return object.is_none() ? nullptr : std::make_unique<Array>(name, object);
 }
 
 py::array_t<uint8_t> step(py::handle table_, py::handle rows_, py::handle state_,
                           py::handle output_, py::handle history_, py::handle next_input_,
-                          py::handle denoised_, int threads) {
+                          py::handle denoised_, int threads, bool own_threads) {
   Dim R("R"), B("B"), S("S"), n("n"), E("E"), m("m"), K("K");
   Array table("table", table_, sizeof(TableRow)), rows("rows", rows_, sizeof(BatchRow));
   Array state("state", state_), output("output", output_);
@@ -115,13 +117,13 @@ py::array_t<uint8_t> step(py::handle table_, py::handle rows_, py::handle state_
   uint8_t* flags = not_finite.mutable_data();
   {
     py::gil_scoped_release release;
-    cpu::run(plan, threads, flags);
+    cpu::run(plan, whose(own_threads), threads, flags);
   }
   return not_finite;
 }
 
 void fill_normal(py::handle out_, py::handle seeds_, py::handle images_, uint32_t draw,
-                 uint32_t tag, uint64_t first, float scale, int threads) {
+                 uint32_t tag, uint64_t first, float scale, int threads, bool own_threads) {
   constexpr uint64_t kElements = uint64_t(1) << 42;
   Dim rows("rows"), n("n");
   Array out("out", out_), seeds("seeds", seeds_), images("images", images_);
@@ -148,7 +150,7 @@ void fill_normal(py::handle out_, py::handle seeds_, py::handle images_, uint32_
                                 first,
                                 scale};
   py::gil_scoped_release release;
-  cpu::fill_normal(fill, threads);
+  cpu::fill_normal(fill, whose(own_threads), threads);
 }
 
 py::tuple philox_words(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -209,9 +211,9 @@ PYBIND11_MODULE(_native, module) {
   py::register_local_exception_translator(translate);
 
   module.def("step", step, arg("table"), arg("rows"), arg("state"), arg("output"), arg("history"),
-             arg("next_input"), arg("denoised"), arg("threads"));
+             arg("next_input"), arg("denoised"), arg("threads"), arg("own_threads") = false);
   module.def("fill_normal", fill_normal, arg("out"), arg("seeds"), arg("images"), arg("draw"),
-             arg("tag"), arg("first"), arg("scale"), arg("threads"));
+             arg("tag"), arg("first"), arg("scale"), arg("threads"), arg("own_threads") = false);
   module.def("philox", philox_words, arg("counter"), arg("key"));
   module.def("box_muller", box_muller_pairs, arg("radius_words"), arg("angle_words"));
   module.def("exponential", exponentials, arg("x"));

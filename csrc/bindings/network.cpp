@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "../cpu/dispatch.h"
 #include "../network/builder.h"
 #include "../network/operations.h"
 #include "../network/pack.h"
@@ -41,15 +40,12 @@ const Level& find(const std::string& name) {
   throw Error{ErrorKind::kInvalidArgument, "this build has no CPU level " + name};
 }
 
-/// The level called `name`; without a name, the best that this CPU supports, but none wider than
-/// the one that the other kernels use.
+/// The level called `name`; without a name, the best that this CPU supports.
 const Level& usable(const std::string& name) {
   if (!name.empty()) return find(name);
-  const std::string widest = cpu::active_level().name;
   const Level* best = &kPortable;
   for (const Level* level : network::levels()) {
-    const bool within = widest == "avx512" || widest == level->name || level == &kPortable;
-    if (within && level->supported()) best = level;
+    if (level->supported()) best = level;
   }
   return *best;
 }

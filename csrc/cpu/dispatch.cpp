@@ -101,12 +101,12 @@ StepPlan plan(const StepBatch& batch) {
   return plan;
 }
 
-void run(const StepPlan& plan, int threads, uint8_t* not_finite) {
+void run(const StepPlan& plan, Threads whose, int threads, uint8_t* not_finite) {
   const int64_t rows = int64_t(plan.rows.size());
   const int64_t chunks = (plan.elements + kChunk - 1) / kChunk;
   std::fill_n(not_finite, rows, uint8_t(0));
   if (rows * plan.elements <= kInline) threads = 1;
-  parallel_for(threads, rows * chunks, [&](int64_t unit) {
+  parallel_for(whose, threads, rows * chunks, [&](int64_t unit) {
     const int64_t r = unit / chunks, first = unit % chunks * kChunk;
     const StepPlan::Row& row = plan.rows[size_t(r)];
     if (!row.chunk(row.row, first, std::min(kChunk, plan.elements - first))) {
@@ -115,11 +115,11 @@ void run(const StepPlan& plan, int threads, uint8_t* not_finite) {
   });
 }
 
-void fill_normal(const NormalFill& fill, int threads) {
+void fill_normal(const NormalFill& fill, Threads whose, int threads) {
   const Level& level = active_level();
   const int64_t chunks = (fill.elements + kChunk - 1) / kChunk;
   if (fill.rows * fill.elements <= kInline) threads = 1;
-  parallel_for(threads, fill.rows * chunks, [&](int64_t unit) {
+  parallel_for(whose, threads, fill.rows * chunks, [&](int64_t unit) {
     const int64_t r = unit / chunks, first = unit % chunks * kChunk;
     const NoiseKey key = noise_key(fill.seeds[r], fill.images[r], fill.draw, fill.tag);
     level.fill(key, fill.out + r * fill.elements + first, fill.first + uint64_t(first),

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "level.h"
+#include "thread_pool.h"
 
 namespace fastdiff::cpu {
 
@@ -51,7 +52,7 @@ struct StepPlan {
 StepPlan plan(const StepBatch& batch);
 
 /// Sets not_finite[row] to 1 where an m, v or x' is not finite, else to 0.
-void run(const StepPlan& plan, int threads, uint8_t* not_finite);
+void run(const StepPlan& plan, Threads whose, int threads, uint8_t* not_finite);
 
 /// out[row, i] = scale * normal(seeds[row], images[row], draw, tag, first + i), (rows, elements).
 struct NormalFill {
@@ -63,7 +64,7 @@ struct NormalFill {
   uint64_t first;
   float scale;
 };
-void fill_normal(const NormalFill& fill, int threads);
+void fill_normal(const NormalFill& fill, Threads whose, int threads);
 
 /// A hash of normals and of a step on the given level; fixed by the arithmetic, so another value
 /// means that the compiler broke it, most likely by contracting a * b + c.

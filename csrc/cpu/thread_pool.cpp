@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cfenv>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -149,38 +148,27 @@ void work_in_default_environment(void* job) {
   static_cast<Job*>(job)->work();
 }
 
-constexpr std::chrono::nanoseconds kOwnFor = std::chrono::milliseconds(10);
-std::atomic<int64_t> g_own_until{0};  // nanoseconds
-
-int64_t now() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
-
 /// Runs the job on the host's OpenMP threads; false if there are none to be had.
 bool run_on_openmp(Job& job, int threads) {
   static std::mutex one_caller;
   const std::unique_lock<std::mutex> lock(one_caller, std::try_to_lock);
-  const bool own = now() < g_own_until.load(std::memory_order_relaxed);
-  if (!lock || own || !host_openmp()) return false;
+  if (!lock || !host_openmp()) return false;
   host_openmp()(work_in_default_environment, &job, unsigned(threads), 0);
   return true;
 }
 
 }  // namespace
 
-void use_own_threads() { g_own_until.store(now() + kOwnFor.count(), std::memory_order_relaxed); }
-
-void parallel_for(int threads, int64_t units, void (*task)(const void*, int64_t),
-                  const void* context) {
+void parallel_for(Threads whose, int threads, int64_t units,
+                  void (*task)(const void*, int64_t), const void* context) {
   Job job{task, context, units};
   int64_t helpers = threads - 1 < kMaxWorkers ? threads - 1 : kMaxWorkers;
   helpers = helpers < units - 1 ? helpers : units - 1;
   if (helpers > 0) {
     watch_for_forks();
-    const bool done = g_forked.load(std::memory_order_relaxed)
-                          ? pool().run(job, int(helpers))  // OpenMP does not survive a fork
-                          : run_on_openmp(job, int(helpers) + 1) || pool().run(job, int(helpers));
-    if (done) return;
+    const bool forked = g_forked.load(std::memory_order_relaxed);  // OpenMP does not survive it
+    if (whose == Threads::kTorch && !forked && run_on_openmp(job, int(helpers) + 1)) return;
+    if (pool().run(job, int(helpers))) return;
   }
   work_in_default_environment(&job);
 }

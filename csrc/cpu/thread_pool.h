@@ -14,6 +14,13 @@ inline void pause() {
 #endif
 }
 
+/// Whose threads do the work. A step of a sampler wants those that its network ran on: they are
+/// awake, and spin for a while longer, so that other threads would have to share their cores.
+enum class Threads {
+  kTorch,  // those of torch's OpenMP runtime; our own where there is none
+  kOwn,    // the pool of this file, on which plans of networks run
+};
+
 /// Calls task(context, unit) once for each unit in [0, units), on up to `threads` threads, the
 /// caller among them, and returns when all are done. The task must not throw.
 ///
@@ -21,19 +28,13 @@ inline void pause() {
 /// little. While another caller uses the threads, the work runs inline. A child process made by
 /// fork has a pool of its own. Floating point runs in the default environment (nearest even, no
 /// flush to zero) whatever the caller's is, so the bits do not depend on it.
-void parallel_for(int threads, int64_t units, void (*task)(const void* context, int64_t unit),
-                  const void* context);
-
-/// Lets parallel_for use the pool for the next ten milliseconds. Otherwise it uses the threads of
-/// torch's OpenMP runtime where there is one: they are the ones that are awake after a network that
-/// torch ran. A network that runs on the pool says so before and after, and has the cores to
-/// itself.
-void use_own_threads();
+void parallel_for(Threads whose, int threads, int64_t units,
+                  void (*task)(const void* context, int64_t unit), const void* context);
 
 template <class Body>
-void parallel_for(int threads, int64_t units, const Body& body) {
+void parallel_for(Threads whose, int threads, int64_t units, const Body& body) {
   parallel_for(
-      threads, units,
+      whose, threads, units,
       [](const void* context, int64_t unit) { (*static_cast<const Body*>(context))(unit); }, &body);
 }
 

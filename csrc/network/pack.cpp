@@ -84,7 +84,7 @@ void pack_panels(const float* weights, int64_t taps, int64_t depth, int64_t colu
 void pack_winograd(const float* weights, int64_t depth, int64_t columns, int m, int64_t panel,
                    int threads, float* out) {
   const int64_t panels = divided_up(columns, panel), matrix = panels * depth * panel;
-  cpu::parallel_for(threads, panels, [&](int64_t p) {
+  cpu::parallel_for(cpu::Threads::kTorch, threads, panels, [&](int64_t p) {
     const int64_t first = p * panel, live = columns - first < panel ? columns - first : panel;
     const float* from = weights + first * depth * 9;
     float* to = out + p * depth * panel;

@@ -132,8 +132,7 @@ void Plan::run(int threads, double* ends) {
     use_scratch(own_scratch_.get());
   }
   Progress progress(stages_.size(), threads);
-  if (threads > 1) cpu::use_own_threads();
-  cpu::parallel_for(threads, threads, [&](int64_t worker) {
+  cpu::parallel_for(cpu::Threads::kOwn, threads, threads, [&](int64_t worker) {
     size_t stage = 0;
     for (size_t node = 0; node < nodes_.size(); ++node) {
       for (; stage < nodes_[node].stages_end; ++stage) {
@@ -142,7 +141,6 @@ void Plan::run(int threads, double* ends) {
       if (ends && worker == 0) ends[node] = now();
     }
   });
-  if (threads > 1) cpu::use_own_threads();  // for the solver's step, which comes next
 }
 
 }  // namespace fastdiff::network

@@ -45,6 +45,9 @@ class Denoiser(ABC):
         Of x and of the output; t is always float32.
     rows_are_independent : bool
         A row has the same bits in any call, whatever else is in it and however many rows there are.
+    own_threads : bool
+        Its calls run on fastdiff's own threads instead of torch's (csrc/cpu/thread_pool.h). What
+        the sampler does between them then does too.
     eager_because : str or None
         Why a call cannot be captured in a CUDA graph; None where it can.
     """
@@ -56,6 +59,7 @@ class Denoiser(ABC):
     input_dtype: torch.dtype = torch.float32
     output_dtype: torch.dtype = torch.float32
     rows_are_independent: bool = False
+    own_threads: bool = False
     eager_because: str | None = None
 
     @property

@@ -44,6 +44,7 @@ class BySize(Denoiser):
         self.output_channels = first.output_channels
         self.device = first.device
         self.eager_because = first.eager_because
+        self.own_threads = all(denoiser.own_threads for denoiser in self.by_rows.values())
 
     @property
     def version(self) -> tuple[object, ...]:

@@ -33,6 +33,7 @@ class FixedBatch(Denoiser):
         self.output_channels = denoiser.output_channels
         self.eager_because = denoiser.eager_because
         self.rows_are_independent = denoiser.rows_are_independent
+        self.own_threads = denoiser.own_threads
 
     @property
     def version(self) -> object:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fastdiff._native import NetworkPlan
 from fastdiff.backends.base import Backend, BackendStatus, Denoiser, numpy_view
 from fastdiff.errors import ArtifactError, Unavailable
+from fastdiff.kernels import active_level
 from fastdiff.native import (
     OUTPUT,
     Algorithm,
@@ -50,7 +51,7 @@ class NativeBackend(Backend):
     sources = ("module", "onnx")
 
     def status(self) -> BackendStatus:
-        return BackendStatus(True, f"{_level()} kernels, CPU")
+        return BackendStatus(True, f"{active_level()} kernels, CPU")
 
     def build(self, network: Network, precision: str, blobs: Path | None = None) -> NativeDenoiser:
         _require_instructions(precision)
@@ -90,7 +91,7 @@ class NativeDenoiser(Denoiser):
     """
 
     backend = "native"
-    rows_are_independent = True
+    rows_are_independent = own_threads = True
 
     def __init__(self, packed: Packed, precision: str, output_channels: int) -> None:
         self.packed, self.precision, self.output_channels = packed, precision, output_channels
@@ -200,14 +201,9 @@ class Replay:
         return dict(zip((node.name for node in self._plan.nodes), times.tolist(), strict=True))
 
 
-def _level() -> str:
-    """Return the best level of these kernels; `fastdiff.kernels` has heeded FASTDIFF_CPU."""
-    return NetworkPlan().level
-
-
 def _require_instructions(precision: str) -> None:
     """Refuse what this CPU would compute with plain arithmetic."""
-    plan = NetworkPlan()
+    plan = NetworkPlan(active_level())
     needed = {
         "bfloat16": (plan.tile_math, "AMX or AVX-512 BF16"),
         "int8": (plan.int8_math, "AMX, AVX-512 or AVX2"),
@@ -220,7 +216,7 @@ def _require_instructions(precision: str) -> None:
 
 
 def _made(network: Network, precision: str) -> Packed:
-    plan, level, threads = plan_network(network), _level(), torch.get_num_threads()
+    plan, level, threads = plan_network(network), active_level(), torch.get_num_threads()
     ranges = _observed(plan, network, level, threads) if precision == "int8" else None
     choices = choose(plan, level, threads, precision)
     weights = pack(plan, choices, level, threads, ranges)
@@ -262,7 +258,7 @@ def _read(folder: Path) -> Packed | None:
             str(name): Algorithm(str(c["algorithm"]), (int(c["blocks"][0]), int(c["blocks"][1])))
             for name, c in described["choices"].items()
         }
-        if described["level"] != _level():
+        if described["level"] != active_level():
             return None
         plan, weights = Plan.from_json(described["plan"]), load_file(folder / _WEIGHTS)
         for name, array in weights.items():

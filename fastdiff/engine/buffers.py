@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -43,6 +43,11 @@ class SlotBuffers:
     Memory is reserved for all slots at once. On a host it is touched only as slots are used, so an
     idle capacity costs address space and nothing else.
 
+    Parameters
+    ----------
+    fill_normal : callable
+        The operator ``fastdiff::fill_normal``, or what computes the same.
+
     Attributes
     ----------
     state : Tensor
@@ -71,8 +76,9 @@ class SlotBuffers:
         conditioning: Mapping[str, Conditioning],
         device: torch.device = _CPU,
         history_slots: int = 0,
+        fill_normal: Callable[..., None] = torch.ops.fastdiff.fill_normal,
     ) -> None:
-        self.capacity, self.device = capacity, device
+        self.capacity, self.device, self._fill_normal = capacity, device, fill_normal
         self.sample_shape = sample_shape
         self.numel = sample_shape[0] * sample_shape[1] * sample_shape[2]
         self.generation = 0
@@ -139,7 +145,7 @@ class SlotBuffers:
             upload(values[indices].view(np.int64), self.device)
             for values in (request.seeds, request.images)
         )
-        torch.ops.fastdiff.fill_normal(out, seeds, images, 0, TAG_INITIAL, scale)
+        self._fill_normal(out, seeds, images, 0, TAG_INITIAL, scale)
 
     def _make_room(self, request: Request) -> None:
         history_slots = request.table.history_slots

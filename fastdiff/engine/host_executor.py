@@ -16,6 +16,7 @@ from fastdiff.engine.executor import Records, Slots, StepResult
 from fastdiff.engine.fixed_calls import FixedCall, invariant_batch
 from fastdiff.engine.micro_batches import best_batch, parts
 from fastdiff.engine.requests import Passes, Request
+from fastdiff.kernels.operators import host_fill_normal
 from fastdiff.kernels.step import step
 from fastdiff.networks import Network
 from fastdiff.records import BATCH_ROW, TABLE_ROW
@@ -63,7 +64,13 @@ class HostExecutor:
         self._network, self._batch_invariant = network, batch_invariant
         self.replace(denoiser, batch_seconds)
         self._buffers = SlotBuffers(
-            capacity, network.sample_shape, denoiser.input_dtype, network.conditioning
+            capacity,
+            network.sample_shape,
+            denoiser.input_dtype,
+            network.conditioning,
+            fill_normal=lambda *args: host_fill_normal(
+                *args, own_threads=self._denoiser.own_threads
+            ),
         )
         self._tables = TableStore()
         self._output = torch.empty(0)
@@ -129,6 +136,7 @@ class HostExecutor:
             history=buffers.history,
             next_input=buffers.inputs,
             denoised=buffers.denoised if layout.passes.observed else None,
+            own_threads=self._denoiser.own_threads,
         )
         if layout.passes.blended:
             tables = self._tables

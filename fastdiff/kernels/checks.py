@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastdiff.kernels import operators  # noqa: F401  registers torch.ops.fastdiff
 from fastdiff.kernels.attention import reference as attention_reference
 from fastdiff.records import BATCH_ROW, TABLE_ROW
 

@@ -1,6 +1,9 @@
-"""Which instruction-set level the CPU kernels run at, and why another one does not.
+"""The instruction level of this process: what the compiled kernels of the CPU run with.
 
-``FASTDIFF_CPU=portable|avx2|avx512`` forces a level for the whole process.
+It is decided here, once, when the kernels are imported: the best that the CPU has, or what
+``FASTDIFF_CPU=portable|avx2|avx512|avx512_bf16|amx`` names. The kernels of noise and steps have
+three levels, of which avx512 is the last; all give the same bits. Plans of networks have all five
+(docs/native-backend.md).
 """
 
 from __future__ import annotations
@@ -22,20 +25,22 @@ except ImportError as error:
 FINGERPRINT = 0x963F10ACC6F2ACD3
 """Hash of normals and of one solver step, fixed by the arithmetic (csrc/cpu/fingerprint.cpp)."""
 
+_active = ""
+
 
 def cpu_levels() -> dict[str, str | None]:
     """Levels of this build, slowest first, each with None if usable here, else with the reason."""
-    return _native.levels()
+    return _native.network_levels()
 
 
 def active_level() -> str:
-    """Name of the level that the kernels run at."""
-    return _native.active_level()
+    """Name of the level that this process runs at."""
+    return _active
 
 
 @contextmanager
 def use_level(name: str) -> Iterator[None]:
-    """Run the kernels of the whole process at another level, all of which give the same bits.
+    """Run the whole process at another level: what is built meanwhile is built for that one.
 
     Parameters
     ----------
@@ -54,21 +59,24 @@ def use_level(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _native.use_level(before)
+        _select(before, "CPU level")
 
 
 def _select(name: str, kind: str) -> None:
+    global _active
     levels = cpu_levels()
     if name not in levels:
         raise UnknownName(kind, name, levels)
     if reason := levels[name]:
         raise Unavailable(f"{kind} {name!r} cannot be used: {reason}")
-    _native.use_level(name)
+    steps = _native.levels()
+    _native.use_level(name if name in steps else list(steps)[-1])
+    _active = name
 
 
 def check_arithmetic() -> None:
     """Raise Unavailable if the compiler did not round as the source says, at any usable level."""
-    for name, reason in cpu_levels().items():
+    for name, reason in _native.levels().items():
         if reason is None and (got := _native.fingerprint(name)) != FINGERPRINT:
             raise Unavailable(
                 f"the {name} kernels round wrongly (fingerprint {got:#018x}, expected "
@@ -77,6 +85,9 @@ def check_arithmetic() -> None:
             )
 
 
+def _best() -> str:
+    return [name for name, reason in cpu_levels().items() if reason is None][-1]
+
+
 check_arithmetic()
-if requested := os.environ.get("FASTDIFF_CPU"):
-    _select(requested, "FASTDIFF_CPU level")
+_select(os.environ.get("FASTDIFF_CPU") or _best(), "FASTDIFF_CPU level")

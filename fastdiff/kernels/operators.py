@@ -80,7 +80,7 @@ def _gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tenso
     t[where] = torch.from_numpy(_records(table, TABLE_ROW)["t"][both["table_row"]])
 
 
-def _fill_normal(
+def host_fill_normal(
     out: Tensor,
     seeds: Tensor,
     images: Tensor,
@@ -88,9 +88,12 @@ def _fill_normal(
     tag: int,
     scale: float = 1.0,
     first: int = 0,
+    *,
+    own_threads: bool = False,
 ) -> None:
+    """Compute ``fill_normal`` on the CPU; `own_threads` is that of `fastdiff.kernels.step.step`."""
     unsigned = [values.numpy().view(np.uint64) for values in (seeds, images)]
-    noise.fill_normal(out, unsigned[0], unsigned[1], draw, tag, first, scale)
+    noise.fill_normal(out, unsigned[0], unsigned[1], draw, tag, first, scale, own_threads)
 
 
 def _register(operator: str, on_cpu: Callable[..., None]) -> None:
@@ -110,4 +113,4 @@ def _register(operator: str, on_cpu: Callable[..., None]) -> None:
 
 _register("step", _step)
 _register("gather", _gather)
-_register("fill_normal", _fill_normal)
+_register("fill_normal", host_fill_normal)

@@ -276,7 +276,7 @@ def test_engine_module_uses_the_one_step_kernel():
     spec = {**spec_for(2), "solver": ("dpmpp_2m_sde", 7), "guidance": 2.5}
     expected = run_alone(spec)
 
-    def numpy_step(**arrays):
+    def numpy_step(own_threads, **arrays):
         plain = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in arrays.items()}
         return reference_step(**plain, dtype=np.float32)
 

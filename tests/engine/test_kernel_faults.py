@@ -13,7 +13,7 @@ from fastdiff.kernels import first_use, gpu_kernels, operators
 from fastdiff.kernels.gpu_kernels import LANGUAGES
 
 NATIVE = {
-    "fill_normal": operators._fill_normal,
+    "fill_normal": operators.host_fill_normal,
     "gather": operators._gather,
     "step": operators._step,
 }

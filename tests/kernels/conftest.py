@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastdiff import kernels
+from fastdiff import _native, kernels
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +18,9 @@ def known_answers() -> dict[str, Any]:
     return answers
 
 
-@pytest.fixture(params=sorted(kernels.cpu_levels()))
+@pytest.fixture(params=sorted(_native.levels()))
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every CPU level of this build in turn; those that this CPU lacks are skipped."""
+    """Every level of the step in turn; those that this CPU lacks are skipped."""
     if reason := kernels.cpu_levels()[request.param]:
         pytest.skip(reason)
     with kernels.use_level(request.param):

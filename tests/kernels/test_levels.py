@@ -46,7 +46,7 @@ def test_unknown_level_raises() -> None:
 
 
 def test_unusable_level_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "levels", lambda: {"avx512": "this CPU lacks AVX-512 F"})
+    monkeypatch.setattr(_native, "network_levels", lambda: {"avx512": "this CPU lacks AVX-512 F"})
     with pytest.raises(Unavailable, match="lacks AVX-512 F"), kernels.use_level("avx512"):
         pass
 
@@ -85,7 +85,7 @@ def test_fingerprint_is_that_of_the_reference() -> None:
     for word in np.concatenate([state[0], history[0, 0], denoised[0]]).view(np.uint32).tolist():
         digest = (digest ^ word) * 0x100000001B3 % 2**64
     assert digest == cpu.FINGERPRINT
-    for name, reason in kernels.cpu_levels().items():
+    for name, reason in _native.levels().items():
         if reason is None:
             assert _native.fingerprint(name) == digest
 

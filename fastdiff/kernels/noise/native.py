@@ -18,7 +18,13 @@ def fill_normal(
     tag: int,
     first: int,
     scale: float,
+    own_threads: bool = False,
 ) -> None:
-    """Fill ``out``, (rows, n) float32, on torch's number of threads; arguments are checked."""
+    """Fill ``out``, (rows, n) float32, on torch's number of threads; arguments are checked.
+
+    `own_threads` is that of `fastdiff.kernels.step.step`.
+    """
     threads = torch.get_num_threads()
-    _native.fill_normal(to_native(out), seeds, images, draw, tag, first, scale, threads)
+    _native.fill_normal(
+        to_native(out), seeds, images, draw, tag, first, scale, threads, own_threads
+    )

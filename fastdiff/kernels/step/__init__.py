@@ -30,6 +30,7 @@ def step(
     history: Array | None = None,
     next_input: Array | None = None,
     denoised: Array | None = None,
+    own_threads: bool = False,
 ) -> NDArray[np.uint8]:
     """One solver step of each row of a batch, on torch's number of threads.
 
@@ -53,6 +54,9 @@ def step(
         Gets c_in_next x'.
     denoised : (S, n) float32, optional
         Gets D.
+    own_threads : bool
+        Use the threads that plans of networks run on instead of torch's (csrc/cpu/thread_pool.h):
+        right where such a plan was what ran last.
 
     Returns
     -------
@@ -77,6 +81,7 @@ def step(
         None if next_input is None else to_native(next_input),
         None if denoised is None else to_native(denoised),
         torch.get_num_threads(),
+        own_threads,
     )
 
 
