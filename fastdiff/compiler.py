@@ -130,32 +130,23 @@ def compile(
         "null_class": null_class,
         "conditioning": conditioning,
     }
+    pipeline = None
     if is_pipeline(model):
-        from fastdiff.integrations.pipelines import compile_pipeline
+        from fastdiff.integrations.pipelines import describe_pipeline
 
         for name, value in description.items():
             if value is not None and name not in {"sample_shape", "conditioning"}:
                 raise InvalidArgument(f"{name}= is for a denoiser; a pipeline says it itself")
-        return compile_pipeline(
-            model,
-            sample_shape=sample_shape,
-            conditioning=conditioning,
-            backend=backend,
-            precision=precision,
-            max_batch=max_batch,
-            tune=tune,
-            verify=verify,
-            cache=cache,
-            batch_invariant=batch_invariant,
-            progress=progress,
-        )
-    network, chosen = describe(model, **description)
+        pipeline = describe_pipeline(model, sample_shape, conditioning)
+        network, chosen = pipeline.network, pipeline.schedule
+    else:
+        network, chosen = describe(model, **description)
     choices = CompileOptions(backend, precision, max_batch, tune, verify)
     with compile_progress(progress) as say:
         compiled = tune_or_recall(network, chosen, choices, say, cache=cache)
         sampler = Sampler(compiled, batch_invariant=batch_invariant)
     tell_result(compiled.report.statement, progress)
-    return sampler
+    return sampler if pipeline is None else pipeline.around(sampler)
 
 
 @compiling()

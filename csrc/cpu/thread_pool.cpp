@@ -159,8 +159,8 @@ bool run_on_openmp(Job& job, int threads) {
 
 }  // namespace
 
-void parallel_for(Threads whose, int threads, int64_t units,
-                  void (*task)(const void*, int64_t), const void* context) {
+void parallel_for(Threads whose, int threads, int64_t units, void (*task)(const void*, int64_t),
+                  const void* context) {
   Job job{task, context, units};
   int64_t helpers = threads - 1 < kMaxWorkers ? threads - 1 : kMaxWorkers;
   helpers = helpers < units - 1 ? helpers : units - 1;

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from fastdiff.integrations.pipelines import compile_pipeline
+import fastdiff
 
 QUICK = {"backend": "eager", "precision": "float32", "max_batch": 2, "tune": 0.01, "cache": False}
 
@@ -23,7 +23,7 @@ def compiled(tmp_path_factory):
             pipe = getattr(pipelines, name)()
             folder = tmp_path_factory.mktemp(name)
             pipe.save_pretrained(folder)
-            kept[name] = pipe, compile_pipeline(folder, **QUICK)
+            kept[name] = pipe, fastdiff.compile(folder, **QUICK)
             for made in kept[name]:
                 made.set_progress_bar_config(disable=True)
         pipe, fast = kept[name]

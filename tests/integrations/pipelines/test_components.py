@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+import fastdiff
 from fastdiff import errors
-from fastdiff.integrations.pipelines import compile_pipeline
+from fastdiff.integrations.pipelines import describe_pipeline
 
 pytestmark = [
     pytest.mark.peer,
@@ -45,7 +46,7 @@ def test_every_mixture_of_types_gives_the_image(dtype, parts, picture):
     expected = sample(pipe, output_type="pt", **given)
     for part in parts:
         getattr(pipe, part).to(dtype)
-    fast = compile_pipeline(pipe, **QUICK)
+    fast = fastdiff.compile(pipe, **QUICK)
     images = sample(fast, output_type="pt", **given)
     assert images.dtype is pipe.vae.dtype
     torch.testing.assert_close(images.float(), expected, rtol=0, atol=0.05)
@@ -65,7 +66,7 @@ def test_a_safety_checker_of_another_type_is_called(expected):
     pipe = pipelines.text_to_image()
     vars(pipe)["safety_checker"] = Checker()
     vars(pipe)["feature_extractor"] = lambda images, return_tensors: FrozenInput()
-    images = sample(compile_pipeline(pipe, **QUICK), output_type="np", **TEXT)
+    images = sample(fastdiff.compile(pipe, **QUICK), output_type="np", **TEXT)
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-3)
 
 
@@ -81,7 +82,7 @@ class FrozenInput:
 def test_a_folder_of_half_precision_is_loaded_in_float32(tmp_path):
     pipe = pipelines.text_to_image().to(torch.float16)
     pipe.save_pretrained(tmp_path)
-    fast = compile_pipeline(tmp_path, **QUICK)
+    fast = fastdiff.compile(tmp_path, **QUICK)
     assert {fast.unet.dtype, fast.vae.dtype, fast.text_encoder.dtype} == {torch.float32}
     expected = sample(pipe.to(torch.float32), output_type="np", **TEXT)
     np.testing.assert_allclose(sample(fast, output_type="np", **TEXT), expected, rtol=0, atol=1e-3)
@@ -95,7 +96,7 @@ def test_wrapped_parts_are_compiled(wrap, expected):
     pipe.unet = wrap(pipe.unet)
     if wrap is torch.compile:
         pipe.vae = wrap(pipe.vae)
-    fast = compile_pipeline(pipe, **QUICK)
+    fast = fastdiff.compile(pipe, **QUICK)
     np.testing.assert_allclose(sample(fast, output_type="np", **TEXT), expected, atol=1e-3)
     with torch.no_grad():
         plain.conv_out.weight.mul_(-1)
@@ -120,9 +121,9 @@ class DDPMPipeline:
 def test_a_derived_pipeline_is_its_base_if_it_is_called_as_that():
     pipe = pipelines.ddim()
     arguments = {"num_inference_steps": 2, "output_type": "np"}
-    fast = compile_pipeline(Derived(pipe.unet, pipe.scheduler), **QUICK)
+    fast = fastdiff.compile(Derived(pipe.unet, pipe.scheduler), **QUICK)
     np.testing.assert_allclose(sample(fast, **arguments), sample(pipe, **arguments), atol=1e-3)
     with pytest.raises(errors.InvalidArgument, match="WithALoopOfItsOwn has a __call__ of its own"):
-        compile_pipeline(WithALoopOfItsOwn(pipe.unet, pipe.scheduler), **QUICK)
+        describe_pipeline(WithALoopOfItsOwn(pipe.unet, pipe.scheduler))
     with pytest.raises(errors.UnknownName, match="pipeline class 'DDPMPipeline'; known"):
-        compile_pipeline(DDPMPipeline(), **QUICK)
+        describe_pipeline(DDPMPipeline())

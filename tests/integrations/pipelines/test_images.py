@@ -14,7 +14,7 @@ from diffusers import (
 )
 from diffusers.schedulers import scheduling_ddpm
 
-from fastdiff.integrations.pipelines import compile_pipeline
+import fastdiff
 from fastdiff.kernels.noise import TAG_STEP
 from fastdiff.kernels.noise.reference import normal
 
@@ -153,7 +153,7 @@ def test_output_is_of_the_pipeline_s_types(compiled, output_type):
 
 def test_pipeline_is_compiled_for_another_size(compiled):
     pipe, _ = compiled("text_to_image")
-    fast = compile_pipeline(pipe, sample_shape=(4, 8, 16), **QUICK)
+    fast = fastdiff.compile(pipe, sample_shape=(4, 8, 16), **QUICK)
     (expected, got) = (
         made(prompt="a cat", generator=seeded(), num_inference_steps=3, output_type="np", **size)
         for made, size in ((pipe, {"height": 64, "width": 128}), (fast, {}))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
+import fastdiff
 from fastdiff import errors
-from fastdiff.integrations.pipelines import PIPELINE_CLASSES, compile_pipeline
+from fastdiff.integrations.pipelines import PIPELINE_CLASSES, describe_pipeline
 
 pytestmark = pytest.mark.peer
 
@@ -32,14 +33,14 @@ def test_adapter_that_is_loaded_before_is_in_the_images():
             torch.nn.init.normal_(weight)
     expected = images(pipe, **TEXT)
     assert np.abs(expected - plain).max() > 0.01
-    np.testing.assert_allclose(images(compile_pipeline(pipe, **QUICK), **TEXT), expected, atol=1e-3)
+    np.testing.assert_allclose(images(fastdiff.compile(pipe, **QUICK), **TEXT), expected, atol=1e-3)
 
 
 def test_weights_can_be_updated():
     pipe, other = pipelines.ddim(), pipelines.ddim()
     with torch.no_grad():
         other.unet.conv_out.weight.mul_(-1)
-    fast = compile_pipeline(pipe, **QUICK)
+    fast = fastdiff.compile(pipe, **QUICK)
     arguments = {"num_inference_steps": 3, "output_type": "np"}
     before = images(fast, **arguments)
     fast.update_weights(other.unet)
@@ -53,7 +54,7 @@ def test_other_pipelines_are_refused_by_name(tmp_path):
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(errors.UnknownName, match="pipeline class 'FluxPipeline'; known: DDIM"):
-        compile_pipeline(tmp_path)
+        describe_pipeline(tmp_path)
     assert len(PIPELINE_CLASSES) == 8
 
 
@@ -66,17 +67,17 @@ def test_folder_without_a_usable_index_is_refused(tmp_path, index):
     with pytest.raises(
         errors.InvalidArgument, match=r"model_index.json is no index of a diffusers"
     ):
-        compile_pipeline(tmp_path)
+        describe_pipeline(tmp_path)
 
 
 def test_components_of_other_libraries_are_never_imported(tmp_path):
     index = {"_class_name": "DDIMPipeline", "unet": ["antigravity", "UNet2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(errors.InvalidArgument, match="unet is of 'antigravity'; expected one of"):
-        compile_pipeline(tmp_path)
+        describe_pipeline(tmp_path)
 
 
 def test_pickled_or_missing_weights_are_refused(tmp_path):
     pipelines.ddim().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(errors.WeightsError, match="cannot be loaded"):
-        compile_pipeline(tmp_path)
+        describe_pipeline(tmp_path)

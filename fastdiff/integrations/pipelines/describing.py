@@ -1,44 +1,55 @@
-"""Compiling a pipeline."""
+"""What a pipeline is to `fastdiff.compile`, read from its object or its folder."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastdiff.compiling import CompileOptions
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.folders import load_pretrained
-from fastdiff.integrations.pipelines.families import Shape, class_of_pipeline, family_of
+from fastdiff.integrations.pipelines.families import Family, Shape, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.schedulers import read_scheduler
-from fastdiff.networks import Conditioning
-from fastdiff.progress import compile_progress, tell_result
+from fastdiff.networks import Conditioning, Network
 from fastdiff.sampler import Sampler
-from fastdiff.storing import tune_or_recall
+from fastdiff.sampling import Schedule
 
 _LIBRARIES = ("diffusers", "transformers", "latent_diffusion", "stable_diffusion")
 _MAX_INDEX_BYTES = 1 << 20
 
 
-def compile_pipeline(
+@dataclass(frozen=True)
+class DescribedPipeline:
+    """A pipeline, and what `fastdiff.compile` makes of its denoiser and its scheduler.
+
+    Attributes
+    ----------
+    pipe : DiffusionPipeline
+    family : Family
+    network : Network
+    schedule : Schedule
+    """
+
+    pipe: Any
+    family: Family
+    network: Network
+    schedule: Schedule
+
+    def around(self, sampler: Sampler) -> CompiledPipeline:
+        """Put the engine of `sampler` in the place of the denoising loop."""
+        return CompiledPipeline(self.pipe, self.family, sampler)
+
+
+def describe_pipeline(
     pipe: Any,
-    *,
     sample_shape: Shape | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,
-    backend: str = "auto",
-    precision: str = "auto",
-    max_batch: int | None = None,
-    tune: str | float = "fast",
-    verify: str = "strict",
-    cache: bool = True,
-    batch_invariant: bool = False,
-    progress: bool | None = None,
-) -> CompiledPipeline:
-    """Put fastdiff's engine in the place of a pipeline's denoising loop.
+) -> DescribedPipeline:
+    """Read what a pipeline's denoising loop does.
 
     Parameters
     ----------
@@ -49,23 +60,17 @@ def compile_pipeline(
         (C, H, W) that the denoiser is compiled for; what its configuration says if left out.
     conditioning : mapping of str to Conditioning
         Of inputs of the denoiser, instead of what its configuration says.
-    backend, precision, max_batch, tune, verify, cache, batch_invariant, progress
-        As for `fastdiff.compile`.
-
-    Returns
-    -------
-    CompiledPipeline
 
     Raises
     ------
     UnknownName
         The pipeline, or its scheduler, is of a class that is not supported.
     InvalidArgument
-        Its denoiser takes inputs that are not supported, or an option is wrong.
+        Its denoiser takes inputs that are not supported, or `conditioning` names one that it lacks.
     WeightsError
         Weights in the folder are missing, corrupt or not safetensors.
     Unavailable
-        diffusers is not installed, or no backend can run the denoiser.
+        diffusers is not installed.
     """
     if isinstance(pipe, (str, os.PathLike)):
         pipe = load_pipeline(Path(pipe))
@@ -83,16 +88,11 @@ def compile_pipeline(
         conditioning={**network.conditioning, **(conditioning or {})},
         num_train_timesteps=schedule.num_train_timesteps,
     )
-    choices = CompileOptions(backend, precision, max_batch, tune, verify)
-    with compile_progress(progress) as say:
-        compiled = tune_or_recall(network, schedule, choices, say, cache=cache)
-        sampler = Sampler(compiled, batch_invariant=batch_invariant)
-    tell_result(compiled.report.statement, progress)
-    return CompiledPipeline(pipe, family, sampler)
+    return DescribedPipeline(pipe, family, network, schedule)
 
 
 def load_pipeline(folder: Path) -> Any:
-    """Load a pipeline that diffusers saved; errors are those of `compile_pipeline`."""
+    """Load a pipeline that diffusers saved; errors are those of `describe_pipeline`."""
     return load_pretrained(_class_name(folder), folder)
 
 
