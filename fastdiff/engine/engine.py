@@ -254,7 +254,7 @@ class Engine:
             batch = self._batch = self._make_batch(turn)
         batch.taken += 1
         last = batch.taken == batch.until
-        leaving = np.flatnonzero(batch.left == batch.taken) if last else _NOBODY
+        leaving = np.flatnonzero(batch.left == batch.taken) if last else _NO_SLOTS
         launched = self.executor.launch(batch.rows, batch.slots[leaving] if leaving.size else None)
         self._batcher.take_step()
         batch.rows["table_row"] += 1
@@ -319,7 +319,7 @@ class Engine:
             self._fail(ticket, error)
 
 
-_NOBODY = np.zeros(0, np.int64)
+_NO_SLOTS = np.zeros(0, np.int64)
 
 
 def _device_of(denoiser: Denoiser) -> Device | None:

@@ -24,7 +24,7 @@ class PassBuffers:
 
     def __init__(self, capacity: int, numel: int, device: torch.device) -> None:
         self._capacity, self._numel, self._device = capacity, numel, device
-        self._wishes: Tensor | None = None
+        self._adaptations: Tensor | None = None
         self._kept: Kept | None = None
 
     def admit(
@@ -42,8 +42,8 @@ class PassBuffers:
         fill_noise : callable
             Fills a (k, n) float32 tensor with the initial noise of these images.
         """
-        if request.passes.adapted or self._wishes is not None:
-            self._wish(request, where)
+        if request.passes.adapted or self._adaptations is not None:
+            self._note_adaptation(request, where)
         if request.blend is not None:
             self._keep(request.blend, where, pick, fill_noise)
         elif self._kept is not None:
@@ -53,12 +53,12 @@ class PassBuffers:
         self, passes: Passes, table: Tensor, rows: Tensor, state: Tensor, output: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the table and the records for the step, as `fastdiff.kernels.passes.adapt`."""
-        if self._wishes is None:
+        if self._adaptations is None:
             return table, rows
         return adapt(
             table,
             rows,
-            self._wishes,
+            self._adaptations,
             state,
             output,
             rescale=passes.rescaled,
@@ -72,18 +72,20 @@ class PassBuffers:
         if self._kept is not None:
             blend(table, levels, rows, self._kept, state, inputs)
 
-    def _wish(self, request: Request, where: Tensor) -> None:
-        if self._wishes is None:
+    def _note_adaptation(self, request: Request, where: Tensor) -> None:
+        if self._adaptations is None:
             nothing = torch.tensor([adaptation(numel=self._numel)], dtype=torch.float64)
-            self._wishes = upload(nothing.repeat(self._capacity, 1), self._device)
+            self._adaptations = upload(nothing.repeat(self._capacity, 1), self._device)
         asked = request.table.thresholding
-        wish = adaptation(
+        asked_for = adaptation(
             request.guidance_rescale,
             None if asked is None else asked.ratio,
             1.0 if asked is None else asked.max_value,
             numel=self._numel,
         )
-        self._wishes[where] = upload(torch.tensor(wish, dtype=torch.float64), self._device)
+        self._adaptations[where] = upload(
+            torch.tensor(asked_for, dtype=torch.float64), self._device
+        )
 
     def _keep(
         self, known: Blend, where: Tensor, pick: Tensor, fill_noise: Callable[[Tensor], object]
