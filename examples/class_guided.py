@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastdiff
-from fastdiff.cli.images import grid
+from fastdiff.cli.media import grid
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import fastdiff
-from fastdiff.cli.images import grid
+from fastdiff.cli.media import grid
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from fastdiff.compiling import CompileOptions
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import Model, ScheduleLike, describe, is_pipeline
 from fastdiff.modes import compiling
-from fastdiff.networks import Conditioning
+from fastdiff.networks import Conditioning, SampleShape
 from fastdiff.progress import compile_progress, tell_result
 from fastdiff.sampler import Sampler
 from fastdiff.storing import load_artifact, tune_or_recall
@@ -26,7 +26,7 @@ def compile(
     schedule: ScheduleLike | None = None,
     prediction_type: str | None = None,
     inputs: Mapping[str, str] | None = None,
-    sample_shape: tuple[int, int, int] | None = None,
+    sample_shape: SampleShape | None = None,
     num_classes: int | None = None,
     null_class: int | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,

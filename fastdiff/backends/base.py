@@ -79,13 +79,13 @@ class Denoiser(ABC):
         Parameters
         ----------
         x : Tensor
-            (B, C, H, W) `input_dtype`, contiguous. Read by each call, never written.
+            (B, C, ...) `input_dtype`, contiguous. Read by each call, never written.
         t : Tensor
             (B,) float32.
         conditioning : mapping of str to Tensor
             (B, ...) each, contiguous.
         out : Tensor
-            (B, `output_channels`, H, W) `output_dtype`, contiguous; overwritten by each call.
+            (B, `output_channels`, ...) `output_dtype`, contiguous; overwritten by each call.
             Never aliases x.
         """
 

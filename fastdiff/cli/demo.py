@@ -25,7 +25,7 @@ def demo(
     Compiles the model for this machine, prints what was measured, samples a grid and writes it.
     """
     import fastdiff
-    from fastdiff.cli.images import save
+    from fastdiff.cli.media import save
 
     prepare_files(out)
     begin = time.perf_counter()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.sampling import get_solver, list_solvers
+
+if TYPE_CHECKING:
+    from fastdiff.networks import SampleShape
 
 
 def export(
@@ -76,7 +79,7 @@ def export(
     typer.echo(_summary(out, network.sample_shape))
 
 
-def _summary(path: Path, sample_shape: tuple[int, int, int]) -> str:
+def _summary(path: Path, sample_shape: SampleShape) -> str:
     """Return what was written, the names in it, and three lines that run it."""
     import onnxruntime
 
@@ -102,7 +105,7 @@ def _summary(path: Path, sample_shape: tuple[int, int, int]) -> str:
     return "\n".join(lines)
 
 
-def _example(kind: str, shape: list[int | str], sample_shape: tuple[int, int, int]) -> str:
+def _example(kind: str, shape: list[int | str], sample_shape: SampleShape) -> str:
     """Return an expression for two rows of an input; an open size is that of `sample_shape`."""
     dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(kind, kind[7:-1])
     sizes = [2, *shape[1:]]

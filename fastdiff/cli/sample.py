@@ -68,8 +68,16 @@ def sample(
         typer.Option(help="With --image: a picture, white where to paint anew.", exists=True),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="A .png (grid) or .npy (float32 array) to write.")
+        Path,
+        typer.Option(
+            help="What to write: a .png (grid of pictures), .webp or .gif (videos), .wav (sound), "
+            "or .npy (float32 array of any samples)."
+        ),
     ] = Path("samples.png"),
+    fps: Annotated[float, typer.Option(min=0.1, help="Of a video: frames per second.")] = 8.0,
+    sample_rate: Annotated[
+        int | None, typer.Option(min=1, help="Of sound: values per second, such as 44100.")
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="auto, or a backend; `fastdiff doctor` lists them.")
     ] = "auto",
@@ -91,11 +99,9 @@ def sample(
     fastdiff sample ./stable-diffusion --prompt "a lighthouse at night" --seed 1
     """
     import fastdiff
-    from fastdiff.cli import images as pictures
-    from fastdiff.cli import pipelines
+    from fastdiff.cli import media, pipelines
 
-    if out.suffix not in {".png", ".npy"}:
-        raise InvalidArgument(f"--out: expected a name ending in .png or .npy, got {out.name!r}")
+    media.check_format(out)
     prepare_files(out, save)
     labels = None if classes is None else _numbers("--classes", classes, int)
     interval = None if guidance_interval is None else _pair(guidance_interval)
@@ -121,8 +127,8 @@ def sample(
             compiled.save(save)
         shape = compiled.network.sample_shape
         options |= of_samplers | {
-            "image": None if image is None else pictures.read(image, shape),
-            "mask": None if mask is None else pictures.read_mask(mask, shape),
+            "image": None if image is None else media.read(image, shape),
+            "mask": None if mask is None else media.read_mask(mask, shape),
             "class_labels": None if labels is None else [a for a in labels for _ in range(n)],
         }
         begin = time.perf_counter()
@@ -138,11 +144,11 @@ def sample(
         options |= of_pipelines | {"image": image, "mask": mask}
         images = pipelines.sample(compiled, n, seed, labels, options)
     seconds = time.perf_counter() - begin
-    pictures.save(images, out, pictures.columns_of(len(images), 1 if labels is None else n))
-    typer.echo(
-        f"{compiled}: {len(images)} images in {seconds:.2f} s, {len(images) / seconds:.1f} images/s"
-    )
-    typer.echo(f"wrote {out}")
+    columns = media.columns_of(len(images), 1 if labels is None else n)
+    files = media.save(images, out, columns, fps=fps, sample_rate=sample_rate)
+    count, what = len(images), "images" if images.ndim == 4 else "samples"
+    typer.echo(f"{compiled}: {count} {what} in {seconds:.2f} s, {count / seconds:.1f} {what}/s")
+    typer.echo(f"wrote {', '.join(map(str, files))}")
 
 
 def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:

@@ -45,7 +45,7 @@ class Company:
     Attributes
     ----------
     x : Tensor
-        (3, C, H, W) float32: the row, a loud stranger, a quiet one.
+        (3, C, ...) float32: the row, a loud stranger, a quiet one.
     t : Tensor
         (3,) float32: their times.
     conditioning : dict of str to Tensor

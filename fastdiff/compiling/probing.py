@@ -32,7 +32,7 @@ class Probes:
     conditioning : dict of str to Tensor
         (P, ...) each; P may be 0.
     outputs : Tensor
-        (P, C or 2C, H, W) float32: what the float32 model answers.
+        (P, C or 2C, ...) float32: what the float32 model answers.
     far : Tensor
         (P,) bool: whether a row has values of which nobody has said that they are ever asked for.
     """
@@ -56,7 +56,7 @@ def make_probes(network: Network, ask: Ask) -> Probes:
     ----------
     network : Network
     ask : callable
-        Maps conditioning, (P, ...) each, to the output, (P, C or 2C, H, W) float32.
+        Maps conditioning, (P, ...) each, to the output, (P, C or 2C, ...) float32.
     """
     known, unknown = _null_rows(network), _rows_of_ranges(network)
     if all(spec.value_range is not None for spec in _floats(network).values()):

@@ -29,9 +29,9 @@ class Trajectory:
     conditioning : dict of str to Tensor
         (R, ...) each.
     states : Tensor
-        (L + 1, R, C, H, W) float64: x from pure noise to the sample.
+        (L + 1, R, C, ...) float64: x from pure noise to the sample.
     outputs : Tensor
-        (L, R, C or 2C, H, W) float32.
+        (L, R, C or 2C, ...) float32.
     probes : Probes
         What it answers to other conditioning, for the first row's x halfway.
     """
@@ -44,21 +44,21 @@ class Trajectory:
 
     @property
     def inputs(self) -> Tensor:
-        """What the denoiser saw: c_in x, (L, R, C, H, W) float32."""
-        c_in = torch.tensor(self.table.c_in).view(-1, 1, 1, 1, 1)
+        """What the denoiser saw: c_in x, (L, R, C, ...) float32."""
+        c_in = torch.tensor(self.table.c_in).view(-1, *[1] * (self.states.ndim - 1))
         return (self.states[:-1] * c_in).float()
 
     def probe(self, denoiser: Denoiser, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """Return what `denoiser` answers to rows of conditioning, (P, C or 2C, H, W) float32."""
+        """Return what `denoiser` answers to rows of conditioning, (P, C or 2C, ...) float32."""
         level, rows = len(self.table) // 2, len(next(iter(conditioning.values())))
-        x = self.inputs[level, :1].repeat(rows, 1, 1, 1)
+        x = self.inputs[level, :1].repeat_interleave(rows, 0)
         return evaluate(denoiser, x, float(self.table.t[level]), conditioning)
 
 
 def evaluate(
     denoiser: Denoiser, x: Tensor, t: float | Tensor, conditioning: Mapping[str, Tensor]
 ) -> Tensor:
-    """Run `denoiser` once on (R, C, H, W) at time `t`, one for all rows or (R,).
+    """Run `denoiser` once on (R, C, ...) at time `t`, one for all rows or (R,).
 
     Returns
     -------
@@ -97,7 +97,7 @@ def reference_table(schedule: Schedule) -> StepTable:
 def run_from(
     denoiser: Denoiser, table: StepTable, conditioning: dict[str, Tensor], start: Tensor
 ) -> Trajectory:
-    """Take the steps of `table` with `denoiser` from `start`, (R, C, H, W) float64."""
+    """Take the steps of `table` with `denoiser` from `start`, (R, C, ...) float64."""
     outputs: list[Tensor] = []
     channels = start.shape[1]
 
@@ -133,12 +133,12 @@ def from_tensors(tensors: Mapping[str, Tensor], network: Network, schedule: Sche
     """
     table = reference_table(schedule)
     rows, levels = tensors["outputs"].shape[1], len(table)
-    channels, height, width = network.sample_shape
+    channels, *sizes = network.sample_shape
     probes, own = len(tensors["probes.far"]), network.conditioning.items()
     shapes = {
-        "states": (levels + 1, rows, channels, height, width),
-        "outputs": (levels, rows, network.output_channels, height, width),
-        "probes.outputs": (probes, network.output_channels, height, width),
+        "states": (levels + 1, rows, channels, *sizes),
+        "outputs": (levels, rows, network.output_channels, *sizes),
+        "probes.outputs": (probes, network.output_channels, *sizes),
         "probes.far": (min(probes, MOST_PROBES),),
     }
     shapes |= {f"conditioning.{k}": (rows, *v.shape) for k, v in own}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -71,7 +72,7 @@ class SlotBuffers:
     def __init__(
         self,
         capacity: int,
-        sample_shape: tuple[int, int, int],
+        sample_shape: tuple[int, ...],
         input_dtype: torch.dtype,
         conditioning: Mapping[str, Conditioning],
         device: torch.device = _CPU,
@@ -80,7 +81,7 @@ class SlotBuffers:
     ) -> None:
         self.capacity, self.device, self._fill_normal = capacity, device, fill_normal
         self.sample_shape = sample_shape
-        self.numel = sample_shape[0] * sample_shape[1] * sample_shape[2]
+        self.numel = math.prod(sample_shape)
         self.generation = 0
         self.state = self._empty(capacity)
         self.inputs = torch.empty(capacity, self.numel, dtype=input_dtype, device=device)
@@ -165,11 +166,11 @@ class SlotBuffers:
                 self.conditioning[name] = grown
 
     def read_state(self, slots: Slots) -> Tensor:
-        """Return a copy of x of `slots` on the host, (k, C, H, W)."""
+        """Return a copy of x of `slots` on the host, (k, C, ...)."""
         return self._read(self.state, slots)
 
     def read_denoised(self, slots: Slots) -> Tensor:
-        """Return a copy of the last x0 estimates of `slots` on the host, (k, C, H, W)."""
+        """Return a copy of the last x0 estimates of `slots` on the host, (k, C, ...)."""
         if self.denoised is None:
             raise RuntimeError("no running request asked for x0 estimates")
         return self._read(self.denoised, slots)

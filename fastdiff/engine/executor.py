@@ -44,7 +44,7 @@ class StepResult:
     flags : ndarray
         (B,) uint8, not 0 for rows whose model output or new state is not finite.
     samples : Tensor or None
-        (k, C, H, W) float32: the state of the rows that left with this step. Valid until the
+        (k, C, ...) float32: the state of the rows that left with this step. Valid until the
         step after the next is launched.
     """
 
@@ -119,11 +119,11 @@ class Executor(Protocol):
         ...
 
     def read_denoised(self, slots: Slots) -> Tensor:
-        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
+        """Return a copy of the last x0 estimates of `slots`, (k, C, ...) float32."""
         ...
 
     def read_state(self, slots: Slots) -> Tensor:
-        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        """Return a copy of x of `slots` after the last step, (k, C, ...) float32."""
         ...
 
 

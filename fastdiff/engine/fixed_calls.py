@@ -30,11 +30,11 @@ class FixedCall:
     rows : int
         Of every call.
     x, t : Tensor
-        (rows, C, H, W) in the denoiser's dtype and (rows,) float32: what it reads.
+        (rows, C, ...) in the denoiser's dtype and (rows,) float32: what it reads.
     conditioning : dict of str to Tensor
         (rows, ...) each, as well.
     output : Tensor
-        (rows, channels, H, W): what it writes.
+        (rows, channels, ...): what it writes.
     """
 
     def __init__(self, network: Network, denoiser: Denoiser, rows: int) -> None:
@@ -45,8 +45,8 @@ class FixedCall:
             name: torch.zeros(rows, *spec.shape, dtype=spec.dtype)
             for name, spec in network.conditioning.items()
         }
-        channels, (_, height, width) = denoiser.output_channels, network.sample_shape
-        self.output = torch.zeros(rows, channels, height, width, dtype=denoiser.output_dtype)
+        channels, sizes = denoiser.output_channels, network.sample_shape[1:]
+        self.output = torch.zeros(rows, channels, *sizes, dtype=denoiser.output_dtype)
         self.run = denoiser.bind(self.x, self.t, self.conditioning, self.output)
 
     def evaluating(

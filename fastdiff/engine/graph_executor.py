@@ -196,11 +196,11 @@ class GraphExecutor:
         return InFlight(done, frame.flags[: len(rows)], samples)
 
     def read_denoised(self, slots: Slots) -> Tensor:
-        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
+        """Return a copy of the last x0 estimates of `slots`, (k, C, ...) float32."""
         return self._compute.run(lambda: self._buffers.read_denoised(slots))
 
     def read_state(self, slots: Slots) -> Tensor:
-        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        """Return a copy of x of `slots` after the last step, (k, C, ...) float32."""
         return self._compute.run(lambda: self._buffers.read_state(slots))
 
     def _send(self, frame: StepMemory, slots: Slots) -> tuple[Tensor, Event]:

@@ -40,7 +40,7 @@ class BucketStep:
         self.evaluations, self.passes = evaluations, passes
         self.graph: CapturedGraph | None = None
         self.eager_because: str | None = None
-        (_, height, width), where = buffers.sample_shape, buffers.device
+        (_, *sizes), where = buffers.sample_shape, buffers.device
         self.rows = upload(_padding(evaluations), where)
         self.flags = torch.zeros(evaluations, dtype=torch.uint8, device=where)
         self.x = torch.zeros(
@@ -48,7 +48,7 @@ class BucketStep:
         )
         self.t = torch.zeros(evaluations, dtype=torch.float32, device=where)
         self.output = torch.zeros(
-            evaluations, denoiser.output_channels, height, width,
+            evaluations, denoiser.output_channels, *sizes,
             dtype=denoiser.output_dtype, device=where,
         )  # fmt: skip
         self.conditioning = {

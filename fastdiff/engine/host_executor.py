@@ -146,11 +146,11 @@ class HostExecutor:
         return StepResult(flags, None if leaving is None else buffers.read_state(leaving))
 
     def read_denoised(self, slots: Slots) -> Tensor:
-        """Return a copy of the last x0 estimates of `slots`, (k, C, H, W) float32."""
+        """Return a copy of the last x0 estimates of `slots`, (k, C, ...) float32."""
         return self._buffers.read_denoised(slots)
 
     def read_state(self, slots: Slots) -> Tensor:
-        """Return a copy of x of `slots` after the last step, (k, C, H, W) float32."""
+        """Return a copy of x of `slots` after the last step, (k, C, ...) float32."""
         return self._buffers.read_state(slots)
 
     def _adapt(self, rows: Records) -> tuple[Records, Records]:

@@ -24,7 +24,7 @@ class Start:
     Attributes
     ----------
     images : Tensor
-        (n, C, H, W) float32 clean data.
+        (n, C, ...) float32 clean data.
     alpha, sigma : float
         The noise level.
     """
@@ -41,9 +41,9 @@ class Blend:
     Attributes
     ----------
     images : Tensor
-        (n, C, H, W) float32 clean data.
+        (n, C, ...) float32 clean data.
     mask : Tensor
-        (n, C, H, W) float32 in [0, 1]; 1 where to paint anew.
+        (n, C, ...) float32 in [0, 1]; 1 where to paint anew.
     """
 
     images: Tensor
@@ -121,7 +121,7 @@ class Request:
     negative : mapping of str to Tensor
         (n, ...) each: what the unconditional branch gets; an absent name takes its null value.
     latents : Tensor or None
-        (n, C, H, W) float32 standard normal noise to start from instead of the seeds' own.
+        (n, C, ...) float32 standard normal noise to start from instead of the seeds' own.
     start : Start or None
         Data to start from.
     blend : Blend or None
@@ -182,9 +182,9 @@ class StepInfo:
         (k,) int: which images of the request took this step; all of them unless the request is
         larger than the engine's capacity.
     denoised : Tensor
-        (k, C, H, W) float32: the current estimate of x0, a copy.
+        (k, C, ...) float32: the current estimate of x0, a copy.
     read_state : callable
-        Returns a copy of x after the step, (k, C, H, W) float32; only while the callback runs.
+        Returns a copy of x after the step, (k, C, ...) float32; only while the callback runs.
     """
 
     step: int
@@ -210,7 +210,7 @@ class Ticket:
         Whether `result` returns or raises at once.
     """
 
-    def __init__(self, request: Request, sample_shape: tuple[int, int, int]) -> None:
+    def __init__(self, request: Request, sample_shape: tuple[int, ...]) -> None:
         self.request = request
         self.completed = 0
         self.done = False
@@ -219,7 +219,7 @@ class Ticket:
         self._samples = torch.empty(request.rows, *sample_shape, dtype=torch.float32)
 
     def result(self) -> Tensor:
-        """Return the samples, (n, C, H, W) float32, or raise what went wrong."""
+        """Return the samples, (n, C, ...) float32, or raise what went wrong."""
         if self._error is not None:
             raise self._error
         if not self.done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,23 +36,26 @@ class Case:
 
 def make_cases(network: Network, answer: Answer, dynamic_size: bool = False) -> list[Case]:
     """Run the network on another batch than the traced one, and if its size is open at others."""
-    channels, height, width = network.sample_shape
-    shapes = [(network.batch or _ROWS, height, width)]
+    channels, *sizes = network.sample_shape
+    shapes = [(network.batch or _ROWS, sizes)]
     if dynamic_size:
-        shapes += [(1, 2 * height, width), (1, height, 2 * width)]
+        doubled = ([n << (a == axis) for a, n in enumerate(sizes)] for axis in range(len(sizes)))
+        shapes += [(1, larger) for larger in doubled]
     cases = []
-    for batch, tall, wide in shapes:
-        resized = replace(network, sample_shape=(channels, tall, wide))
+    for batch, own in shapes:
+        resized = replace(network, sample_shape=(channels, *own))
         x, t, conditioning = resized.example(batch, seed=1)
-        label = f"{tall} x {wide}"
+        label = _label(own)
         output = _run(network.name, answer, (x, t, *conditioning.values()), label)
-        if tuple(output.shape[2:]) != (tall, wide):
-            raise InvalidArgument(
-                f"{network.name} returns {output.shape[2]} x {output.shape[3]} for {label}"
-            )
+        if list(output.shape[2:]) != own:
+            raise InvalidArgument(f"{network.name} returns {_label(output.shape[2:])} for {label}")
         inputs = {"x": x, "t": t, **conditioning}
         cases.append(Case({k: v.numpy() for k, v in inputs.items()}, output.numpy(), label))
     return cases
+
+
+def _label(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes)) or "one number per channel"
 
 
 def _run(name: str, answer: Answer, inputs: tuple[torch.Tensor, ...], size: str) -> torch.Tensor:

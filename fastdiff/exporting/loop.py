@@ -48,7 +48,7 @@ def export_sampler(
     """Write a sampler as an ONNX file that onnxruntime runs without fastdiff.
 
     Inputs are ``seed`` (n,) int64 and the conditioning by name, (n, ...) each; the output is
-    ``images`` (n, C, H, W) float32. The 64 bits of a seed are those of ``sampler.sample(seed=)``:
+    ``images`` (n, C, ...) float32. The 64 bits of a seed are those of ``sampler.sample(seed=)``:
     a seed of 2^63 or more is given less 2^64. Row r is what ``sampler.sample(seed=[seed[r]], ...)``
     gives: its noise has the same bits, its image differs as much as the backends' evaluations do.
 

@@ -13,7 +13,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from fastdiff.errors import InvalidArgument
-from fastdiff.networks.network import Conditioning
+from fastdiff.networks import Conditioning, SampleShape, checked_sample_shape
 from fastdiff.sampling import Schedule
 
 FORMAT = 1
@@ -49,7 +49,7 @@ class Metadata:
     opset : int
         Of the standard operators.
     sample_shape : tuple of int
-        (C, H, W).
+        (C, ...).
     conditioning : mapping of str to Conditioning
         The inputs besides x and t, or besides the seed.
     schedule : Schedule or None
@@ -63,7 +63,7 @@ class Metadata:
     kind: str
     name: str
     opset: int
-    sample_shape: tuple[int, int, int]
+    sample_shape: SampleShape
     conditioning: Mapping[str, Conditioning]
     schedule: Schedule | None = None
     steps: int | None = None
@@ -114,13 +114,11 @@ class Metadata:
         kind, shape, schedule = fields["kind"], fields["sample_shape"], fields.get("schedule")
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
-        if len(shape) != 3 or any(type(n) is not int or n < 1 for n in shape):
-            raise ValueError(f"sample_shape {shape!r} is not (C, H, W)")
         return cls(
             kind=kind,
             name=str(fields["name"]),
             opset=int(fields["opset"]),
-            sample_shape=(shape[0], shape[1], shape[2]),
+            sample_shape=checked_sample_shape(shape),
             conditioning={k: conditioning_from_json(v) for k, v in fields["conditioning"].items()},
             schedule=None if schedule is None else Schedule.from_config(schedule),
             steps=None if kind == "denoiser" else int(fields["steps"]),

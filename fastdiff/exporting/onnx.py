@@ -36,7 +36,7 @@ def export_onnx(
 ) -> Path:
     """Write `network` in float32 as an ONNX file with a dynamic batch axis, and check it.
 
-    Inputs are ``x`` (B, C, H, W) float32, ``t`` (B,) float32 and the conditioning by name; the
+    Inputs are ``x`` (B, C, ...) float32, ``t`` (B,) float32 and the conditioning by name; the
     output is ``output``. Weights over 1.5 GB go to a file beside it, ``NAME.onnx.data``. The file
     is written only if onnxruntime gives the module's output with it.
 

@@ -3,7 +3,7 @@
 The graph stays as it is. In front of it come the nodes that give its inputs the names, types and
 shapes of `export_onnx`, behind it those that do so for its output::
 
-    x float32 (B, C, H, W) ----- Cast --------------------> its x ------.
+    x float32 (B, C, ...) ----- Cast --------------------> its x ------.
     t float32 (B,) ------------- Round, Cast, Reshape ----> its t ------|
     conditioning (B, ...) ------ Cast, Reshape -----------> its own ----+--> its output
                                                                         Cast --> output float32

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OPSET = 23
 """The first with the Attention operator (docs/onnx.md has the measurements behind it)."""
 
+_SIZES = ("frames", "height", "width")  # the axes after the channels; "width" is a length too
 _LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
 
@@ -80,7 +81,8 @@ def translate(
     # Named axes, unlike torch.export.Dim, do not insist on a range: diffusers compares the batch
     # with 64 to lay memory out, which would have the whole graph traced again for up to 63 rows.
     rows = {} if network.batch else {0: "batch"}
-    sample = {**rows, 2: "height", 3: "width"} if dynamic_size else rows
+    sizes = _SIZES[-len(network.sample_shape[1:]) :] if len(network.sample_shape) > 1 else ()
+    sample = {**rows, **dict(enumerate(sizes, 2))} if dynamic_size else rows
     with _quiet():
         try:
             program = torch.onnx.export(

@@ -22,7 +22,7 @@ from fastdiff.integrations.onnx_files import from_onnx
 from fastdiff.integrations.programs import from_program
 from fastdiff.integrations.schedulers import is_scheduler, schedule_of
 from fastdiff.models import NULL_CLASS, NUM_CLASSES, SAMPLE_SHAPE
-from fastdiff.networks import Conditioning, Network, unwrapped
+from fastdiff.networks import Conditioning, Network, SampleShape, unwrapped
 from fastdiff.sampling import Schedule
 from fastdiff.sampling.config import CONFIG_NAME
 
@@ -39,7 +39,7 @@ _PICKLED = {".pt2", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 def describe(
     model: Model,
     schedule: ScheduleLike | None = None,
-    sample_shape: tuple[int, int, int] | None = None,
+    sample_shape: SampleShape | None = None,
     num_classes: int | None = None,
     null_class: int | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,
@@ -86,7 +86,7 @@ def _schedule(given: ScheduleLike) -> Schedule:
 
 def _read(
     model: Model,
-    sample_shape: tuple[int, int, int] | None,
+    sample_shape: SampleShape | None,
     conditioning: Mapping[str, Conditioning] | None,
     inputs: Mapping[str, str] | None,
 ) -> tuple[Network, _Config]:
@@ -133,7 +133,7 @@ def _load(path: Path) -> tuple[nn.Module, Path | None]:
 
 
 def _of_module(
-    module: nn.Module, sample_shape: tuple[int, int, int] | None, name: str | None = None
+    module: nn.Module, sample_shape: SampleShape | None, name: str | None = None
 ) -> Network:
     network = from_diffusers(module, sample_shape)
     if network is not None:
@@ -141,7 +141,7 @@ def _of_module(
     name = name or type(module).__name__
     if sample_shape is None:
         raise InvalidArgument(
-            f"sample_shape=(C, H, W) is needed: {name} has no config that tells it"
+            f"sample_shape= is needed, such as (C, H, W): {name} has no config that tells it"
         )
     return Network(module, sample_shape, name=name)
 

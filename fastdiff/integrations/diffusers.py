@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastdiff.errors import InvalidArgument, UnknownName
 from fastdiff.integrations.folders import MODEL_CLASSES
 from fastdiff.integrations.transformers import TRANSFORMER_CLASSES, describe_transformer
-from fastdiff.networks import Conditioning, Network, unwrapped
+from fastdiff.networks import Conditioning, Network, SampleShape, picture_shape, unwrapped
 
 TEXT_TOKENS = 77
 """Length of a CLIP text encoder's output, which a U-Net's config does not tell."""
@@ -23,9 +23,7 @@ _VAE_FACTOR = 8  # pixels per latent, in the sizes that SDXL is told
 _EXTRA_INPUTS = ("encoder_hid_dim_type", "class_embed_type")
 
 
-def from_diffusers(
-    model: nn.Module, sample_shape: tuple[int, int, int] | None = None
-) -> Network | None:
+def from_diffusers(model: nn.Module, sample_shape: SampleShape | None = None) -> Network | None:
     """Describe a model of diffusers by its config; None for a module of anything else.
 
     Wrappers are taken off (`unwrapped`). A class derived from one of these is called as that is, if
@@ -61,10 +59,11 @@ def from_diffusers(
     name = _class_name(model)
     if name is None:
         return None
+    given = None if sample_shape is None else picture_shape(name, sample_shape)
     if name in TRANSFORMER_CLASSES:
-        return describe_transformer(model, name, sample_shape)
+        return describe_transformer(model, name, given)
     config: Any = model.config
-    shape = sample_shape or _sample_shape(name, config)
+    shape = given or _sample_shape(name, config)
     conditioning = {}
     if name == "DiTTransformer2DModel":
         classes = config.num_embeds_ada_norm

@@ -10,14 +10,14 @@ from typing import Any
 from fastdiff.errors import InvalidArgument
 from fastdiff.exporting import Metadata, read_metadata
 from fastdiff.integrations.conditioning import completed
-from fastdiff.networks import Conditioning, Network, OnnxFile
+from fastdiff.networks import Conditioning, Network, OnnxFile, SampleShape
 from fastdiff.storing.onnx_check import check_onnx
 
 
 def from_onnx(
     path: Path,
     inputs: Mapping[str, str] | None = None,
-    sample_shape: tuple[int, int, int] | None = None,
+    sample_shape: SampleShape | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Describe the denoiser in an ONNX file, whoever exported it; the file is not trusted.
@@ -30,7 +30,7 @@ def from_onnx(
         The file's names of ``"x"`` and ``"t"``, where they are not the usual ones
         (`fastdiff.networks.onnx_file.ROLES`); of conditioning, to call it otherwise.
     sample_shape : tuple of int, optional
-        (C, H, W), where the graph leaves it open.
+        (C, ...), where the graph leaves it open.
     conditioning : mapping of str to Conditioning, optional
         What the graph does not tell of its inputs: null values, numbers of classes, open sizes.
 

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from fastdiff.errors import InvalidArgument, InvalidShape
 from fastdiff.integrations.conditioning import completed
-from fastdiff.networks import Conditioning, Network, WholeTimes
+from fastdiff.networks import MAX_SAMPLE_AXES, Conditioning, Network, SampleShape, WholeTimes
 
 _MOST_ROWS = 32  # that a call is measured with
 
@@ -34,7 +34,7 @@ class ProgramModule(nn.Module):
         self.names, self.positional = names, by_position.num_children
 
     def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the prediction."""
+        """Map (B, C, ...) to the prediction."""
         given = {self.names[0]: x, self.names[1]: t, **conditioning}
         first, rest = self.names[: self.positional], self.names[self.positional :]
         output: Tensor = self.program(
@@ -58,7 +58,7 @@ class ProgramModule(nn.Module):
 
 def from_program(
     program: ExportedProgram,
-    sample_shape: tuple[int, int, int] | None = None,
+    sample_shape: SampleShape | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,
 ) -> Network:
     """Describe a program, whose first two inputs are x and t, the others conditioning by name.
@@ -67,7 +67,7 @@ def from_program(
     ----------
     program : ExportedProgram
     sample_shape : tuple of int, optional
-        (C, H, W), where the program leaves it open.
+        (C, ...), where the program leaves it open.
     conditioning : mapping of str to Conditioning, optional
         Null values and numbers of classes, which a program does not tell.
 
@@ -80,16 +80,15 @@ def from_program(
     if len(values) < 2:
         raise InvalidArgument(f"expected a program that takes x and t, got {', '.join(values)}")
     (_, x), (_, t), *rest = values.items()
-    if x.ndim != 4 or t.ndim != 1:
+    if not 2 <= x.ndim <= MAX_SAMPLE_AXES + 1 or t.ndim != 1:
         raise InvalidShape(
-            "expected the program's first inputs to be x (B, C, H, W) and t (B,), got shapes "
+            "expected the program's first inputs to be x (B, C, ...) and t (B,), got shapes "
             f"{tuple(x.shape)} and {tuple(t.shape)}"
         )
-    channels, height, width = x.shape[1:]
     if sample_shape is None:
         if not all(isinstance(size, int) for size in x.shape[1:]):
-            raise InvalidArgument("sample_shape=(C, H, W) is needed: the program leaves it open")
-        sample_shape = channels, height, width
+            raise InvalidArgument("sample_shape= is needed: the program leaves it open")
+        sample_shape = tuple(x.shape[1:])
     specs = {name: Conditioning(tuple(value.shape[1:]), value.dtype) for name, value in rest}
     module: nn.Module = ProgramModule(program)
     return Network(

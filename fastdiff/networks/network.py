@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ def on_host(value: Any) -> Tensor:
         value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
     )
     return given.detach().cpu()
+
+
+SampleShape: TypeAlias = tuple[int, ...]
+"""Of one sample, without the batch: the channels, then up to three sizes."""
+MAX_SAMPLE_AXES = 4
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,16 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained denoiser: ``module(x, t, **conditioning)`` for x (B, C, H, W) and t (B,).
+    """A trained denoiser: ``module(x, t, **conditioning)`` for x (B, C, ...) and t (B,).
 
     Attributes
     ----------
     module : nn.Module
-        Returns (B, C, H, W), or (B, 2C, H, W) when the second half is a learned variance. It may
+        Returns the shape of x, or (B, 2C, ...) when the second half is a learned variance. It may
         be somebody's own, so only copies of it are run.
     sample_shape : tuple of int
-        (C, H, W) of one sample.
+        Of one sample, one to four axes, the channels first: (C, H, W) of a picture, (C, L) of audio
+        or actions, (C, F, H, W) of a video, (C,) of a row of a table.
     conditioning : mapping of str to Conditioning
         Named per-image inputs, in the order of the module's signature.
     name : str
@@ -172,7 +178,7 @@ class Network:
     """
 
     module: nn.Module | None
-    sample_shape: tuple[int, int, int]
+    sample_shape: SampleShape
     conditioning: Mapping[str, Conditioning] = field(default_factory=dict)
     name: str = "model"
     onnx: Path | None = None
@@ -183,7 +189,7 @@ class Network:
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sample_shape", _sample_shape(self.sample_shape))
+        object.__setattr__(self, "sample_shape", checked_sample_shape(self.sample_shape))
         if self.module is None or isinstance(self.module, torch.jit.ScriptModule):
             return  # the latter does not tell the names of its arguments
         known = inspect.signature(self.module.forward).parameters
@@ -285,17 +291,21 @@ class Network:
 
     def _channels(self, output: object, rows: int) -> int:
         """Check the shape of an output and return its number of channels."""
-        channels, height, width = self.sample_shape
+        channels, *rest = self.sample_shape
         if not isinstance(output, Tensor):
             raise ModelOutputError(
                 f"expected {self.name} to return a tensor, got {type(output).__name__}; "
                 "wrap the module so that forward returns the prediction alone"
             )
         got = tuple(output.shape)
-        if got not in {(rows, channels, height, width), (rows, 2 * channels, height, width)}:
+        if got not in {(rows, channels, *rest), (rows, 2 * channels, *rest)}:
+            expected, given = (
+                f"({', '.join(map(str, ['B', count, *rest]))})"
+                for count in (f"{channels} or {2 * channels}", channels)
+            )
             raise ModelOutputError(
-                f"expected {self.name} to return (B, {channels} or {2 * channels}, {height}, "
-                f"{width}) for x of (B, {channels}, {height}, {width}), got {got} for B = {rows}"
+                f"expected {self.name} to return {expected} for x of {given}, got {got} for "
+                f"B = {rows}"
             )
         return got[1]
 
@@ -317,9 +327,33 @@ class Network:
             ) from error
 
 
-def _sample_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (whole_number("sample_shape", size, 1) for size in shape)
-    except (TypeError, ValueError):
-        raise InvalidShape(f"sample_shape: expected (C, H, W), got {shape!r}") from None
-    return channels, height, width
+def picture_shape(what: str, shape: SampleShape) -> tuple[int, int, int]:
+    """Return (C, H, W).
+
+    Raises
+    ------
+    InvalidShape
+        `what`, which takes pictures alone, would get something else.
+    """
+    if len(shape) != 3:
+        raise InvalidShape(f"{what}: expected pictures, (C, H, W), got samples of {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def checked_sample_shape(shape: Any) -> SampleShape:
+    """Return a sample's shape as a tuple.
+
+    Raises
+    ------
+    InvalidShape
+        It has not one to four axes.
+    InvalidArgument
+        A size is no whole number, or less than 1.
+    """
+    sizes = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else ()
+    if not 1 <= len(sizes) <= MAX_SAMPLE_AXES:
+        raise InvalidShape(
+            f"sample_shape: expected one to {MAX_SAMPLE_AXES} sizes, such as (C, H, W) or (C, L), "
+            f"got {shape!r}"
+        )
+    return tuple(whole_number("sample_shape", size, 1) for size in sizes)

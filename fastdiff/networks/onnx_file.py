@@ -128,7 +128,7 @@ class OnnxFile:
         cls,
         path: Path,
         inputs: Mapping[str, str] | None = None,
-        sample_shape: tuple[int, int, int] | None = None,
+        sample_shape: tuple[int, ...] | None = None,
         row_shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> OnnxFile:
         """Read what the graph says of its inputs; its weights are left alone.
@@ -140,7 +140,7 @@ class OnnxFile:
             The file's names of the inputs ``"x"`` and ``"t"``, where they are not among `ROLES`,
             and of conditioning that is to have another name outside.
         sample_shape : tuple of int, optional
-            (C, H, W), where the graph leaves an axis open.
+            (C, ...), where the graph leaves an axis open.
         row_shapes : mapping, optional
             The same for conditioning, by name.
 
@@ -149,7 +149,7 @@ class OnnxFile:
         InvalidArgument
             An input's role cannot be told, or an axis is open that must not be.
         InvalidShape
-            x is not (B, C, H, W), or the graph contradicts the shapes given.
+            x is not (B, C, ...), or the graph contradicts the shapes given.
         InvalidDtype
             An input has a type that no backend takes.
         """
@@ -162,9 +162,9 @@ class OnnxFile:
         reader = _Reader(path.name, _dims(values[names["x"]]))
         ports = {own: reader.port(values[name], shapes.get(own)) for own, name in names.items()}
         x, t = ports.pop("x"), ports.pop("t")
-        if len(x.shape) != 4 or not x.dtype.is_floating_point:
+        if not 2 <= len(x.shape) <= 5 or not x.dtype.is_floating_point:
             raise InvalidShape(
-                f"{path.name}: expected {x.name!r} to be floats of shape (B, C, H, W), got "
+                f"{path.name}: expected {x.name!r} to be floats of shape (B, C, ...), got "
                 f"{x.dtype} of shape {_shown(_dims(values[x.name]))}; inputs= names another"
             )
         if any(size != 1 for size in t.row_shape):
@@ -172,18 +172,19 @@ class OnnxFile:
                 f"{path.name}: expected {t.name!r} to be one time per row, got shape "
                 f"{_shown(_dims(values[t.name]))}"
             )
-        return cls(path, x, t, ports, _prediction(path.name, graph), reader.batch, opset)
+        return cls(
+            path, x, t, ports, _prediction(path.name, graph, len(x.shape)), reader.batch, opset
+        )
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.x.row_shape
-        return channels, height, width
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, ...)."""
+        return self.x.row_shape
 
     def open(self) -> Evaluate:
         """Start a plain session; return what maps x, t and conditioning to the prediction.
 
-        The result takes float32 (B, C, H, W) and (B,), with B = `batch` where that is fixed, and
+        The result takes float32 (B, C, ...) and (B,), with B = `batch` where that is fixed, and
         returns float32.
         """
         import onnxruntime
@@ -254,7 +255,7 @@ class _Reader:
         if given is None and None in dims:
             raise InvalidArgument(
                 f"{self.file}: input {name!r} leaves its size open, {_shown(dims)} per row; say "
-                "it with sample_shape=(C, H, W) for x, or in conditioning= with "
+                "it with sample_shape=(C, ...) for x, or in conditioning= with "
                 "Conditioning(shape=...)"
             )
         shape = tuple(size for size in dims if size is not None) if given is None else given
@@ -306,14 +307,15 @@ def _names(file: str, names: list[str], given: Mapping[str, str]) -> dict[str, s
     return own | conditioning
 
 
-def _prediction(file: str, graph: onnx.GraphProto) -> str:
-    """Return the output that is an image: the only one, or the only one of rank 4."""
+def _prediction(file: str, graph: onnx.GraphProto, rank: int) -> str:
+    """Return the output that is the prediction: the only one, or the only one of the rank of x."""
     outputs = list(graph.output)
-    images = outputs if len(outputs) == 1 else [o for o in outputs if len(_dims(o)) == 4]
+    images = outputs if len(outputs) == 1 else [o for o in outputs if len(_dims(o)) == rank]
     if len(images) != 1:
         names = ", ".join(output.name for output in outputs)
         raise InvalidArgument(
-            f"{file}: expected one output (B, C, H, W), got {len(images)} among {names or 'none'}"
+            f"{file}: expected one output of {rank} axes, as x has, got {len(images)} among "
+            f"{names or 'none'}"
         )
     name: str = images[0].name
     return name

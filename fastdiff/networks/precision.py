@@ -49,7 +49,7 @@ class AtPrecision(nn.Module):
         self.dtype, self.device = dtype, device
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """Map (B, C, H, W) to the module's output, (B, C or 2C, H, W)."""
+        """Map (B, C, ...) to the module's output, (B, C or 2C, ...)."""
         rounded = {
             name: value.to(self.dtype) if value.dtype.is_floating_point else value
             for name, value in conditioning.items()

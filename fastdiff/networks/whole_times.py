@@ -24,6 +24,6 @@ class WholeTimes(nn.Module):
         self.module, self.dtype = module, dtype
 
     def forward(self, x: Tensor, t: Tensor, **conditioning: Tensor) -> Tensor:
-        """Map (B, C, H, W) and t (B,) float32 to the prediction."""
+        """Map (B, C, ...) and t (B,) float32 to the prediction."""
         output: Tensor = self.module(x, t.round().to(self.dtype), **conditioning)
         return output

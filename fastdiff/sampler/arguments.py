@@ -48,7 +48,7 @@ def _named_inputs(network: Network, given: Mapping[str, Any], said: str) -> dict
     return {k: known[k].check(k, v) for k, v in given.items() if v is not None}
 
 
-def tensor(name: str, value: Any, shape: tuple[int, int, int], *, is_mask: bool = False) -> Tensor:
+def tensor(name: str, value: Any, shape: tuple[int, ...], *, is_mask: bool = False) -> Tensor:
     """Return (n, *shape) float32 on the host, finite.
 
     A mask may have one channel instead of C. It may be of whole numbers too, which no image is:
@@ -60,9 +60,9 @@ def tensor(name: str, value: Any, shape: tuple[int, int, int], *, is_mask: bool 
         raise InvalidDtype(f"{name}: expected a tensor, got {type(value).__name__}") from error
     channels = {1, shape[0]} if is_mask else {shape[0]}
     got = tuple(result.shape)
-    if len(got) != 4 or got[1] not in channels or got[2:] != shape[1:]:
+    if len(got) != len(shape) + 1 or got[1] not in channels or got[2:] != shape[1:]:
         counts = " or ".join(map(str, sorted(channels)))
-        expected = f"(n, {counts}, {shape[1]}, {shape[2]})"
+        expected = f"({', '.join(map(str, ['n', counts, *shape[1:]]))})"
         raise InvalidShape(f"{name}: expected {expected}, got {got}")
     if not (is_mask or result.dtype.is_floating_point):
         raise InvalidDtype(

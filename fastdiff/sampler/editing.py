@@ -24,9 +24,9 @@ class Edit:
     Attributes
     ----------
     image : Tensor
-        (n or 1, C, H, W) float32.
+        (n or 1, C, ...) float32.
     mask : Tensor or None
-        (n or 1, C, H, W) float32 in [0, 1].
+        (n or 1, C, ...) float32 in [0, 1].
     strength : float
         In (0, 1].
     """
@@ -74,13 +74,18 @@ class Edit:
         if self.mask is not None and self.strength == 1:
             return None
         alpha, sigma = (float(value) for value in table.levels[0])
-        return Start(self.image.expand(n, -1, -1, -1), alpha, sigma)
+        return Start(_each(self.image, n), alpha, sigma)
 
     def blend(self, n: int) -> Blend | None:
         """Return what is kept; None without a mask."""
         if self.mask is None:
             return None
-        return Blend(self.image.expand(n, -1, -1, -1), self.mask.expand(n, -1, -1, -1))
+        return Blend(_each(self.image, n), _each(self.mask, n))
+
+
+def _each(value: Tensor, n: int) -> Tensor:
+    """Return (n or 1, ...) as (n, ...)."""
+    return value.expand(n, *value.shape[1:])
 
 
 def less_than_one_step(strength: float, steps: int) -> InvalidArgument:

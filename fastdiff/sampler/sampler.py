@@ -116,15 +116,15 @@ class Sampler:
             one seed per image. An image depends on its seed and number alone: not on the batch,
             the order or the machine. None draws a fresh one.
         latents : Tensor, optional
-            (n, C, H, W) standard normal noise to start from, instead of the seeds' own.
+            (n, C, ...) standard normal noise to start from, instead of the seeds' own.
         image : Tensor, optional
-            (n or 1, C, H, W) clean data in the model's range: x starts as alpha image + sigma
+            (n or 1, C, ...) clean data in the model's range: x starts as alpha image + sigma
             noise at the level of the first step that is taken.
         strength : float, optional
             In (0, 1]: ``min(int(steps * strength), steps)`` steps are taken, the last ones; 0.8
             with an image, 1 with a mask.
         mask : Tensor, optional
-            (n or 1, 1 or C, H, W) in [0, 1]: 1 where to paint anew, 0 where `image` is kept. After
+            (n or 1, 1 or C, ...) in [0, 1]: 1 where to paint anew, 0 where `image` is kept. After
             each step x becomes mask x + (1 - mask) (alpha image + sigma noise), after the last one
             mask x + (1 - mask) image. With strength 1, x starts as noise alone.
         timesteps : sequence of float, optional
@@ -144,7 +144,7 @@ class Sampler:
         Returns
         -------
         Tensor
-            (n, C, H, W) float32, in the model's own range, [-1, 1] for images.
+            (n, C, ...) float32, in the model's own range, [-1, 1] for images.
 
         Raises
         ------
@@ -254,14 +254,14 @@ class Sampler:
         Parameters
         ----------
         images : Tensor
-            (n, C, H, W) clean data in the model's range.
+            (n, C, ...) clean data in the model's range.
         steps, compat, **conditioning
             As for `sample`; guidance is left out, which does not invert well.
 
         Returns
         -------
         Tensor
-            (n, C, H, W) float32 `latents`.
+            (n, C, ...) float32 `latents`.
         """
         images = arguments.tensor("images", images, self.network.sample_shape)
         request = self.request(

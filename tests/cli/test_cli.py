@@ -6,7 +6,7 @@ from PIL import Image
 
 from fastdiff import errors
 from fastdiff.cli import app, main
-from fastdiff.cli.images import columns_of, grid, save, to_uint8
+from fastdiff.cli.media import columns_of, grid, save, to_uint8
 
 
 def fastdiff(*arguments):

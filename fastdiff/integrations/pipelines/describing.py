@@ -11,10 +11,10 @@ from typing import Any
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations.folders import load_pretrained
-from fastdiff.integrations.pipelines.families import Family, Shape, class_of_pipeline, family_of
+from fastdiff.integrations.pipelines.families import Family, class_of_pipeline, family_of
 from fastdiff.integrations.pipelines.pipeline import CompiledPipeline
 from fastdiff.integrations.schedulers import read_scheduler
-from fastdiff.networks import Conditioning, Network
+from fastdiff.networks import Conditioning, Network, SampleShape, picture_shape
 from fastdiff.sampler import Sampler
 from fastdiff.sampling import Schedule
 
@@ -46,7 +46,7 @@ class DescribedPipeline:
 
 def describe_pipeline(
     pipe: Any,
-    sample_shape: Shape | None = None,
+    sample_shape: SampleShape | None = None,
     conditioning: Mapping[str, Conditioning] | None = None,
 ) -> DescribedPipeline:
     """Read what a pipeline's denoising loop does.
@@ -76,7 +76,8 @@ def describe_pipeline(
         pipe = load_pipeline(Path(pipe))
     family = family_of(class_of_pipeline(pipe))
     _, schedule = read_scheduler(pipe.scheduler)
-    network = family.describe(pipe, sample_shape)
+    shape = None if sample_shape is None else picture_shape(type(pipe).__name__, sample_shape)
+    network = family.describe(pipe, shape)
     unknown = [name for name in conditioning or () if name not in network.conditioning]
     if unknown:
         takes = ", ".join(network.conditioning) or "none"
