@@ -138,7 +138,7 @@ def test_a_notebook_shows_one_line_that_is_written_over(monkeypatch):
 
 
 def test_what_is_missing_is_asked_for():
-    with pytest.raises(errors.InvalidArgument, match=r"sample_shape=\(C, H, W\) is needed: Tiny"):
+    with pytest.raises(errors.InvalidArgument, match=r"sample_shape=\(C, ...\) is needed: Tiny"):
         fastdiff.compile(Tiny())
     with pytest.raises(errors.InvalidArgument, match="null_class= needs num_classes="):
         fastdiff.compile(Tiny(), sample_shape=(2, 5, 4), null_class=3)

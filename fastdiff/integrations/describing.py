@@ -141,7 +141,7 @@ def _of_module(
     name = name or type(module).__name__
     if sample_shape is None:
         raise InvalidArgument(
-            f"sample_shape= is needed, such as (C, H, W): {name} has no config that tells it"
+            f"sample_shape=(C, ...) is needed: {name} has no config that tells it"
         )
     return Network(module, sample_shape, name=name)
 

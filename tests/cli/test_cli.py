@@ -1,3 +1,5 @@
+import wave
+
 import numpy as np
 import pipelines
 import pytest
@@ -120,11 +122,11 @@ def test_brackets_and_colons_in_an_error_are_printed_as_they_are(monkeypatch, ca
 
 
 def test_errors_are_one_sentence_and_exit_code_one(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "digits", "--out", "x.gif"])
+    monkeypatch.setattr("sys.argv", ["fastdiff", "sample", "digits", "--out", "x.bmp"])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    assert "expected a name ending in .png or .npy, got 'x.gif'" in capsys.readouterr().err
+    assert "float32 array of any samples); got 'x.bmp'" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys):
@@ -181,3 +183,30 @@ def test_pixels_are_exact(tmp_path):
         to_uint8(torch.zeros(1, 4, 2, 2))
     with pytest.raises(errors.InvalidArgument, match=r"got 'x.jpg'"):
         save(samples, tmp_path / "x.jpg", 2)
+
+
+def test_samples_of_every_kind_become_files(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    videos = torch.rand(2, 3, 5, 8, 6, generator=generator) * 2 - 1
+    (made,) = save(videos, tmp_path / "videos.webp", columns=2, fps=10)
+    with Image.open(made) as video:
+        assert (video.n_frames, video.info["loop"]) == (5, 0)
+    (made,) = save(videos, tmp_path / "videos.gif", columns=2)
+    with Image.open(made) as video:
+        assert video.n_frames == 5
+
+    sound = torch.linspace(-1.5, 1.5, 40).view(2, 1, 20)
+    files = save(sound, tmp_path / "sound.wav", columns=1, sample_rate=8000)
+    assert [file.name for file in files] == ["sound_0.wav", "sound_1.wav"]
+    with wave.open(str(files[1])) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (8000, 1, 20)
+        values = np.frombuffer(file.readframes(20), "<i2")
+    np.testing.assert_allclose(values / 32767, sound[1, 0].clamp(-1, 1), atol=1e-4)
+
+    (made,) = save(sound, tmp_path / "sound.npy", columns=1)
+    np.testing.assert_array_equal(np.load(made), sound)
+    for samples, name in ((sound, "sound.png"), (sound, "sound.gif"), (videos, "videos.wav")):
+        with pytest.raises((errors.InvalidShape, errors.InvalidArgument)):
+            save(samples, tmp_path / name, columns=1)
+    with pytest.raises(errors.InvalidArgument, match="--sample-rate: sound needs it"):
+        save(sound, tmp_path / "sound.wav", columns=1)

@@ -115,7 +115,7 @@ def test_open_sizes_are_asked_for_and_checked(tmp_path):
         ({"t_shape": ("N", 2)}, errors.InvalidShape, r"one time per row, got shape \(open, 2\)"),
         ({"scale_shape": (4,)}, errors.InvalidShape, "has 4 rows where x has any number of"),
         ({"batch": 4, "t_shape": (1,)}, errors.InvalidShape, "has 1 rows where x has 4"),
-        ({"size": ()}, errors.InvalidShape, r"shape \(B, C, H, W\), got torch.float32 of shape"),
+        ({"size": (1, 1, 1, 1)}, errors.InvalidShape, r"shape \(B, C, ...\), got torch.float32 of"),
         ({"t": TensorProto.UINT8}, errors.InvalidDtype, "'timestep' has the type UINT8"),
         ({"opset": 10}, errors.InvalidArgument, "expected opset 11 or later, got 10"),
     ],
