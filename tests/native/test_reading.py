@@ -100,6 +100,76 @@ OPERATORS = {
             *(x.reshape(-1, 6, 4) * scale for scale in (1.0, 2.0, -1.0)), scale=0.3
         ).reshape(-1, 3, 6, 4)
     ),
+    "groups": layer(lambda m, x, t: m[0](x), conv(groups=3)),
+    "padding_alone": layer(
+        lambda m, x, t: functional.silu(functional.pad(x, (1, 2, 0, 1), value=0.5))[..., :-1, 1:-2]
+        + functional.pad(x, (-1, 1, 1, -1, 1, 0))[:, 1:]
+    ),
+    "padding_modes": layer(
+        lambda m, x, t: (
+            m[0](x) + m[1](x) + functional.pad(x, (1, 1, 2, 0), "circular")[..., 2:, 2:]
+        ),
+        conv(padding_mode="reflect"),
+        conv(padding_mode="replicate"),
+    ),
+    "moved_and_brought_back": layer(
+        lambda m, x, t: sum(
+            part * scale
+            for part, scale in zip(
+                m[0](x.flatten(2).mT).reshape(-1, 24, 3, 1, 3).permute(2, 0, 3, 4, 1),
+                (1, 2, -1),
+                strict=True,
+            )
+        ).reshape(-1, 3, 6, 4),
+        lambda: nn.Linear(3, 9),
+    ),
+    "unbound_and_stacked": layer(
+        lambda m, x, t: torch.stack([-part for part in x.movedim(1, 2).unbind(2)], 2).mT
+        .reshape(-1, 6, 4, 3).permute(0, 3, 1, 2)
+    ),
+    "sequences": layer(
+        lambda m, x, t: m[2](functional.silu(m[1](m[0](x.flatten(2))))).view_as(x),
+        lambda: nn.Conv1d(3, 8, 5, padding=2),
+        lambda: nn.Conv1d(8, 6, 3, stride=2, padding=1),
+        lambda: nn.ConvTranspose1d(6, 3, 4, stride=2, padding=1),
+    ),
+    "transposed": layer(
+        lambda m, x, t: m[0](x)[..., :6, :4] + m[1](x) + m[2](x)[..., 3:9, 1:5],
+        lambda: nn.ConvTranspose2d(3, 3, 4, 2, 1),
+        lambda: nn.ConvTranspose2d(3, 3, 3, 1, 1),
+        lambda: nn.ConvTranspose2d(3, 3, (5, 2), (2, 3), (2, 0), (1, 0)),
+    ),
+    "products_with_constants": layer(
+        lambda m, x, t: x @ m[0].weight.t()
+        + m[1].weight @ x
+        + torch.einsum("nchw,hk->nckw", x, m[1].weight)
+        + torch.einsum("kw,nchw->nhck", m[0].weight, x).movedim(2, 1)
+        + torch.outer(t, m[0].bias)[:, None, None]
+        + torch.addmm(m[0].bias, x[:, 0, 0], m[0].weight, beta=2, alpha=0.5)[:, None, None],
+        lambda: nn.Linear(4, 4),
+        lambda: nn.Linear(6, 6),
+    ),
+    "fillers": layer(
+        lambda m, x, t: torch.cat(
+            [torch.zeros_like(x), x.new_ones(x.shape[0], 1, 6, 4), torch.full_like(x, 0.5) * x], 1
+        )[:, 2:5]
+        + x * x.new_full((3, 1, 1), 2.0).expand(3, 6, 4)
+    ),
+    "piecewise": layer(
+        lambda m, x, t: functional.leaky_relu(x, 0.2) + m[0](x) + functional.hardswish(4 * x)
+        + functional.relu6(9 * x) + functional.hardtanh(x, -0.5, 0.25) + x.abs() + x.square()
+        + torch.addcmul(x, x, t[:, None, None, None] / 1000, value=-0.5)
+        + x.abs() ** 0.5 + (x * x + 1) ** -0.5 + x**3,
+        lambda: nn.PReLU(3, init=0.3),
+    ),
+    "statistics_of_training": layer(
+        lambda m, x, t: m[0].requires_grad_(False)(x), lambda: nn.BatchNorm2d(3).eval()
+    ),
+    "shuffled": layer(
+        lambda m, x, t: functional.pixel_shuffle(functional.pixel_unshuffle(x, 2) * 2, 2)
+        + x[:, :, :3].repeat_interleave(2, dim=2)
+        + functional.interpolate(x[..., 0], scale_factor=2.0)[..., :6, None]
+    ),
     "twice_the_same": layer(lambda m, x, t: m[0](torch.cat([x, x], 1)[:, 1:4]) + x, conv()),
 }  # fmt: skip
 
@@ -115,7 +185,6 @@ def test_an_operator_computes_what_torch_computes(read, name):
 
 REFUSED = {
     "operator": (layer(lambda m, x, t: torch.cumsum(x, 2)), "aten.cumsum.default"),
-    "groups": (layer(lambda m, x, t: m[0](x), conv(groups=3)), "aten.conv2d.default in layers.0"),
     "along_the_batch": (layer(lambda m, x, t: torch.cat([x, x])[: x.shape[0]]), "along the batch"),
     "moved_batch": (layer(lambda m, x, t: (x.transpose(0, 1) * 2).transpose(0, 1)), "batch"),
     "size_of_the_batch": (layer(lambda m, x, t: x / x.shape[0]), "size of the batch"),
@@ -123,18 +192,8 @@ REFUSED = {
         layer(lambda m, x, t: x + torch.arange(x.shape[0])[:, None, None, None].float()),
         "size of the batch",
     ),
-    "padding_alone": (
-        layer(lambda m, x, t: functional.silu(functional.pad(x, (1, 1)))[..., 1:-1]), "only conv",
-    ),
     "other_types": (layer(lambda m, x, t: (x.double() * 2).float()), "torch.float64"),
     "changed_for_others": (layer(lambda m, x, t: half_and_whole(x + 1)), "in place"),
-    "padding_mode": (
-        layer(lambda m, x, t: m[0](x), conv(padding_mode="reflect")),
-        "aten.pad.default in layers.0: reflect padding",
-    ),
-    "circular_padding": (
-        layer(lambda m, x, t: functional.pad(x, (1, 1, 1, 1), "circular")), "circular padding",
-    ),
     "nearly_doubled": (
         layer(lambda m, x, t: functional.interpolate(x, scale_factor=2.1)), "only a doubling",
     ),

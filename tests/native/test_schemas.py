@@ -14,7 +14,29 @@ from fastdiff.native.reading.results import OPERATORS
 CALLS = {
     "conv2d": (("x", "conv"), {}),
     "conv_transpose2d": (("x", "transposed"), {"stride": [2, 2]}),
+    "conv1d": (("sequence", "line"), {}),
+    "conv_transpose1d": (("sequence", "transposed line"), {"stride": [2]}),
     "linear": (("x", "linear"), {}),
+    "matmul": (("x", "square"), {}),
+    "mm": (("flat", "wide"), {}),
+    "addmm": (("outputs", "flat", "wide"), {}),
+    "outer": (("t", "row"), {}),
+    "ger": (("t", "row"), {}),
+    "unbind": (("x",), {"dim": 1}),
+    "stack": ((["x", "y"],), {"dim": 1}),
+    "movedim": (("x", 1, 2), {}),
+    "full_like": (("x", 0.5), {}),
+    "new_zeros": (("x", [3, 1, 1]), {}),
+    "new_ones": (("x", [3, 1, 1]), {}),
+    "new_full": (("x", [3, 1, 1], 0.5), {}),
+    "pixel_shuffle": (("shuffled", 2), {}),
+    "pixel_unshuffle": (("x", 2), {}),
+    "repeat_interleave": (("x", 2), {"dim": 1}),
+    "upsample_nearest1d": (("sequence", None, [2.0]), {}),
+    "prelu": (("x", "vector"), {}),
+    "_prelu_kernel": (("x", "column"), {}),
+    "addcmul": (("x", "y", "column"), {}),
+    "batch_norm": (("x", "vector", "vector", "vector", "variance", False, 0.1, 1e-5, False), {}),
     "group_norm": (("x", 3), {}),
     "layer_norm": (("x", [4]), {}),
     "rms_norm": (("x", [4]), {}),
@@ -48,23 +70,30 @@ CALLS = {
     "pow": (("x", 2), {}),
     "clamp": (("x",), {"min": -0.5}),
 }  # fmt: skip
+DERIVED = {  # what is made of an input first
+    "sequence": (ATEN.select.int, "x", 3, 0),
+    "flat": (ATEN.view.default, "x", [-1, 72]),
+    "shuffled": (ATEN.view.default, "x", [-1, 12, 3, 2]),
+    "variance": (ATEN.square.default, "vector"),
+}
 OTHER_CALLS = {  # where an argument needs other ones
     ("aten.conv2d.default", "groups"): ("x", "depthwise"),
     ("aten.split.sizes", "dim"): ("x", [2, 4]),
     ("aten.split_with_sizes.default", "dim"): ("x", [2, 4]),
 }
+FILLERS = ("new_zeros", "new_ones", "new_full")  # constants, which say nothing of the inputs
 PADS = ("pad", "constant_pad_nd")  # what they make is read by convolutions alone
 
 # What an argument is tried with, by its type; torch itself refuses some.
 VALUES = {
     "bool": [True, False],
-    "int": [0, 1, 2, 3, -1],
+    "int": [0, 1, 2, 3, -1, 6],
     "float": [0.25, 3.0],
     "number": [0.25, 3, -1.0],
     "str": ["reflect", "replicate", "circular", "tanh"],
     "Tensor": [*WEIGHTS, "y", "t"],
     "Device": [torch.device("cpu")],
-    "List[int]": [[0], [1], [1, 1], [2, 2], [2, 1], [0, 1]],
+    "List[int]": [[0], [1], [2], [1, 1], [2, 2], [2, 1], [0, 1]],
 }
 # Enumerations are integers in a schema.
 NAMED = {
@@ -107,6 +136,9 @@ def outcome(program, inputs, name, args, kwargs):
     program.clear()
 
     def node(value):
+        if value in DERIVED:
+            target, source, *options = DERIVED[value]
+            return program.call(target, program.nodes[source], *options)
         return program.nodes[value] if value in WEIGHTS or value in inputs else value
 
     args, kwargs = tree_map(
@@ -118,6 +150,8 @@ def outcome(program, inputs, name, args, kwargs):
             result = program.part(result, -1)
         if name.split(".")[1] in PADS:
             result = program.call(ATEN.conv2d.default, result, program.nodes["conv"])
+        if name.split(".")[1] in FILLERS:
+            result = program.call(ATEN.add.Tensor, program.nodes["x"], result)
         program.finish(result)
         expected = program.run(inputs, torch.float32)
     except (RuntimeError, IndexError, ValueError, ZeroDivisionError):

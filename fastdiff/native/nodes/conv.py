@@ -1,24 +1,24 @@
-"""Convolutions and linear layers, with what they take along."""
+"""Convolutions and linear layers, with what they take along.
+
+What is read into them: `fastdiff.native.reading.convolutions` and `products`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fastdiff.native.algorithms import EXACT, INT8, TILE_CHANNELS, TILES, Algorithm
 from fastdiff.native.nodes.node import Node, as_rows, is_even, is_vector, sizes
 from fastdiff.native.operations import ACTIVATIONS, activate
-from fastdiff.native.reading.results import Doubled, Padded, operator, pair
 from fastdiff.native.views import Shape, View
 
 if TYPE_CHECKING:
-    from fastdiff.native.reading.reader import Reader
     from fastdiff.native.reference import Memory
     from fastdiff.native.running.binding import Addresses
 
@@ -194,79 +194,3 @@ class Conv(Node):
     def scale_names(self) -> list[str]:
         """Return what its `SCALES` are called."""
         return [f"{self.name} {INT8} {scale}" for scale in SCALES]
-
-
-@operator("conv2d.default", delayed=True)
-def _conv2d(
-    r: Reader,
-    x: View | Padded | Doubled,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> View:
-    down, across = pair(stride)
-    if groups != 1 or pair(dilation) != (1, 1) or down != across:
-        raise r.refuse(f"groups {groups}, dilation {dilation}, stride {stride}")
-    top, left = pair(padding)
-    bottom, right = top, left
-    if isinstance(x, Padded):
-        top, left = top + x.top, left + x.left
-        bottom, right = bottom + x.bottom, right + x.right
-    inner = x.view if isinstance(x, (Padded, Doubled)) else x
-    pixels = r.pixels(inner)
-    height, width = (2 * n if isinstance(x, Doubled) else n for n in pixels.shape[:2])
-    kernel = (int(weight.shape[2]), int(weight.shape[3]))
-    size = (
-        (height + top + bottom - kernel[0]) // down + 1,
-        (width + left + right - kernel[1]) // down + 1,
-    )
-    y = r.emit(
-        Conv(
-            r.scope(), pixels, View.of("", (*size, weight.shape[0])),
-            r.weight(weight), r.vector(bias, int(weight.shape[0])),
-            kernel, down, (top, left), isinstance(x, Doubled),
-        )
-    )  # fmt: skip
-    return y.permute((2, 0, 1))
-
-
-@operator("linear.default")
-def _linear(r: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> View:
-    rows = r.rows(x)
-    x_pixels = r.reshape(rows, (1, *rows.shape))
-    y = View.of("", (1, rows.shape[0], weight.shape[0]))
-    name = r.weight(weight, shape=(*weight.shape, 1, 1))
-    out = r.emit(Conv(r.scope(), x_pixels, y, name, r.vector(bias, int(weight.shape[0]))))
-    return r.reshape(out, (*x.shape[:-1], int(weight.shape[0])))
-
-
-@operator("conv_transpose2d.input")
-def _conv_transpose2d(
-    r: Reader,
-    x: View,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> View:
-    """Read one whose kernel is its stride: a linear layer to the pixels that each one becomes."""
-    channels, out_channels, down, across = (int(n) for n in weight.shape)
-    plain = groups == 1 and pair(dilation) == (1, 1) and pair(padding) == (0, 0)
-    if not plain or pair(stride) != (down, across) or pair(output_padding) != (0, 0):
-        raise r.refuse(f"kernel {(down, across)}, stride {stride}, padding {padding}")
-    pixels = r.pixels(x)
-    height, width = pixels.shape[:2]
-    matrix = weight.permute(2, 3, 1, 0).reshape(-1, channels, 1, 1)
-    name = r.weight(matrix, r.label("pixels.weight"))
-    biases = None if bias is None else r.weight(bias.repeat(down * across), r.label("pixels.bias"))
-    y = View.of("", (height, width, matrix.shape[0]))
-    apart = r.emit(Conv(r.scope(), pixels, y, name, biases))
-    apart = r.reshape(apart, (height, width, down, across, out_channels))
-    image = r.copy(apart.permute((0, 2, 1, 3, 4)), "depth_to_space")
-    return r.reshape(image, (height * down, width * across, out_channels)).permute((2, 0, 1))

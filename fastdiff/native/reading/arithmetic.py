@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from fastdiff.native.nodes import Step
 from fastdiff.native.operations import OPERATIONS
 from fastdiff.native.reading.reader import Reader
@@ -79,9 +81,14 @@ def _reciprocal(r: Reader, x: View) -> Result:
 
 @operator("pow.Tensor_Scalar")
 def _pow(r: Reader, x: View, exponent: float) -> Result:
-    if exponent != 2:
-        raise r.refuse(f"the exponent is {exponent}, expected 2")
-    return _binary(r, "multiply", x, x)
+    if exponent in {2, 3}:
+        square = _binary(r, "multiply", x, x)
+        return square if exponent == 2 else _binary(r, "multiply", square, x)
+    if exponent in {0.5, -0.5}:
+        return _unary("sqrt" if exponent > 0 else "rsqrt")(r, x)
+    if exponent == -1:
+        return _reciprocal(r, x)
+    raise r.refuse(f"the exponent is {exponent}, expected 2, 3, 0.5, -0.5 or -1")
 
 
 @operator("clamp.default")
@@ -92,6 +99,91 @@ def _clamp(
         if bound is not None:
             x = _binary(r, op, x, bound)
     return x
+
+
+@operator("relu6.default")
+def _relu6(r: Reader, x: View) -> Result:
+    return _clamp(r, x, 0.0, 6.0)
+
+
+@operator("hardtanh.default")
+def _hardtanh(r: Reader, x: View, minimum: float = -1, maximum: float = 1) -> Result:
+    return _clamp(r, x, minimum, maximum)
+
+
+@operator("leaky_relu.default", "leaky_relu_.default")
+def _leaky_relu(r: Reader, x: View, slope: float = 0.01) -> Result:
+    return _two_slopes(r, x, slope)
+
+
+@operator("prelu.default", "_prelu_kernel.default")
+def _prelu(r: Reader, x: View, weight: Tensor) -> Result:
+    shape = (-1, *[1] * (len(x.shape) - 1)) if weight.numel() > 1 else ()
+    return _two_slopes(r, x, weight.reshape(shape))
+
+
+def _two_slopes(r: Reader, x: View, slope: Result) -> Result:
+    below = _binary(r, "multiply", _binary(r, "minimum", x, 0.0), slope)
+    return _binary(r, "add", _binary(r, "maximum", x, 0.0), below)
+
+
+@operator("hardsigmoid.default")
+def _hardsigmoid(r: Reader, x: View) -> Result:
+    return _binary(r, "divide", _clamp(r, _binary(r, "add", x, 3.0), 0.0, 6.0), 6.0)
+
+
+@operator("hardswish.default", "hardswish_.default")
+def _hardswish(r: Reader, x: View) -> Result:
+    return _binary(r, "multiply", x, _hardsigmoid(r, x))
+
+
+@operator("abs.default")
+def _abs(r: Reader, x: View) -> Result:
+    return _binary(r, "maximum", x, _unary("negate")(r, x))
+
+
+@operator("square.default")
+def _square(r: Reader, x: View) -> Result:
+    return _binary(r, "multiply", x, x)
+
+
+@operator("addcmul.default")
+def _addcmul(r: Reader, x: Result, a: Result, b: Result, *, value: float = 1) -> Result:
+    product = _binary(r, "multiply", a, b)
+    return _binary(r, "add", x, _binary(r, "multiply", product, float(value)))
+
+
+@operator("clamp_min.default")
+def _clamp_min(r: Reader, x: Result, minimum: float) -> Result:
+    return _clamp(r, x, minimum)
+
+
+@operator("clamp_max.default")
+def _clamp_max(r: Reader, x: Result, maximum: float) -> Result:
+    return _clamp(r, x, None, maximum)
+
+
+@operator("batch_norm.default")
+def _batch_norm(
+    r: Reader,
+    x: View,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,  # of the running statistics, which stay as they are
+    eps: float,
+    cudnn_enabled: bool,
+) -> Result:
+    """Read one that is not in training: a factor and a summand for each channel."""
+    if training or mean is None or variance is None:
+        raise r.refuse("it takes statistics of the batch")
+    factor = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
+    summand = -mean * factor if bias is None else bias - mean * factor
+    shape = (-1, *[1] * (len(x.shape) - 1))
+    scaled = _binary(r, "multiply", x, factor.reshape(shape))
+    return _binary(r, "add", scaled, summand.reshape(shape))
 
 
 @operator("avg_pool2d.default")

@@ -20,10 +20,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastdiff.errors import Unavailable
 from fastdiff.native.nodes import Map
 from fastdiff.native.planning.graph import OUTPUT, Graph, Value
-from fastdiff.native.reading import arithmetic, shaping  # noqa: F401  register operators
+from fastdiff.native.reading import (  # noqa: F401  register operators
+    arithmetic,
+    convolutions,
+    products,
+    shaping,
+)
 from fastdiff.native.reading.constants import compute_constant, empty, in_place, is_empty
 from fastdiff.native.reading.reader import Reader, short_name
-from fastdiff.native.reading.results import DELAYED, OPERATORS, SIZED, Doubled, Padded, Rows
+from fastdiff.native.reading.results import (
+    DELAYED,
+    MOVABLE,
+    OPERATORS,
+    SIZED,
+    Doubled,
+    Moved,
+    Padded,
+    Rows,
+)
 from fastdiff.native.reading.shaping import materialised
 from fastdiff.native.views import View
 from fastdiff.networks import Network
@@ -112,7 +126,7 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     if is_empty(value):
         return empty(value)
     leaves = tree_leaves((args, kwargs))
-    if not any(isinstance(leaf, (View, Padded, Doubled)) for leaf in leaves):
+    if not any(isinstance(leaf, (View, Padded, Doubled, Moved)) for leaf in leaves):
         return compute_constant(reader, args, kwargs, env)
     if name not in OPERATORS:
         raise reader.refuse("it has no kernel")
@@ -121,6 +135,8 @@ def _call(reader: Reader, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     _check_types(reader, node)
     if in_place(node.target):
         _check_mutation(reader, args[0], env)
+    if any(isinstance(leaf, Moved) for leaf in leaves) and name not in MOVABLE:
+        raise reader.refuse("it reads a tensor whose batch is not the first axis")
     if name not in DELAYED:
         args, kwargs = tree_map(lambda arg: materialised(reader, arg), (args, kwargs))
     read = OPERATORS[name]
@@ -152,6 +168,14 @@ def _checked(reader: Reader, result: Any, value: Any) -> Any:
         return tuple(_checked(reader, *part) for part in zip(result, value, strict=True))
     if is_empty(value):
         return empty(value)
+    if isinstance(result, Tensor) and tuple(result.shape) == tuple(value.shape):
+        return result
+    if isinstance(result, Moved):
+        sizes = list(value.shape)
+        del sizes[result.batch]
+        if tuple(sizes) != result.view.shape:
+            raise reader.refuse(f"it makes {sizes} of each image, read as {result.view.shape}")
+        return result
     expected, _ = reader.shape_of(value)
     if result.shape != expected:
         raise reader.refuse(f"it makes {expected} of each image, read as {result.shape}")

@@ -167,6 +167,10 @@ class Reader:
         self.graph.values[name] = Value(1, tensor.numel(), "weight")
         return View.of(name, shape)
 
+    def filled(self, value: float, shape: Shape) -> View:
+        """Return a view of one number, repeated."""
+        return self.constant(torch.tensor([value]), (1,) if shape else ()).expand(shape)
+
     def operand(self, given: Result) -> View | float:
         """Return an operand of an element-wise operator as a view for one image, or a number."""
         if isinstance(given, Rows):

@@ -64,19 +64,48 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A tensor whose batch axis is not the first; until it is, elements can only be rearranged.
+
+    Attributes
+    ----------
+    view : View
+        Of one image.
+    batch : int
+        The batch axis of the tensor.
+    """
+
+    view: View
+    batch: int
+
+    def axis(self, axis: int) -> int:
+        """Return which axis of `view` an axis of the tensor is, which is not the batch."""
+        return axis - (axis > self.batch)
+
+    def with_view(self, view: View, batch: int) -> View | Moved:
+        """Return another view with its batch axis, which may have come to the front."""
+        return Moved(view, batch) if batch else view
+
+
 _Function = TypeVar("_Function", bound=Callable[..., object])
-Result: TypeAlias = "View | Padded | Doubled | Tensor | int | float | tuple[Any, ...] | None"
+Result: TypeAlias = (
+    "View | Padded | Doubled | Moved | Tensor | int | float | tuple[Any, ...] | None"
+)
 
 OPERATORS: dict[str, Callable[..., object]] = {}
 SIZED: set[str] = set()
 """Operators whose arguments may hold the size of the batch: their result's shape says all of it."""
+
+MOVABLE: set[str] = set()
+"""Operators that read `Moved` tensors, which the others refuse."""
 
 DELAYED: set[str] = set()
 """Operators that read `Padded` and `Doubled` views, which the others are given in memory."""
 
 
 def operator(
-    *names: str, sized: bool = False, delayed: bool = False
+    *names: str, sized: bool = False, delayed: bool = False, movable: bool = False
 ) -> Callable[[_Function], _Function]:
     """Register what reads ``aten.<name>``: a function of the reader and the call's arguments.
 
@@ -88,6 +117,7 @@ def operator(
         OPERATORS.update({f"aten.{name}": function for name in names})
         SIZED.update(f"aten.{name}" for name in names if sized)
         DELAYED.update(f"aten.{name}" for name in names if delayed)
+        MOVABLE.update(f"aten.{name}" for name in names if movable)
         return function
 
     return register

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from fastdiff.native.reading.padding import padded
 from fastdiff.native.reading.reader import Reader
-from fastdiff.native.reading.results import Doubled, Padded, Result, Rows, operator
+from fastdiff.native.reading.results import Doubled, Moved, Padded, Result, Rows, operator
 from fastdiff.native.views import View
 
 
@@ -38,38 +40,75 @@ def _reshape(r: Reader, x: View, *sizes: object) -> View:
     return r.reshape(x, r.image_shape()[0])
 
 
-@operator("permute.default")
-def _permute(r: Reader, x: View, axes: Sequence[int]) -> View:
-    rank = len(axes)
-    _, lead = r.image_shape()
-    if axes[0] % rank != 0:
-        raise r.refuse("it moves the batch")
-    return x.permute([a % rank - lead for a in axes[lead:]])
+@operator("permute.default", movable=True)
+def _permute(r: Reader, x: View | Moved, axes: Sequence[int]) -> View | Moved:
+    axes = [axis % len(axes) for axis in axes]
+    if isinstance(x, View):
+        _, lead = r.image_shape(r.node.all_input_nodes[0])
+        if axes[0] == 0:
+            return x.permute([axis - lead for axis in axes[lead:]])
+        if not lead:
+            raise r.refuse("it moves an axis that the batch is a factor of")
+        x = Moved(x, 0)
+    order = [x.axis(axis) for axis in axes if axis != x.batch]
+    return x.with_view(x.view.permute(order), axes.index(x.batch))
 
 
-@operator("transpose.int", "swapaxes.default")
-def _transpose(r: Reader, x: View, first: int, second: int) -> View:
-    axes = list(range(len(x.shape)))
-    a, b = r.axis(first), r.axis(second)
-    axes[a], axes[b] = b, a
-    return x.permute(axes)
+@operator("transpose.int", "swapaxes.default", movable=True)
+def _transpose(r: Reader, x: View | Moved, first: int, second: int) -> View | Moved:
+    axes = list(range(len(r.node.meta["val"].shape)))
+    axes[first], axes[second] = axes[second], axes[first]
+    return _permute(r, x, axes)
 
 
-@operator("einsum.default")
-def _einsum(r: Reader, equation: str, operands: Sequence[View], *options: object) -> View:
-    source, _, target = equation.replace(" ", "").partition("->")
-    is_permutation = len(operands) == 1 and sorted(source) == sorted(set(target)) == sorted(target)
-    if not is_permutation:
-        raise r.refuse(f"{equation!r} does more than move axes")
-    return _permute(r, operands[0], [source.index(letter) for letter in target])
+@operator("mT.default", movable=True)
+def _matrix_transpose(r: Reader, x: View | Moved) -> View | Moved:
+    return _transpose(r, x, -2, -1)
+
+
+@operator("movedim.int", movable=True)
+def _movedim(r: Reader, x: View | Moved, source: int, destination: int) -> View | Moved:
+    rank = len(r.node.meta["val"].shape)
+    axes = [axis for axis in range(rank) if axis != source % rank]
+    axes.insert(destination % rank, source % rank)
+    return _permute(r, x, axes)
 
 
 @operator("expand.default", "expand_as.default", sized=True)
 def _expand(r: Reader, x: Result, sizes: object, *, implicit: bool = False) -> View:
     view = r.operand(x)
-    if not isinstance(view, View):
-        raise r.refuse("it repeats a single number")
-    return view.expand(r.image_shape()[0])
+    shape = r.image_shape()[0]
+    return view.expand(shape) if isinstance(view, View) else r.filled(view, shape)
+
+
+@operator("zeros_like.default", "ones_like.default")
+def _zeros_or_ones(r: Reader, x: Result, **options: object) -> Result:
+    return _filled(r, float("ones" in str(r.node.target)), options)
+
+
+@operator("full_like.default")
+def _full_like(r: Reader, x: Result, value: float, **options: object) -> Result:
+    return _filled(r, value, options)
+
+
+@operator("new_zeros.default", "new_ones.default", sized=True)
+def _new_zeros_or_ones(r: Reader, x: Result, size: object, **options: object) -> Result:
+    return _filled(r, float("ones" in str(r.node.target)), options)
+
+
+@operator("new_full.default", sized=True)
+def _new_full(r: Reader, x: Result, size: object, value: float, **options: object) -> Result:
+    return _filled(r, value, options)
+
+
+def _filled(r: Reader, value: float, options: dict[str, object]) -> View | Tensor:
+    """Return one number everywhere; of the options only the type matters."""
+    like = r.node.meta["val"]
+    if like.dtype != torch.float32:
+        raise r.refuse(f"its output is {like.dtype}, expected float32")
+    if all(isinstance(size, int) for size in like.shape):
+        return torch.full(tuple(like.shape), float(value))  # of no image
+    return r.filled(float(value), r.image_shape()[0])
 
 
 @operator("slice.Tensor", sized=True)
@@ -85,11 +124,39 @@ def _slice(
     return r.original(x.slice(axis, begin, stop, stride))
 
 
-@operator("select.int")
-def _select(r: Reader, x: View, axis: int, index: int) -> View:
-    axis = r.axis(axis, r.node.all_input_nodes[0])
-    index %= x.shape[axis]
-    return x.slice(axis, index, index + 1).drop(axis)
+@operator("select.int", movable=True)
+def _select(r: Reader, x: View | Moved, axis: int, index: int) -> View | Moved:
+    if isinstance(x, Moved):
+        axis %= len(x.view.shape) + 1
+        if axis == x.batch:
+            raise r.refuse("it takes an image out of the batch")
+        return x.with_view(_taken(x.view, x.axis(axis), index), x.batch - (axis < x.batch))
+    return _taken(x, r.axis(axis, r.node.all_input_nodes[0]), index)
+
+
+def _taken(view: View, axis: int, index: int) -> View:
+    index %= view.shape[axis]
+    return view.slice(axis, index, index + 1).drop(axis)
+
+
+@operator("unbind.int", movable=True)
+def _unbind(r: Reader, x: View | Moved, axis: int = 0) -> tuple[View | Moved, ...]:
+    source = r.node.all_input_nodes[0].meta["val"].shape
+    if not isinstance(source[axis], int):
+        raise r.refuse("it takes the batch apart")
+    return tuple(_select(r, x, axis, index) for index in range(source[axis]))
+
+
+@operator("stack.default")
+def _stack(r: Reader, parts: Sequence[Result], axis: int = 0) -> View:
+    axis %= len(r.node.meta["val"].shape)
+    views = [r.operand(part) for part in parts if isinstance(part, (View, Tensor))]
+    if axis == 0 or any(not isinstance(view, View) for view in views):
+        raise r.refuse("it stacks along the batch, or a number")
+    place = r.axis(axis)
+    shape = r.image_shape()[0]
+    thin = (*shape[:place], 1, *shape[place + 1 :])
+    return r.concatenate([r.reshape(view, thin) for view in views if isinstance(view, View)], place)
 
 
 @operator("split.Tensor", "split_with_sizes.default", "split.sizes")
@@ -122,23 +189,45 @@ def _cat(r: Reader, parts: Sequence[Result], axis: int = 0) -> View:
     return views[0] if len(views) == 1 else r.concatenate(views, r.axis(axis))
 
 
-@operator("pad.default")
-def _pad(
-    r: Reader, x: View, pads: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Result:
-    if mode != "constant":
-        raise r.refuse(f"{mode} padding")
-    return _constant_pad(r, x, pads, value or 0.0)
+@operator("pixel_shuffle.default")
+def _pixel_shuffle(r: Reader, x: View, factor: int) -> View:
+    *rest, channels, height, width = x.shape
+    apart = r.reshape(x, (*rest, channels // factor**2, factor, factor, height, width))
+    n = len(rest)
+    moved = apart.permute([*range(n), n, n + 3, n + 1, n + 4, n + 2])
+    return r.reshape(moved, r.image_shape()[0])
 
 
-@operator("constant_pad_nd.default")
-def _constant_pad(r: Reader, x: View, pads: Sequence[int], value: float = 0.0) -> Result:
-    if not any(pads):
-        return x
-    left, right, top, bottom = (*pads, 0, 0)[:4]
-    if value or len(pads) > 4 or min(pads) < 0 or len(x.shape) != 3:
-        raise r.refuse(f"padding {list(pads)} with {value}")
-    return Padded(x, top, left, bottom, right)
+@operator("pixel_unshuffle.default")
+def _pixel_unshuffle(r: Reader, x: View, factor: int) -> View:
+    *rest, channels, height, width = x.shape
+    apart = r.reshape(x, (*rest, channels, height // factor, factor, width // factor, factor))
+    n = len(rest)
+    moved = apart.permute([*range(n), n, n + 2, n + 4, n + 1, n + 3])
+    return r.reshape(moved, r.image_shape()[0])
+
+
+@operator("repeat_interleave.self_int")
+def _repeat_interleave(
+    r: Reader, x: View, repeats: int, axis: int | None = None, output_size: int | None = None
+) -> View:
+    if axis is None:
+        raise r.refuse("it repeats along the batch")
+    axis = r.axis(axis)
+    apart = r.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
+    repeated = apart.expand((*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :]))
+    return r.reshape(repeated, r.image_shape()[0])
+
+
+@operator("upsample_nearest1d.vec")
+def _upsample_line(
+    r: Reader, x: View, size: Sequence[int] | None, factors: Sequence[float] | None
+) -> View:
+    repeats, rest = divmod(r.image_shape()[0][-1], x.shape[-1])
+    if rest or not set(factors or ()) <= {float(repeats)}:
+        raise r.refuse(f"{x.shape[-1]} elements become no whole number of each")
+    apart = r.reshape(x, (*x.shape, 1)).expand((*x.shape, repeats))
+    return r.reshape(apart, (*x.shape[:-1], x.shape[-1] * repeats))
 
 
 @operator("upsample_nearest2d.vec")
@@ -153,9 +242,9 @@ def _upsample(
 
 
 def materialised(r: Reader, given: Result) -> Result:
-    """Return what any operator can read: a doubled image in memory, a padded one never."""
+    """Return what any operator can read: a doubled or padded image in memory."""
     if isinstance(given, Doubled):
         return r.double(given.view)
     if isinstance(given, Padded):
-        raise r.refuse("it reads a padded image, and only convolutions pad")
+        return padded(r, given)
     return given
