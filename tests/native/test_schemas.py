@@ -78,6 +78,7 @@ DERIVED = {  # what is made of an input first
 }
 OTHER_CALLS = {  # where an argument needs other ones
     ("aten.conv2d.default", "groups"): ("x", "depthwise"),
+    ("aten.conv1d.default", "groups"): ("sequence", "depthwise line"),
     ("aten.split.sizes", "dim"): ("x", [2, 4]),
     ("aten.split_with_sizes.default", "dim"): ("x", [2, 4]),
 }

@@ -21,7 +21,7 @@ WEIGHTS = {
     "conv": (3, 3, 3, 3), "depthwise": (3, 1, 3, 3), "point": (5, 3, 1, 1),
     "transposed": (3, 7, 2, 2), "linear": (7, 4), "square": (4, 4), "table": (5, 4),
     "mask": (6, 6), "outputs": (7,), "line": (5, 3, 3), "transposed line": (3, 7, 2),
-    "wide": (72, 7), "five": (5,),
+    "wide": (72, 7), "five": (5,), "depthwise line": (3, 1, 3),
 }  # fmt: skip
 
 
