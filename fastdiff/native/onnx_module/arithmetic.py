@@ -175,10 +175,27 @@ def _elementwise(function: Callable[..., Tensor]) -> Operator:
     return compute
 
 
+@operator("LeakyRelu")
+def _leaky_relu(x: Value, *, alpha: float = 0.01) -> Value:
+    return functional.leaky_relu(tensor(x), alpha)
+
+
+@operator("PRelu")
+def _prelu(x: Value, slope: Value) -> Value:
+    values = tensor(x)
+    return values.clamp(min=0.0) + values.clamp(max=0.0) * tensor(slope)
+
+
+@operator("HardSigmoid")
+def _hard_sigmoid(x: Value, *, alpha: float = 0.2, beta: float = 0.5) -> Value:
+    return (tensor(x) * alpha + beta).clamp(0.0, 1.0)
+
+
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Relu": torch.relu, "Tanh": torch.tanh, "Exp": torch.exp, "Log": torch.log, "Sin": torch.sin,
     "Cos": torch.cos, "Neg": torch.neg, "Reciprocal": torch.reciprocal, "Abs": torch.abs,
-    "Swish": functional.silu, "Max": torch.maximum, "Min": torch.minimum,
+    "Swish": functional.silu, "Mish": functional.mish, "HardSwish": functional.hardswish,
+    "Max": torch.maximum, "Min": torch.minimum,
 }  # fmt: skip
 for _name, _function in _FUNCTIONS.items():
     operator(_name)(_elementwise(_function))

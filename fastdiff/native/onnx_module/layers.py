@@ -30,34 +30,57 @@ from fastdiff.native.onnx_module.values import (
 @operator("Conv")
 def _conv(
     x: Value, weight: Value, bias: Value = None, *, kernel_shape: Sequence[int] = (),
-    strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0),
-    dilations: Sequence[int] = (1, 1), group: int = 1,
+    strides: Sequence[int] = (), pads: Sequence[int] = (), dilations: Sequence[int] = (),
+    group: int = 1,
 ) -> Value:  # fmt: skip
-    if tensor(weight).ndim != 4:
-        raise Unreadable(f"its kernel has {tensor(weight).ndim - 2} axes, expected 2")
-    given, image = begin_end(pads), tensor(x)
+    ones = _ones(weight)
+    given, image = begin_end(pads or [0, 0] * len(ones)), tensor(x)
     if any(begin != end for begin, end in given):
         image = functional.pad(image, [n for pair in reversed(given) for n in pair])
         given = [(0, 0)] * len(given)
     padding = [begin for begin, _ in given]
     kernel, added = tensor(weight), None if bias is None else tensor(bias)
-    return functional.conv2d(image, kernel, added, list(strides), padding, list(dilations), group)
+    convolve = functional.conv1d if len(ones) == 1 else functional.conv2d
+    steps, gaps = list(strides or ones), list(dilations or ones)
+    return convolve(image, kernel, added, steps, padding, gaps, group)
+
+
+def _ones(weight: Value) -> list[int]:
+    """Return 1 for each axis of a kernel, which may have one or two."""
+    axes = tensor(weight).ndim - 2
+    if axes not in {1, 2}:
+        raise Unreadable(f"its kernel has {axes} axes, expected 1 or 2")
+    return [1] * axes
 
 
 @operator("ConvTranspose")
 def _conv_transpose(
     x: Value, weight: Value, bias: Value = None, *, kernel_shape: Sequence[int] = (),
-    strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0), group: int = 1,
-    dilations: Sequence[int] = (1, 1), output_padding: Sequence[int] = (0, 0),
+    strides: Sequence[int] = (), pads: Sequence[int] = (), group: int = 1,
+    dilations: Sequence[int] = (), output_padding: Sequence[int] = (),
 ) -> Value:  # fmt: skip
-    given = begin_end(pads)
+    ones = _ones(weight)
+    given = begin_end(pads or [0, 0] * len(ones))
     if any(begin != end for begin, end in given):
         raise Unreadable(f"padding {list(pads)}")
     padding, added = [begin for begin, _ in given], None if bias is None else tensor(bias)
-    return functional.conv_transpose2d(
-        tensor(x), tensor(weight), added, list(strides), padding, list(output_padding), group,
-        list(dilations),
+    convolve = functional.conv_transpose1d if len(ones) == 1 else functional.conv_transpose2d
+    return convolve(
+        tensor(x), tensor(weight), added, list(strides or ones), padding,
+        list(output_padding or [0] * len(ones)), group, list(dilations or ones),
     )  # fmt: skip
+
+
+@operator("BatchNormalization")
+def _batch_norm(
+    x: Value, weight: Value, bias: Value, mean: Value, variance: Value, *, epsilon: float = 1e-5,
+    momentum: float = 0.9, training_mode: int = 0, spatial: int = 1,
+) -> Value:  # fmt: skip
+    if training_mode or not spatial:
+        raise Unreadable("it takes statistics of the batch, or of each place")
+    return functional.batch_norm(
+        tensor(x), tensor(mean), tensor(variance), tensor(weight), tensor(bias), eps=epsilon
+    )
 
 
 @operator("Gemm")
@@ -65,10 +88,14 @@ def _gemm(
     a: Value, b: Value, c: Value = None, *, alpha: float = 1.0, beta: float = 1.0,
     transA: int = 0, transB: int = 0,
 ) -> Value:  # fmt: skip
-    if alpha != 1 or beta != 1 or transA:
-        raise Unreadable(f"alpha {alpha}, beta {beta}, transA {transA}")
+    if transA:
+        raise Unreadable(f"transA {transA}")
     matrix = tensor(b) if transB else tensor(b).t()
-    return functional.linear(tensor(a), matrix, None if c is None else tensor(c))
+    matrix = matrix if alpha == 1 else matrix * alpha
+    added = None if c is None else tensor(c)
+    return functional.linear(
+        tensor(a), matrix, added if added is None or beta == 1 else added * beta
+    )
 
 
 @operator("MatMul")

@@ -149,7 +149,8 @@ def _pad(
     x: Value, pads: Value, value: Value = None, axes: Value = None, *, mode: bytes = b"constant"
 ) -> Value:
     values, given = tensor(x), begin_end(integers(constant(pads)))
-    if mode != b"constant":
+    others = {b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+    if mode != b"constant" and mode not in others:
         raise Unreadable(f"{mode.decode()} padding")
     chosen = range(values.ndim) if axes is None else integers(constant(axes))
     where = [axis % values.ndim for axis in chosen]
@@ -157,7 +158,32 @@ def _pad(
     sides = [n for axis in reversed(range(values.ndim)) for n in around.get(axis, (0, 0))]
     while len(sides) > 4 and sides[-2:] == [0, 0]:
         sides = sides[:-2]
+    if mode != b"constant":
+        while sides[-2:] == [0, 0]:
+            sides = sides[:-2]
+        return functional.pad(values, sides, others[mode])
     return functional.pad(values, sides, value=0.0 if value is None else constant(value).item())
+
+
+@operator("DepthToSpace")
+def _depth_to_space(x: Value, *, blocksize: int, mode: bytes = b"DCR") -> Value:
+    values = tensor(x)
+    if mode == b"DCR":  # torch has the channels of a pixel the other way round
+        values = _exchanged(values, blocksize**2)
+    return functional.pixel_shuffle(values, blocksize)
+
+
+@operator("SpaceToDepth")
+def _space_to_depth(x: Value, *, blocksize: int) -> Value:
+    values = functional.pixel_unshuffle(tensor(x), blocksize)
+    return _exchanged(values, values.shape[1] // blocksize**2)
+
+
+def _exchanged(x: Tensor, outer: int) -> Tensor:
+    """Return channels ``(outer, inner)`` in the order ``(inner, outer)``."""
+    batch, channels, *size = x.shape
+    parts = x.reshape(batch, outer, channels // outer, *size)
+    return parts.transpose(1, 2).reshape(batch, channels, *size)
 
 
 @operator("Einsum")
