@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx_cases import CASES, SHAPE, Case, ints, normal, scalar
 
 from fastdiff.errors import Unavailable
