@@ -25,6 +25,7 @@ CALLS = {
     "unbind": (("x",), {"dim": 1}),
     "stack": ((["x", "y"],), {"dim": 1}),
     "movedim": (("x", 1, 2), {}),
+    "moveaxis": (("x", 1, 2), {}),
     "full_like": (("x", 0.5), {}),
     "new_zeros": (("x", [3, 1, 1]), {}),
     "new_ones": (("x", [3, 1, 1]), {}),

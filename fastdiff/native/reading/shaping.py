@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,10 +35,17 @@ def _same(r: Reader, x: Result, *options: object, **more: object) -> Result:
 @operator(
     "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
     "unflatten.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default",
-    "view_as.default", "reshape_as.default", sized=True,
+    "view_as.default", "reshape_as.default", sized=True, movable=True,
 )  # fmt: skip
-def _reshape(r: Reader, x: View, *sizes: object) -> View:
-    return r.reshape(x, r.image_shape()[0])
+def _reshape(r: Reader, x: View | Moved, *sizes: object) -> View | Moved:
+    if isinstance(x, View):
+        return r.reshape(x, r.image_shape()[0])
+    shape = list(r.node.meta["val"].shape)
+    batch = next(axis for axis, size in enumerate(shape) if not isinstance(size, int))
+    del shape[batch]
+    if math.prod(shape[:batch]) != math.prod(x.view.shape[: x.batch]):
+        raise r.refuse("it takes the batch apart, or joins it to another axis")
+    return x.with_view(r.reshape(x.view, tuple(shape)), batch)
 
 
 @operator("permute.default", movable=True)
@@ -66,7 +74,7 @@ def _matrix_transpose(r: Reader, x: View | Moved) -> View | Moved:
     return _transpose(r, x, -2, -1)
 
 
-@operator("movedim.int", movable=True)
+@operator("movedim.int", "moveaxis.int", movable=True)
 def _movedim(r: Reader, x: View | Moved, source: int, destination: int) -> View | Moved:
     rank = len(r.node.meta["val"].shape)
     axes = [axis for axis in range(rank) if axis != source % rank]
@@ -111,15 +119,27 @@ def _filled(r: Reader, value: float, options: dict[str, object]) -> View | Tenso
     return r.filled(float(value), r.image_shape()[0])
 
 
-@operator("slice.Tensor", sized=True)
+@operator("slice.Tensor", sized=True, movable=True)
 def _slice(
-    r: Reader, x: View, axis: int = 0, start: int | None = 0, end: int | None = None, step: int = 1
-) -> View:
+    r: Reader,
+    x: View | Moved,
+    axis: int = 0,
+    start: int | None = 0,
+    end: int | None = None,
+    step: int = 1,
+) -> View | Moved:
     if r.node.meta["val"].shape == r.node.all_input_nodes[0].meta["val"].shape:
         return x
-    axis = r.axis(axis)
     if isinstance(start, Rows) or isinstance(end, Rows):
         raise r.refuse("it computes with the size of the batch")
+    if isinstance(x, Moved):
+        axis %= len(x.view.shape) + 1
+        if axis == x.batch:
+            raise r.refuse("it takes images out of the batch")
+        place = x.axis(axis)
+        begin, stop, stride = slice(start, end, step).indices(x.view.shape[place])
+        return Moved(x.view.slice(place, begin, stop, stride), x.batch)
+    axis = r.axis(axis)
     begin, stop, stride = slice(start, end, step).indices(x.shape[axis])
     return r.original(x.slice(axis, begin, stop, stride))
 
