@@ -123,8 +123,10 @@ def _layer_norm(memory: _Memory, node: LayerNorm) -> Array:
 def _attention(memory: _Memory, node: Attention) -> Array:
     q, k, v = (memory.view(view) for view in (node.q, node.k, node.v))
     scores = q @ np.swapaxes(k, -1, -2) * node.scale
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=-1, keepdims=True) @ v)
+    top = scores.max(axis=-1, keepdims=True, initial=np.finfo(np.float64).min)
+    shares = np.exp(scores - top)
+    # As in torch, all shares are 0 where all scores are -infinity; else their sum is 1 or more.
+    return np.asarray(shares / np.maximum(shares.sum(axis=-1, keepdims=True), 0.5) @ v)
 
 
 def _map(memory: _Memory, node: Map) -> Array:
