@@ -84,7 +84,7 @@ def _fits(node: Node, shapes: Mapping[str, Shape]) -> bool:
         (heads, queries, depth), keys = node.q.shape, node.k.shape[1]
         width = node.v.shape[2]
         alike = node.k.shape == (heads, keys, depth) and node.v.shape == (heads, keys, width)
-        together = all(v.strides[2] in {0, 1} for v in (node.q, node.k, node.v, node.y))
+        together = all(view.together for view in (node.q, node.k, node.v, node.y))
         return alike and together and node.y.shape == (heads, queries, width)
     if isinstance(node, Map):
         return _map_fits(node)
@@ -124,11 +124,11 @@ def _map_fits(node: Map) -> bool:
 
 
 def _vector(view: View, channels: int) -> bool:
-    return view.shape == (channels,) and view.strides in {(0,), (1,)}
+    return view.shape == (channels,) and view.together
 
 
 def _even(view: View) -> bool:
     """Whether the channels lie together and the pixels at one distance."""
     channels = view.shape[-1]
     rows = view.reshape((view.numel // channels, channels))
-    return rows is not None and rows.strides[1] in {0, 1}
+    return rows is not None and rows.together

@@ -178,7 +178,7 @@ def _heads(r: Reader, view: View) -> View:
         view = r.reshape(view, (1, *view.shape))
     if len(view.shape) != 3:
         raise r.refuse(f"expected (B, heads, tokens, channels), got {view.shape} for each image")
-    return view if view.strides[-1] in {0, 1} else r.copy(view, "heads")
+    return view if view.together else r.copy(view, "heads")
 
 
 @operator("embedding.default")
