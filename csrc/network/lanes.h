@@ -54,7 +54,7 @@ struct Vectors {
     memcpy(lanes, &bits, sizeof lanes);
     for (int i = 0; i < kWidth; ++i) to[i] = uint8_t(lanes[i]);
   }
-  /// a / b to two roundings, for b from 2^-126 to 2^126.
+  /// a / b to two roundings, for b from 2^-126 to 2^126; and for infinity.
   static FASTDIFF_INLINE F divide(F a, F b) { return a / b; }
   /// The same to 13 bits.
   static FASTDIFF_INLINE F divide_shortly(F a, F b) { return a / b; }

@@ -9,6 +9,9 @@ namespace fastdiff::network {
 /// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
 constexpr float kRounder = 0x1.8p23f;
 
+/// log2(e).
+constexpr float kLog2E = 0x1.715476p+0f;
+
 /// L with functions that are off by less than 2^-12 of their result: enough for what has been a sum
 /// of products of bfloat16, which are off by 2^-9, and half as long.
 template <class L>
@@ -39,7 +42,7 @@ struct Exponential {
   typename L::F rest;
 
   explicit FASTDIFF_INLINE Exponential(typename L::F x) {
-    const auto shifted = L::fma(x, L::splat(0x1.715476p+0f), L::splat(kRounder));  // log2(e)
+    const auto shifted = L::fma(x, L::splat(kLog2E), L::splat(kRounder));
     const auto whole = shifted - kRounder;
     n = bit_cast<typename L::I>(shifted) - bit_cast<int32_t>(kRounder);
     auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2, 15 bits: an exact product
@@ -50,12 +53,18 @@ struct Exponential {
   }
 };
 
-/// e^x for all x, subnormal results and infinity included.
+/// e^x for x up to 89, subnormal results and infinity included.
 template <class L>
-FASTDIFF_INLINE typename L::F exp(typename L::F x) {
-  const Exponential<L> e(L::min(L::splat(89.0f), L::max(L::splat(-104.0f), x)));
+FASTDIFF_INLINE typename L::F exp_up_to_89(typename L::F x) {
+  const Exponential<L> e(L::max(L::splat(-104.0f), x));
   const typename L::I half = e.n >> 1;  // 2^n itself need not be a float
   return (e.rest + 1.0f) * power_of_two<L>(half) * power_of_two<L>(e.n - half);
+}
+
+/// e^x for all x.
+template <class L>
+FASTDIFF_INLINE typename L::F exp(typename L::F x) {
+  return exp_up_to_89<L>(L::min(L::splat(89.0f), x));
 }
 
 /// 1.5 * 2^23 + 127: what it rounds to an integer n ends in the bits of n's exponent.
@@ -97,31 +106,44 @@ FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
   return (p - kSevenBits) * bit_cast<typename L::F>(bit_cast<typename L::I>(n) << 23);
 }
 
-/// e^x for x clamped to [-87, 87], where results and their reciprocals are normal. It may be off by
-/// as many roundings as x is large: for functions that are nearly constant there.
+/// 2^(factor x) where that is in [-127.4, 128.4]: 0 from -126.5 down, infinity from 127.5 up. It
+/// may be off by as many roundings as the exponent is large: for functions that are nearly constant
+/// there.
 template <class L>
-FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
-  const auto log2_e = L::splat(0x1.715476p+0f);
-  x = L::min(L::splat(87.0f), L::max(L::splat(-87.0f), x));
-  const auto n = L::fma(x, log2_e, L::splat(kBiasedRounder));
-  return exp2_of_parts<L>(n, L::fma(x, log2_e, kBiasedRounder - n));
+FASTDIFF_INLINE typename L::F exp2_of_product(typename L::F x, float factor) {
+  const auto n = L::fma(x, L::splat(factor), L::splat(kBiasedRounder));
+  return exp2_of_parts<L>(n, L::fma(x, L::splat(factor), kBiasedRounder - n));
+}
+
+/// a / (1 + e^-x), with 1 / infinity in its tail: 0, or NaN if a is infinite.
+template <class L>
+FASTDIFF_INLINE typename L::F times_sigmoid(typename L::F a, typename L::F x) {
+  const auto bounded = L::min(L::splat(88.0f), L::max(L::splat(-89.0f), x));
+  return L::divide(a, 1.0f + exp2_of_product<L>(bounded, -kLog2E));
 }
 
 /// 1 / (1 + e^-x).
 template <class L>
 FASTDIFF_INLINE typename L::F sigmoid(typename L::F x) {
-  return L::divide(L::splat(1.0f), 1.0f + clamped_exp<L>(-x));
+  return times_sigmoid<L>(L::splat(1.0f), x);
 }
 
-/// x sigmoid(x).
+/// x sigmoid(x); NaN at -infinity, as in torch.
 template <class L>
 FASTDIFF_INLINE typename L::F silu(typename L::F x) {
-  return L::divide(x, 1.0f + clamped_exp<L>(-x));
+  return times_sigmoid<L>(x, x);
 }
+
+constexpr int32_t kSign = int32_t(0x80000000);
 
 template <class L>
 FASTDIFF_INLINE typename L::F absolute(typename L::F x) {
-  return bit_cast<typename L::F>(bit_cast<typename L::I>(x) & 0x7fffffff);
+  return bit_cast<typename L::F>(bit_cast<typename L::I>(x) & ~kSign);
+}
+
+template <class L>
+FASTDIFF_INLINE typename L::F minus_absolute(typename L::F x) {
+  return bit_cast<typename L::F>(bit_cast<typename L::I>(x) | kSign);
 }
 
 /// From e^2|x| - 1, which is accurate for small x too.
@@ -132,17 +154,18 @@ FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
   const auto scale = power_of_two<L>(e.n);
   const auto grown = L::fma(scale, e.rest, scale - 1.0f);
   const auto size = grown / (grown + 2.0f);
-  return bit_cast<typename L::F>(bit_cast<I>(size) | (bit_cast<I>(x) & int32_t(0x80000000)));
+  return bit_cast<typename L::F>(bit_cast<I>(size) | (bit_cast<I>(x) & kSign));
 }
 
-/// x Phi(x) with the normal distribution function Phi, so x (1 + erf(x / sqrt 2)) / 2.
+/// x Phi(x) with the normal distribution function Phi, so x (1 + erf(x / sqrt 2)) / 2; NaN at
+/// -infinity, as in torch.
 ///
 /// Phi(-t) = e^(-t^2 / 2) R(t) for t = |x|, with R a polynomial in (t - 3.6) / (t + 3.6) whose
-/// relative error is below 1e-8 up to t = 6.
+/// relative error is below 1e-8 up to t = 6. It is 0 from t = 13.25 on.
 template <class L>
 FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
-  const auto t = L::min(L::splat(20.0f), absolute<L>(x));
-  const auto s = 1.0f - L::divide(L::splat(7.2f), t + 3.6f);
+  const auto minus_t = L::max(L::splat(-13.26f), minus_absolute<L>(x));
+  const auto s = 1.0f - L::divide(L::splat(7.2f), 3.6f - minus_t);
   typename L::F ratio;
   if constexpr (L::kShort) {
     ratio = horner<L>(s, 0x1.7226f6p-6f, -0x1.07f55ap-4f, 0x1.015d48p-3f, -0x1.77f66cp-3f,
@@ -152,21 +175,22 @@ FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
         horner<L>(s, 0x1.72f812p-13f, 0x1.27b5eep-11f, -0x1.354ffcp-10f, -0x1.71cd8ap-9f,
                   0x1.6159ep-6f, -0x1.064e8cp-4f, 0x1.01a8e2p-3f, -0x1.780068p-3f, 0x1.a8e52cp-4f);
   }
-  const auto tail = clamped_exp<L>(-0.5f * t * t) * ratio;
-  return L::fma(-t, tail, L::max(L::splat(0.0f), x));
+  const auto tail = exp2_of_product<L>(minus_t * minus_t, -0.5f * kLog2E) * ratio;
+  return L::fma(L::min(x, minus_t), tail, L::max(L::splat(0.0f), x));
 }
 
-/// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x sigmoid(2 sqrt(2 / pi) (...)).
+/// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x sigmoid(2 sqrt(2 / pi) (...)); NaN
+/// at -infinity, as in torch.
 template <class L>
 FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
   const auto inner = x * L::fma(x * x, L::splat(0x1.2444f2p-4f), L::splat(0x1.988454p+0f));
-  return L::divide(x, 1.0f + clamped_exp<L>(-inner));
+  return times_sigmoid<L>(x, inner);
 }
 
 /// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), which is 1 in float32 from 20 on.
 template <class L>
 FASTDIFF_INLINE typename L::F mish(typename L::F x) {
-  const auto e = exp<L>(L::min(L::splat(20.0f), x));
+  const auto e = exp_up_to_89<L>(L::min(L::splat(20.0f), x));
   const auto n = e * (e + 2.0f);
   return x * L::divide(n, n + 2.0f);
 }

@@ -68,13 +68,13 @@ class Softmax {
   static constexpr int kPanel = kVectors * L::kLanes;
   static_assert(kFewQueries % kPanel == 0, "a unit is whole panels");
 
-  /// Stores sums / total.
+  /// Stores sums / total, which is 1 or more; 0 if every score was -infinity, as in torch.
   FASTDIFF_INLINE void end(const Head<L>& head) const {
     const Attention& spec = head.spec;
     const Pixels tokens = {spec.y.data, spec.y.image, spec.y.token};
     const Format format(spec.rounded);
     for (int v = 0; v < kVectors; ++v) {
-      const F inverse = 1.0f / total_[v];
+      const F inverse = 1.0f / L::max(L::splat(0.5f), total_[v]);
       const int64_t first = first_ + v * L::kLanes;
       const int64_t rows = at_most_lanes<L>(spec.queries - first);
       Output y[L::kLanes];
@@ -100,7 +100,7 @@ class Softmax {
     first_ = first;
     sums_ = sums;
     for (int v = 0; v < kVectors; ++v) {
-      top_[v] = L::splat(-__builtin_inff());
+      top_[v] = L::splat(-__FLT_MAX__);  // finite: a score of -infinity is infinitely far below it
       total_[v] = F{};
     }
   }

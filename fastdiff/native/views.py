@@ -59,6 +59,11 @@ class View:
         steps = (step * (n - 1) for n, step in zip(self.shape, self.strides, strict=True))
         return self.offset + sum(steps)
 
+    @property
+    def together(self) -> bool:
+        """Whether the elements along the last axis lie one after the other."""
+        return self.shape[-1] == 1 or self.strides[-1] == 1
+
     def permute(self, axes: Sequence[int]) -> View:
         """Return the view whose axis i is axis ``axes[i]`` of this one."""
         shape, strides = (tuple(part[a] for a in axes) for part in (self.shape, self.strides))

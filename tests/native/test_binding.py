@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from planned_networks import LEVELS, MODELS, error, evaluate
+from planned_networks import LEVELS, MODELS, error, evaluate, traced
+from torch import nn
+from torch.nn import functional
 
 from fastdiff import _native
 from fastdiff.errors import ArtifactError
 from fastdiff.native import Algorithm, Conv, bind, make_plan, pack
 from fastdiff.native.nodes import Attention, Gather, GroupNorm
+from fastdiff.networks import Network
 
 
 def choices_of(plan, algorithm):
@@ -27,6 +30,24 @@ def test_the_kernels_compute_what_torch_computes(model, name, level):
     assert error(whole, case.expected) < 1e-5
     alone = evaluate(plan, case.inputs, 1, {}, level)
     np.testing.assert_array_equal(alone[0], whole[0])
+
+
+class Repeating(nn.Module):
+    """Attention to values, and a norm with a scale, whose channels are one number."""
+
+    def forward(self, x, t):
+        values = x[..., :1].expand(x.shape)
+        mixed = functional.scaled_dot_product_attention(x, x, values)
+        scale = t[:, None].expand(-1, 4)[:, None, None]
+        return functional.layer_norm(mixed + x, (4,)) * (1 + scale)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_channels_that_repeat_a_number_are_what_torch_makes_of_them(level):
+    case = traced(Network(Repeating(), (3, 6, 4)))
+    plan = make_plan(case.program, case.network)
+    got = evaluate(plan, case.inputs, len(case.expected), {}, level)
+    assert error(got, case.expected) < 1e-5
 
 
 @pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])

@@ -36,6 +36,7 @@ def change(path, value):
         (change(["nodes", 1, "y", "offset"], 1 << 20), "leaves its"),
         (change(["nodes", 1, "y", "offset"], -1), "is no view"),
         (change(["nodes", 1, "y", "strides"], [64, 1, 1]), "do not fit"),
+        (change(["nodes", 1, "y", "strides"], [64, 1, 0]), "do not fit"),
         (change(["nodes", 1, "kernel"], [9, 9]), "do not fit"),
         (change(["nodes", 2, "program", 1, 1], 7), "do not fit"),
         (change(["nodes", 2, "inputs", 0, "buffer"], "class_labels"), "labels are for"),

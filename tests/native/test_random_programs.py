@@ -5,23 +5,20 @@ import os
 from collections import Counter
 from random import Random
 
-import numpy as np
 import torch
 from aten_programs import ATEN, AtenProgram
+from compared_programs import ROWS, check_program
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from planned_networks import LEVELS, evaluate
+from planned_networks import LEVELS
 
 from fastdiff.errors import Unavailable
-from fastdiff.native import make_plan, run_reference
+from fastdiff.native import make_plan
 from fastdiff.native.operations import OPERATIONS
 
-ROWS = 3
 MOST = 2048  # elements of a value, for one image
-LEAST = 1e-30  # what is smaller may be 0
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, -100.0, 1e-3, math.inf, -math.inf, math.nan]
 UNARY = [op.torch for op in OPERATIONS.values() if op.torch] + ["relu", "reciprocal", "gelu"]
-TAILS = {ATEN.sigmoid.default, ATEN.silu.default, ATEN.gelu.default, ATEN.mish.default}
 SAME = ["clone", "detach", "alias", "contiguous"]
 
 
@@ -268,62 +265,6 @@ def make_inputs(random):
     return inputs
 
 
-def alike(got, expected):
-    """Where two results are both finite, the same infinity, or both NaN."""
-    finite = np.isfinite(got) & np.isfinite(expected)
-    return finite | (got == expected) | np.isnan(got) & np.isnan(expected)
-
-
-def check_close(got, expected, moved, tolerance, what):
-    """Hold `got` to what is expected, as closely as rounding leaves that; `moved` differ by it."""
-    finite = np.isfinite(expected)
-    sure = np.logical_and.reduce([alike(other, expected) for other in moved])
-    with np.errstate(invalid="ignore", over="ignore"):
-        moves = np.max([np.abs(other - expected) for other in moved], axis=0)
-        room = tolerance * np.abs(expected[finite & sure]).max(initial=LEAST) + 100 * moves
-        off = ~alike(got, expected) | finite & (np.abs(got - expected) > room)
-    for at in map(tuple, np.argwhere(sure & off)[:1]):
-        raise AssertionError(f"{what} at {at}: {got[at]}, expected {expected[at]} +- {room[at]}")
-
-
-def rounding(size, seed, tails=False):
-    """Return noise of a part of each number, of x where an activation of x nearly cancels it.
-
-    With `tails`, as kernels have them: these end where e^x does, and at infinity somehow.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(value):
-        return size * value * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-
-    def change(target, args, value):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        if target in TAILS and tails:
-            value = torch.where(args[0].isneginf(), 0, value) + LEAST
-        if target in TAILS:
-            value = value + noise(args[0].nan_to_num(0, 0, 0))
-        return value + noise(value)
-
-    return change
-
-
-def check_program(program, inputs, level):
-    """Compare the plan by its definition, and on the kernels of a level, with torch."""
-    plan = make_plan(program.program, program.network)
-    held = {name: value.numpy() for name, value in inputs.items()}
-
-    def answer(dtype, noise=None):
-        return program.run(inputs, dtype, noise).numpy().astype(np.float64)
-
-    exact = answer(torch.float64)
-    moved = [answer(torch.float64, rounding(1e-13, seed)) for seed in range(4)]
-    check_close(run_reference(plan, held, ROWS), exact, moved, 1e-9, "the plan")
-    moved = [answer(torch.float64, rounding(1e-6, seed, tails=True)) for seed in range(4)]
-    got = evaluate(plan, held, ROWS, {}, level).reshape(ROWS, -1).astype(np.float64)
-    check_close(got, answer(torch.float32), [exact, *moved], 1e-4, f"{level} kernels")
-
-
 def check_programs(count, asked=True):
     """Grow random programs; each is refused by the name of an operator, or right.
 
@@ -349,7 +290,9 @@ def check_programs(count, asked=True):
         note(program.text())
         refusal = None
         try:
-            check_program(program, inputs, level)
+            plan = make_plan(program.program, program.network)
+            check_program(program, inputs, plan)
+            check_program(program, inputs, plan, level)
         except Unavailable as error:
             refusal = str(error)
             outcomes["refused"] += 1

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch._guards import detect_fake_mode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from fastdiff.networks import Conditioning, Network
@@ -136,10 +137,11 @@ class AtenProgram:
             value = inputs[name] if name in inputs else getattr(self.network.module, name)
             kind = dtype if value.is_floating_point() else value.dtype
             env[node] = change(None, (), value.to(kind, copy=True))
-        for node in self.program.graph.nodes:
-            if node.op == "call_function":
-                args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-                env[node] = change(node.target, args, node.target(*args, **kwargs))
+        with sdpa_kernel(SDPBackend.MATH):  # others take a query that is NaN for one without keys
+            for node in self.program.graph.nodes:
+                if node.op == "call_function":
+                    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+                    env[node] = change(node.target, args, node.target(*args, **kwargs))
         result = env[self._output.args[0][0]]
         return result.reshape(len(inputs["x"]), -1)
 

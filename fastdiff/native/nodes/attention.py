@@ -41,14 +41,16 @@ class Attention(Node):
         (heads, queries, depth), keys = self.q.shape, self.k.shape[1]
         width = self.v.shape[2]
         alike = self.k.shape == (heads, keys, depth) and self.v.shape == (heads, keys, width)
-        together = all(v.strides[2] in {0, 1} for v in (self.q, self.k, self.v, self.y))
+        together = all(view.together for view in (self.q, self.k, self.v, self.y))
         return alike and together and self.y.shape == (heads, queries, width)
 
     def compute(self, memory: Memory) -> NDArray[Any]:
         q, k, v = (memory.view(view) for view in (self.q, self.k, self.v))
         scores = q @ np.swapaxes(k, -1, -2) * self.scale
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.asarray(shares / shares.sum(axis=-1, keepdims=True) @ v)
+        top = scores.max(axis=-1, keepdims=True, initial=np.finfo(np.float64).min)
+        shares = np.exp(scores - top)
+        # As in torch, all shares are 0 where all scores are -infinity; else their sum is 1 or more.
+        return np.asarray(shares / np.maximum(shares.sum(axis=-1, keepdims=True), 0.5) @ v)
 
     def arguments(self, memory: Addresses, choice: Algorithm) -> dict[str, object]:
         heads, queries, depth = self.q.shape
@@ -120,4 +122,4 @@ def _heads(r: Reader, view: View) -> View:
         view = r.reshape(view, (1, *view.shape))
     if len(view.shape) != 3:
         raise r.refuse(f"expected (B, heads, tokens, channels), got {view.shape} for each image")
-    return view if view.strides[-1] in {0, 1} else r.copy(view, "heads")
+    return view if view.together else r.copy(view, "heads")

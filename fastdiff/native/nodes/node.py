@@ -137,13 +137,13 @@ def sizes(view: View) -> str:
 
 def is_vector(view: View | None, channels: int) -> bool:
     """Whether a view, if there is one, is a vector whose elements lie together or are one."""
-    return view is None or (view.shape == (channels,) and view.strides in {(0,), (1,)})
+    return view is None or (view.shape == (channels,) and view.together)
 
 
 def is_even(view: View | None) -> bool:
     """Whether the channels of a view, if there is one, lie together, its pixels at one distance."""
     rows = None if view is None else as_rows(view)
-    return view is None or (rows is not None and rows.strides[1] in {0, 1})
+    return view is None or (rows is not None and rows.together)
 
 
 def as_rows(view: View) -> View | None:

@@ -85,8 +85,7 @@ def _step_after(graph: Graph, node: Node, user: Node | None) -> tuple[str, View 
 def _per_image(view: View) -> View | None:
     """Return a (rows, C) view as (C,) if all rows of it are the same."""
     repeats = view.strides[0] == 0
-    together = view.shape[1] == 1 or view.strides[1] == 1
-    return view.slice(0, 0, 1).drop(0) if repeats and together else None
+    return view.slice(0, 0, 1).drop(0) if repeats and view.together else None
 
 
 def _conv_takes(node: Conv, op: str, other: View | None) -> Conv | None:
@@ -100,7 +99,7 @@ def _conv_takes(node: Conv, op: str, other: View | None) -> Conv | None:
         return replace(node, shift=vector)
     if op == "multiply" and vector is not None and node.scale is None:
         return replace(node, scale=vector)
-    if op == "add" and (other.shape[1] == 1 or other.strides[1] == 1):
+    if op == "add" and other.together:
         residual = other.reshape(node.y.shape)
         return None if residual is None else replace(node, residual=residual)
     return None
@@ -132,6 +131,7 @@ def _minus_one(graph: Graph, vector: View) -> View | None:
     for node in graph.nodes:
         if isinstance(node, Map) and node.y.buffer == vector.buffer:
             source = node.inputs[0].reshape(vector.shape) if graph.whole(vector) else None
-            together = source is not None and source.strides in {(0,), (1,)}
-            return source if together and list(node.program) in (one_plus, flipped) else None
+            if source is None or not source.together:
+                return None
+            return source if list(node.program) in (one_plus, flipped) else None
     return None

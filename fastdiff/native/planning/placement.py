@@ -95,8 +95,7 @@ def _target(graph: Graph, copy: Map) -> tuple[int, int] | None:
     if value.kind != "value" or not graph.whole(whole) or source.buffer == y.buffer:
         return None
     rows = y.permute(order).reshape((value.rows, value.channels))
-    together = rows is not None and (value.channels == 1 or rows.strides[1] == 1)
-    if rows is None or not together:
+    if rows is None or not rows.together:
         return None
     apart = value.rows > 1 and rows.strides[0] != value.channels
     if apart and not _widens(graph, source.buffer):

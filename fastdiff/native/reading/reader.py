@@ -219,7 +219,7 @@ class Reader:
         channels = view.shape[-1]
         shape = (view.numel // channels, channels)
         rows = view.reshape(shape)
-        if rows is None or (channels > 1 and rows.strides[1] != 1):
+        if rows is None or not rows.together:
             rows = View.of(self.copy(view, "channels_last").buffer, shape)
         return rows
 

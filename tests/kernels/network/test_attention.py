@@ -104,6 +104,22 @@ def test_scores_beyond_the_range_of_exp_pick_their_value(level: str) -> None:
         np.testing.assert_array_equal(y[0, :, 5 * head : 5 * head + 5], picked)
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "tiles"])
+def test_infinitely_small_scores_have_no_share(level: str, algorithm: str) -> None:
+    case = Case(4, 1, 5, 300, 8, 8)
+    case.q[:] = np.abs(case.q)
+    case.v[:] = 3
+    case.k[0, :200] = -np.inf  # a whole block of keys, and then others
+    case.k[1] = -np.inf
+    case.k[2, 299] = np.nan
+
+    y = case.run(level, algorithm=algorithm)
+
+    np.testing.assert_allclose(y[[0, 3]], 3, rtol=1e-5)
+    np.testing.assert_array_equal(y[1], 0)  # what torch makes of no share at all
+    assert np.isnan(y[2]).all()
+
+
 def test_an_image_has_the_same_bits_in_any_batch_and_with_any_threads(level: str) -> None:
     case = Case(9, 2, 40, 150, 20, 12)
     case.q[3] = np.nan  # an image that went wrong harms itself alone

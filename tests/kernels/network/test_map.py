@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from fastdiff import _native
+from fastdiff.native.operations import BINARY, OPERATIONS
 
 from .operands import ACTIVATIONS, EPS, Array, Exact, beside, only_its_own, strided
 
@@ -79,23 +83,37 @@ def test_activations_are_accurate(level: str, name: str) -> None:
     assert (np.abs(got - function(x)) <= bound(x, function(x))).all()
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "sqrt"])
-def test_functions_end_as_they_should(level: str, name: str) -> None:
-    x = np.array([np.nan, 0, 500, 1e30], np.float32)
-    got = run(level, np.full_like(x, 7), [x], unary(name))
-    ends = {"exp": np.inf, "tanh": 1, "sigmoid": 1, "sqrt": np.float32(1e30) ** 0.5}
-    at_zero = {"exp": 1, "sigmoid": 0.5}
-    assert np.isnan(got[0])
-    assert got[1] == at_zero.get(name, 0)
-    np.testing.assert_allclose(got[3], ends.get(name, x[3]), rtol=1e-6)
+SPECIAL = np.array(
+    [0, 1e-45, 1e-38, 1, 2.5, 14, 20, 88, 89, 104, 500, 1e19, 1e30, 3.4e38, np.inf, np.nan],
+    np.float32,
+)
+TORCH: dict[str, Callable[..., torch.Tensor]] = {
+    "subtract": torch.sub,
+    "negate": torch.neg,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+    "mish": functional.mish,
+}
 
 
-def test_nan_goes_through_maximum_and_minimum(level: str) -> None:
-    a = np.array([1, np.nan, 3, -2], np.float32)
-    b = np.array([2, 5, np.nan, -7], np.float32)
-    for name, function in (("maximum", np.maximum), ("minimum", np.minimum)):
-        got = run(level, np.zeros_like(a), [a, b], (name, 0, 1, 0.0))
-        np.testing.assert_array_equal(got, function(a, b))
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_special_numbers_become_what_torch_makes_of_them(level: str, name: str) -> None:
+    signed = np.concatenate([SPECIAL, -SPECIAL])
+    if name in BINARY:
+        operands = [np.ascontiguousarray(part).ravel() for part in np.meshgrid(signed, signed)]
+    else:
+        operands = [np.tile(signed, 3)]  # enough for vectors and for what is left of them
+    function = TORCH.get(name) or getattr(torch, name)
+    want = function(*map(torch.from_numpy, operands)).numpy()
+
+    got = run(level, np.full_like(want, 7), operands, (name, 0, len(operands) - 1 or -1, 0.0))
+    with np.errstate(all="ignore"):
+        defined = OPERATIONS[name].compute(*(x.astype(np.float64) for x in operands))
+        defined = np.float32(defined)
+
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-35)
+    np.testing.assert_allclose(defined, want, rtol=1e-5, atol=1e-35)
 
 
 def test_a_program_runs_step_by_step_in_place(level: str) -> None:
