@@ -1,4 +1,4 @@
-// Elementary functions of lanes. NaN comes through all of them.
+// Elementary functions of vectors. All of them return NaN for NaN.
 #pragma once
 
 #include "fastdiff/arithmetic.h"
@@ -6,11 +6,11 @@
 
 namespace fastdiff::network {
 
-/// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
+/// 1.5 * 2^23. Adding it to a float rounds that to an integer, which is in the low bits of the sum.
 constexpr float kRounder = 0x1.8p23f;
 
-/// L with functions that are off by less than 2^-12 of their result: enough for what has been a sum
-/// of products of bfloat16, which are off by 2^-9, and half as long.
+/// The lane type L with cheaper functions, whose relative error is below 2^-12. That is enough
+/// after a sum of products of bfloat16, whose own relative error is 2^-9, and takes half the time.
 template <class L>
 struct Short : L {
   using F = typename L::F;
@@ -18,7 +18,7 @@ struct Short : L {
   static FASTDIFF_INLINE F divide(F a, F b) { return L::divide_shortly(a, b); }
 };
 
-/// Horner's rule, highest coefficient first.
+/// The polynomial in x by Horner's rule, highest coefficient first.
 template <class L, class... Coefficients>
 FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficients... lower) {
   typename L::F p = L::splat(highest);
@@ -26,13 +26,14 @@ FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficient
   return p;
 }
 
-/// 2^n for integers n in [-127, 127]; 2^-127 counts as 0.
+/// 2^n for integers n in [-127, 127], where 2^-127 becomes 0.
 template <class L>
 FASTDIFF_INLINE typename L::F power_of_two(typename L::I n) {
   return bit_cast<typename L::F>((n + 127) << 23);
 }
 
-/// e^x = 2^n (1 + rest), |x - n ln 2| <= ln(2) / 2: Cody and Waite's reduction, then a polynomial.
+/// The parts of e^x = 2^n (1 + rest) with |x - n ln 2| <= ln(2) / 2, by Cody and Waite's reduction
+/// and a polynomial.
 template <class L>
 struct Exponential {
   typename L::I n;
@@ -42,7 +43,7 @@ struct Exponential {
     const auto shifted = L::fma(x, L::splat(0x1.715476p+0f), L::splat(kRounder));  // log2(e)
     const auto whole = shifted - kRounder;
     n = bit_cast<typename L::I>(shifted) - bit_cast<int32_t>(kRounder);
-    auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2, 15 bits: an exact product
+    auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2 to 15 bits: the product is exact
     r = L::fma(whole, L::splat(-0x1.7f7d1cp-20f), r);    // the rest of ln 2
     const auto p = horner<L>(r, 0x1.6a4ce4p-10f, 0x1.123988p-7f, 0x1.5558bp-5f, 0x1.555492p-3f,
                              0x1.fffffcp-2f);
@@ -50,18 +51,19 @@ struct Exponential {
   }
 };
 
-/// e^x for all x, subnormal results and infinity included.
+/// e^x for all x, including those whose result is subnormal or infinite.
 template <class L>
 FASTDIFF_INLINE typename L::F exp(typename L::F x) {
   const Exponential<L> e(L::min(L::splat(89.0f), L::max(L::splat(-104.0f), x)));
-  const typename L::I half = e.n >> 1;  // 2^n itself need not be a float
+  const typename L::I half = e.n >> 1;  // in two factors, since 2^n itself may not be a float
   return (e.rest + 1.0f) * power_of_two<L>(half) * power_of_two<L>(e.n - half);
 }
 
-/// 1.5 * 2^23 + 127: what it rounds to an integer n ends in the bits of n's exponent.
+/// 1.5 * 2^23 + 127. Adding it to a float rounds that to an integer n, and the low bits of the sum
+/// are n + 127, the biased exponent of 2^n.
 constexpr float kBiasedRounder = 0x1.8p23f + 127.0f;
 
-/// 2^n 2^r for n + kBiasedRounder, n in [-127, 127], and |r| <= 1/2; 2^-127 counts as 0.
+/// 2^n 2^r for `biased_n` = n + kBiasedRounder, n in [-127, 127] and |r| <= 1/2. 2^-127 becomes 0.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::F r) {
   typename L::F p;
@@ -74,7 +76,7 @@ FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::
   return p * bit_cast<typename L::F>(bit_cast<typename L::I>(biased_n) << 23);
 }
 
-/// 2^x for x <= 0, as a softmax needs it.
+/// 2^x for x <= 0, which is what a softmax needs.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   x = L::max(L::splat(-127.0f), x);
@@ -82,11 +84,12 @@ FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   return exp2_of_parts<L>(n, x - (n - kBiasedRounder));
 }
 
-/// The bfloat16 next to 2^(x + 1/2) for x <= -1/2, as far as a polynomial tells that is off by
-/// 2^-13 of it. NaN stays NaN.
+/// 2^(x + 1/2) for x <= -1/2, rounded to bfloat16 and kept as float32. NaN stays NaN.
 ///
-/// Its last sum rounds: 3 * 2^15 + p is a multiple of 2^-7, as bfloat16 from 1 to 2 are, and so is
-/// 181/128, the constant of p, which is off by 2^-13 of the square root of 2.
+/// What is rounded is a polynomial of relative error 2^-13, so a value that close to the middle
+/// between two bfloat16 may be rounded the other way. The last addition of the polynomial does the
+/// rounding: float32 near 3 * 2^15 are multiples of 2^-7, as are the bfloat16 from 1 to 2. The
+/// constant term, 181/128, is a multiple too, within 2^-13 of the square root of 2.
 template <class L>
 FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
   constexpr float kSevenBits = 0x1.8p16f;
@@ -97,8 +100,10 @@ FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
   return (p - kSevenBits) * bit_cast<typename L::F>(bit_cast<typename L::I>(n) << 23);
 }
 
-/// e^x for x clamped to [-87, 87], where results and their reciprocals are normal. It may be off by
-/// as many roundings as x is large: for functions that are nearly constant there.
+/// e^x for x clamped to [-87, 87], where the result and its reciprocal are normal numbers.
+///
+/// The relative error grows with |x|, up to about |x| roundings. It is meant for functions that
+/// hardly change where |x| is large, such as the sigmoid.
 template <class L>
 FASTDIFF_INLINE typename L::F clamped_exp(typename L::F x) {
   const auto log2_e = L::splat(0x1.715476p+0f);
@@ -124,7 +129,7 @@ FASTDIFF_INLINE typename L::F absolute(typename L::F x) {
   return bit_cast<typename L::F>(bit_cast<typename L::I>(x) & 0x7fffffff);
 }
 
-/// From e^2|x| - 1, which is accurate for small x too.
+/// tanh(x), computed from e^(2 |x|) - 1, which is accurate for small x too.
 template <class L>
 FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
   using I = typename L::I;
@@ -135,10 +140,10 @@ FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
   return bit_cast<typename L::F>(bit_cast<I>(size) | (bit_cast<I>(x) & int32_t(0x80000000)));
 }
 
-/// x Phi(x) with the normal distribution function Phi, so x (1 + erf(x / sqrt 2)) / 2.
+/// x Phi(x), where Phi is the normal distribution function: x (1 + erf(x / sqrt 2)) / 2.
 ///
-/// Phi(-t) = e^(-t^2 / 2) R(t) for t = |x|, with R a polynomial in (t - 3.6) / (t + 3.6) whose
-/// relative error is below 1e-8 up to t = 6.
+/// Phi(-t) = e^(-t^2 / 2) R(t) for t = |x|. R is a polynomial in (t - 3.6) / (t + 3.6), with a
+/// relative error below 1e-8 up to t = 6.
 template <class L>
 FASTDIFF_INLINE typename L::F gelu(typename L::F x) {
   const auto t = L::min(L::splat(20.0f), absolute<L>(x));
@@ -163,7 +168,8 @@ FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
   return L::divide(x, 1.0f + clamped_exp<L>(-inner));
 }
 
-/// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), which is 1 in float32 from 20 on.
+/// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2). The factor n / (n + 2) is 1 in
+/// float32 for x >= 20.
 template <class L>
 FASTDIFF_INLINE typename L::F mish(typename L::F x) {
   const auto e = exp<L>(L::min(L::splat(20.0f), x));
@@ -171,20 +177,20 @@ FASTDIFF_INLINE typename L::F mish(typename L::F x) {
   return x * L::divide(n, n + 2.0f);
 }
 
-/// The greater one; NaN if either is.
+/// The greater of a and b; NaN if either is NaN.
 template <class L>
 FASTDIFF_INLINE typename L::F maximum(typename L::F a, typename L::F b) {
   return ((a > b) | (a != a)) ? a : b;
 }
 
-/// The smaller one; NaN if either is.
+/// The smaller of a and b; NaN if either is NaN.
 template <class L>
 FASTDIFF_INLINE typename L::F minimum(typename L::F a, typename L::F b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-/// A function of one number for each lane: of the C library where a network needs it rarely, such
-/// as the sines of a time embedding.
+/// Calls a scalar function for each lane. It serves functions of the C library that networks need
+/// rarely, such as the sine of a time embedding.
 template <class L, class Function>
 FASTDIFF_INLINE typename L::F each(typename L::F x, Function function) {
   float lanes[L::kLanes];
@@ -205,7 +211,7 @@ template <class L>
 FASTDIFF_INLINE typename L::F cos(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_cosf(v); });
 }
-/// To the nearest integer, halves to even.
+/// Rounds to the nearest integer, with ties to even.
 template <class L>
 FASTDIFF_INLINE typename L::F round(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_rintf(v); });
