@@ -40,8 +40,8 @@ struct Avx512 {
   static FASTDIFF_INLINE U narrow(const Q (&w)[kGroups]) {
     return (U)_mm512_mask_blend_epi32(0xAAAA, (__m512i)w[0], (__m512i)(w[1] << 32));
   }
-  static FASTDIFF_INLINE void interleave(
-      F (&z)[4]) {  // a 4 x 4 transposition in each 128-bit quarter
+  // A 4 x 4 transposition in each 128-bit quarter.
+  static FASTDIFF_INLINE void interleave(F (&z)[4]) {
     const __m512 a = (__m512)z[0], b = (__m512)z[1], c = (__m512)z[2], d = (__m512)z[3];
     const __m512d ab_low = (__m512d)_mm512_unpacklo_ps(a, b);
     const __m512d ab_high = (__m512d)_mm512_unpackhi_ps(a, b);

@@ -37,8 +37,8 @@ struct Convolve {
   }
 
  private:
-  static constexpr int64_t kPatchFloats =
-      36;  // the largest patch that is copied: 3 x 3 pixels, 4 channels
+  // The largest patch that is copied: 3 x 3 pixels, 4 channels.
+  static constexpr int64_t kPatchFloats = 36;
 
   /// The rows of a unit: their output pixels, the upper left corner of the patch of each, and the
   /// patches themselves where each is contiguous, because it is one pixel or has been copied.

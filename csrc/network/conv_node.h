@@ -159,8 +159,8 @@ struct ConvNode {
   }
 
   Rounded rounded_input(const Conv& reads) const {
-    const int64_t further =
-        reads.phases - 1;  // how many pixels further on the last phase begins to read
+    // How many pixels further on the last phase begins to read.
+    const int64_t further = reads.phases - 1;
     Rounded input = {};
     input.images = reads.images;
     input.height = (reads.out_height - 1) * reads.stride + reads.kernel_height + further;

@@ -48,8 +48,8 @@ struct Conv {
 
 /// A convolution by Winograd's minimal filtering F(m x m, 3 x 3), for 3 x 3 kernels of stride 1.
 struct Winograd {
-  static constexpr int kStages =
-      6;  // transform, multiply, transform back: for m = 2, then for m = 4
+  // Transform, multiply, transform back: for m = 2, then for m = 4.
+  static constexpr int kStages = 6;
 
   Conv conv;
   int64_t tiles_down, tiles_across;
@@ -69,8 +69,8 @@ struct Quantization {
 /// A convolution by tile products (tiles.h), of bfloat16 with float32 sums or of 8-bit integers
 /// with 32-bit sums.
 struct TileConv {
-  static constexpr int kStages =
-      8;  // round, pad, gather, multiply: for bfloat16, then for integers
+  // Round, pad, gather, multiply: for bfloat16, then for integers.
+  static constexpr int kStages = 8;
 
   Conv conv;                  // its weights are not used
   const uint8_t* weights;     // packed, see pack.h

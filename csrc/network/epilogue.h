@@ -49,8 +49,8 @@ struct OutputPixel {
     const Pixels& from = conv.epilogue.residual;
     residual = from.data ? from.data + image * from.image + pixel * from.pixel : nullptr;
     if (const Rounded* to = conv.rounded) {
-      const bool same =
-          to->image_width == width;  // false if a row of tokens becomes the pixels of an image
+      // False if a row of tokens becomes the pixels of an image.
+      const bool same = to->image_width == width;
       y = Output(same
                      ? rounded_pixel(*to, image, row, column)
                      : rounded_pixel(*to, image, pixel / to->image_width, pixel % to->image_width));

@@ -51,8 +51,8 @@ struct Vectors {
   }
   /// Rounds to the nearest integer from 0 to 255, with ties to even. NaN gives 0.
   static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
-    constexpr float kShift =
-        8388608.0f;  // 2^23: the sum is rounded to an integer, held in its low bits
+    // 2^23: the sum is rounded to an integer, held in its low bits.
+    constexpr float kShift = 8388608.0f;
     const F kept = v > 0.0f ? v : F{};
     const U bits = (U)((kept < 255.0f ? kept : splat(255.0f)) + kShift);
     uint32_t lanes[kWidth];

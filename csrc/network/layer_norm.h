@@ -79,8 +79,8 @@ struct LayerNorms : private Channels<L> {
  private:
   using Channels<L>::kVectors, Channels<L>::kBlock;
   using Channels<L>::pixel, Channels<L>::load;
-  static constexpr int64_t kPixels =
-      4;  // at a time, so that the end of one pixel's sum overlaps with the next sum
+  // Pixels at a time, so that the end of one pixel's sum overlaps with the beginning of the next.
+  static constexpr int64_t kPixels = 4;
 
   /// Returns the sum of x, or of (x - mean)^2 if kSquared.
   template <bool kSquared>

@@ -29,8 +29,8 @@ struct QuadTiles {
   void store(Sum (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums_, sizeof sums_); }
 
  private:
-  static constexpr int kRows =
-      8;  // rows at a time: 16 sums, 2 vectors of B and 1 of A are in registers
+  // Rows at a time: 16 sums, 2 vectors of B and 1 of A are in registers.
+  static constexpr int kRows = 8;
 
   static FASTDIFF_INLINE void rows(const uint8_t* a, int64_t stride, const uint8_t* b,
                                    V (*sums)[2]) {

@@ -27,8 +27,7 @@ struct PerImage {
   int64_t image;
 };
 
-/// Images in bfloat16 or 8-bit integers with their padding, from which tiles are read. An integer
-/// is
+/// Images in bfloat16 or 8-bit integers with their padding, from which tiles are read. Integers are
 ///
 ///   q = round(x * factors + zero), clamped to 0 to 255.
 struct Rounded {

@@ -184,8 +184,8 @@ struct ConvolveTiles {
     }
   }
 
-  static constexpr int kTogether =
-      4;  // rows that are finished together, to hide the latency of instructions
+  // Rows that are finished together, to hide the latency of instructions.
+  static constexpr int kTogether = 4;
 
   /// Two vectors of output channels, with the factors that turn their sums into float32.
   class Columns {

@@ -48,8 +48,8 @@ struct WideTiles {
  private:
   using I = typename W::I;
   static constexpr int kVectors = kTilePanel / W::kColumns;
-  static constexpr int kRows =
-      4;  // rows at a time: 8 sums, 2 vectors of B, 1 of A and 1 product are in registers
+  // Rows at a time: 8 sums, 2 vectors of B, 1 of A and 1 product are in registers.
+  static constexpr int kRows = 4;
 
   static FASTDIFF_INLINE void rows(const int16_t (*a)[kTileRowBytes], const uint8_t* b,
                                    I (*sums)[kVectors], int vector) {
