@@ -10,18 +10,6 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("fastdiff/**/*.md")])
 
 
-def python_blocks(path):
-    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
-
-
-def test_readme_example_runs(capsys):
-    example = python_blocks(ROOT / "README.md")[0]
-    names: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), names)  # noqa: S102 - our own text
-    assert names["images"].shape == (2, 1, 8, 8)
-    assert "chosen" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_and_named_files_exist(path):
     text = path.read_text()

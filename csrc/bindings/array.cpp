@@ -60,12 +60,12 @@ Array::~Array() { release(); }
 void Array::release() {
   if (managed_ && managed_->deleter) managed_->deleter(managed_);
   managed_ = nullptr;
-  PyBuffer_Release(&buffer_);  // does nothing for a buffer that was never filled
+  PyBuffer_Release(&buffer_);  // does nothing if the buffer was never filled
 }
 
 void Array::read_capsule(PyObject* capsule) {
   managed_ = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
-  PyCapsule_SetName(capsule, "used_dltensor");  // from now on the deleter is ours to call
+  PyCapsule_SetName(capsule, "used_dltensor");  // from here on, the deleter must be called here
   const dlpack::Tensor& tensor = managed_->tensor;
   if (tensor.device.type != dlpack::kCpu) {
     fail(ErrorKind::kInvalidArgument, std::string(name_) + ": expected an array in CPU memory");
@@ -90,7 +90,7 @@ void Array::read_capsule(PyObject* capsule) {
 }
 
 void Array::read_buffer(PyObject* object, int64_t record_bytes) {
-  // The format of records is slow to build and is not needed.
+  // The format string of records is slow to build, and is not needed.
   const int flags = PyBUF_STRIDES | (record_bytes == 0 ? PyBUF_FORMAT : 0);
   if (PyObject_GetBuffer(object, &buffer_, flags) != 0) {
     PyErr_Clear();
@@ -124,7 +124,7 @@ void Array::read_buffer(PyObject* object, int64_t record_bytes) {
 void Array::require_contiguous(const int64_t* strides, int64_t unit) {
   int64_t expected = unit;
   for (int d = ndim_ - 1; d >= 0; --d) {
-    if (shape_[d] == 0) return;  // nothing is addressed
+    if (shape_[d] == 0) return;  // no element is ever addressed
     if (shape_[d] != 1 && strides[d] != expected) {
       fail(ErrorKind::kInvalidArgument, std::string(name_) +
                                             ": expected a C-contiguous array, got strides; pass "

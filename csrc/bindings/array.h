@@ -1,4 +1,4 @@
-// Arrays that cross from Python, and checks that read like signatures.
+// Arrays that Python passes, and checks of them that read like a signature.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,15 +10,16 @@
 
 namespace fastdiff {
 
-/// Becomes the class of the same name in fastdiff.errors.
+/// The class of fastdiff.errors that an Error becomes in Python.
 enum class ErrorKind { kInvalidArgument, kInvalidShape, kInvalidDtype };
 
+/// What the bindings throw; module.cpp translates it into an exception of Python.
 struct Error {
   ErrorKind kind;
   std::string message;
 };
 
-/// A dimension whose size is fixed by the first array that has it.
+/// A dimension of a shape. Its size is given, or taken from the first array whose shape has it.
 class Dim {
  public:
   explicit Dim(const char* name) : name_(name) {}
@@ -33,9 +34,11 @@ class Dim {
   int64_t size_ = -1;
 };
 
+/// The element types that the kernels know.
 enum class Type { kFloat32, kBFloat16, kFloat16, kInt8, kUint32, kUint64, kOther };
 
-/// A contiguous CPU array seen through the buffer protocol or a DLPack capsule, which is consumed.
+/// A contiguous array in CPU memory, from an object with the buffer protocol or from a DLPack
+/// capsule, which is consumed.
 class Array {
  public:
   Array(const char* name, pybind11::handle object) : Array(name, object, 0) {}
@@ -47,7 +50,8 @@ class Array {
 
   /// Raises InvalidDtype unless the element type is one of `types`.
   Array& of(std::initializer_list<Type> types);
-  /// Raises InvalidShape unless the shape fits; a Dim without a size takes the array's.
+  /// Raises InvalidShape unless the array has this shape. A Dim without a size gets that of the
+  /// array.
   Array& shaped(std::initializer_list<Dim*> shape);
   /// Raises InvalidArgument if the array is read-only.
   Array& writable();
@@ -58,6 +62,7 @@ class Array {
   }
   Type type() const { return type_; }
   const char* name() const { return name_; }
+  /// Whether the two arrays share memory.
   bool overlaps(const Array& other) const;
 
  private:

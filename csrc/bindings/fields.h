@@ -1,4 +1,5 @@
-// The fields of a node (network/kind.h) from Python's keyword arguments. Addresses are integers.
+// Reads the fields of a node (network/kind.h) from the keyword arguments of a Python call.
+// Addresses are passed as integers.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -15,7 +16,8 @@
 
 namespace fastdiff {
 
-/// The enumerator of `name` among `names`, which are in the enumeration's order.
+/// Returns the enumerator called `name`. `names` lists the names in the order of the enumerators;
+/// `what` says in the error what they are.
 template <class Enumeration, size_t kCount>
 Enumeration named(const char* const (&names)[kCount], const std::string& name, const char* what) {
   std::string known;
@@ -27,20 +29,23 @@ Enumeration named(const char* const (&names)[kCount], const std::string& name, c
               std::string("unknown ") + what + " " + name + "; there are: " + known};
 }
 
-/// Takes the arguments of one node, field by field; `finish` refuses what no field asked for.
+/// The keyword arguments of one node. The node's `describe` asks for them field by field; after
+/// that, `finish` raises TypeError if an argument is left that no field has asked for.
 class Fields {
  public:
   Fields(const char* kind, const pybind11::kwargs& given) : kind_(kind), left_(given) {}
 
+  /// Reads an argument that must be given.
   template <class T>
   void operator()(const char* name, T& to) {
     take(name, to, true);
   }
-  /// Keeps what `to` is where nothing is given.
+  /// Reads an argument if it is given; otherwise `to` keeps its value.
   template <class T>
   void optional(const char* name, T& to) {
     take(name, to, false);
   }
+  /// Reads an argument that is a pair.
   template <class T>
   void pair(const char* name, T& first, T& second) {
     std::pair<T, T> both(first, second);
@@ -53,7 +58,7 @@ class Fields {
     take(name, both, false);
     std::tie(first, second) = both;
   }
-  /// An address, and the elements from an image to the next.
+  /// Reads a pair of an address and the distance, in elements, from one image to the next.
   template <class T>
   void vector(const char* name, T*& data, int64_t& image) {
     std::pair<uintptr_t, int64_t> both;

@@ -1,4 +1,5 @@
-// fastdiff._native: the kernels as Python functions. fastdiff/_native.pyi describes them.
+// The module fastdiff._native: the kernels as Python functions, which fastdiff/_native.pyi
+// describes.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -42,6 +43,7 @@ const Level& usable_level(const std::string& name) {
   throw Error{ErrorKind::kInvalidArgument, "this CPU lacks " + std::string(level.needs)};
 }
 
+/// Raises InvalidArgument if an array that is written shares memory with another or with `output`.
 void check_apart(std::initializer_list<const Array*> written, const Array& output) {
   for (auto a = written.begin(); a != written.end(); ++a) {
     if (!*a) continue;

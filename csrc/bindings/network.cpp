@@ -1,4 +1,5 @@
-// fastdiff._native.NetworkPlan. Addresses are integers: whoever builds a plan keeps the memory.
+// The class fastdiff._native.NetworkPlan, and the functions that pack weights. Memory is passed as
+// addresses, which are integers: who builds a plan must keep the memory alive as long as the plan.
 #include "network.h"
 
 #include <pybind11/numpy.h>
@@ -52,7 +53,8 @@ const Level& usable(const std::string& name) {
 
 using PlanClass = py::class_<Plan>;
 
-/// Makes each kind of node a method of plans, called with its fields: plan.conv(name, x=..., ...).
+/// Gives plans a method for each kind of node. It takes the fields of the node as keyword
+/// arguments, such as plan.conv(name, x=..., ...), and appends the node.
 template <class... Kinds>
 void define_kinds(PlanClass& plans, TypeList<Kinds...>) {
   const auto define = [&](auto kind_) {
@@ -99,7 +101,7 @@ py::array_t<float> pack_winograd_of(py::handle weights_, int m, const std::strin
   return out;
 }
 
-/// Weights (taps, C, N) of type From as tiles of elements To, which are as many for each step.
+/// Packs weights (taps, C, N) of type From into tiles of elements of type To by `pack`.
 template <class From, class To>
 py::array_t<To> tiles_of(py::handle weights_, Type type,
                          void (*pack)(const From*, int64_t, int64_t, int64_t, To*)) {
@@ -113,7 +115,8 @@ py::array_t<To> tiles_of(py::handle weights_, Type type,
   return out;
 }
 
-/// The names of element-wise operations: by their number of operands, and those of activations.
+/// Returns the names of the element-wise operations, by their number of operands, and those of the
+/// activations.
 py::dict operation_names() {
   const auto list = [](const auto& names) {
     py::tuple all(std::size(names));

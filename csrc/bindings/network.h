@@ -1,4 +1,4 @@
-// The native backend as Python classes and functions.
+// Adds the classes and functions of the native backend to the module.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Bounds checks of the records of a batch: nothing is read or written through an unchecked index.
+// Checks the records of a batch, so that the kernels never use an index that is out of bounds.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,14 @@
 
 namespace fastdiff {
 
-/// Sizes that the indices of BATCH_ROW and TABLE_ROW must stay below.
+/// The sizes of the arrays, which the indices in BATCH_ROW and TABLE_ROW must stay below.
 struct StepLimits {
   int64_t table_rows, slots, outputs, history_slots, elements, output_elements;
 };
 
-/// Raises InvalidArgument for a record that points outside the arrays, for two rows with one slot
-/// and for an image of 2^48 or more; InvalidShape where a learned noise scale finds no values.
+/// Raises InvalidArgument if a record points outside the arrays, if two rows have the same slot, or
+/// if an image number is 2^48 or more. Raises InvalidShape if a row has a learned noise scale and
+/// the output has no values for it.
 void check_records(const TableRow* table, const BatchRow* rows, int64_t count,
                    const StepLimits& limits);
 

@@ -7,15 +7,16 @@
 namespace fastdiff::cpu {
 namespace {
 
-// Large enough that taking a unit costs nothing beside doing it, small enough to stay in cache and
-// to share a single image among threads.
-constexpr int64_t kChunk = 8192;  // elements
+// The elements of a unit. A chunk is large enough that handing it out costs little beside computing
+// it, and small enough to stay in the cache and to divide a single image among threads.
+constexpr int64_t kChunk = 8192;
 static_assert(kChunk % kChunkAlignment == 0, "chunks hold whole blocks");
 
-// Up to this many elements, a tenth of a millisecond with noise, the caller works alone: threads
-// that sleep wake no sooner.
+// Up to this many elements the caller works alone. They take a tenth of a millisecond with noise,
+// and a sleeping thread takes as long to wake.
 constexpr int64_t kInline = 1 << 16;
 
+/// The instruction level in use: at first, the last in the list that this CPU supports.
 const Level*& active_slot() {
   static const Level* active = [] {
     const Level* best = &kPortable;
@@ -31,6 +32,7 @@ const char* at_byte(const void* base, int64_t offset) {
   return static_cast<const char*>(base) + offset;
 }
 
+/// Resolves the addresses of one row, and picks the kernel for the terms that its table row uses.
 StepPlan::Row resolve(const StepBatch& batch, const BatchRow& record, const Level& level) {
   const TableRow& table = batch.table[record.table_row];
   const CountedTerms terms(table);

@@ -1,4 +1,4 @@
-// Which level runs, and the kernels over a whole batch.
+// The choice of the instruction level at run time, and the kernels on a whole batch.
 #pragma once
 
 #include <cstddef>
@@ -9,14 +9,15 @@
 
 namespace fastdiff::cpu {
 
-/// Every level of this build, slowest first.
+/// The instruction levels that were compiled into this build, slowest first.
 const std::vector<const Level*>& levels();
 
-/// The level that kernels use: at first, the last one that this CPU supports.
+/// The instruction level that the kernels use: at first, the last one that this CPU supports.
 const Level& active_level();
 void set_active_level(const Level& level);
 
-/// Which columns a row of the table counts (docs/contracts.md).
+/// Which terms a row of the table uses (docs/contracts.md): those that have a coefficient other
+/// than zero. `slots` lists the `history` slots that are read.
 struct CountedTerms {
   explicit CountedTerms(const TableRow& row);
   int history = 0;
@@ -24,13 +25,14 @@ struct CountedTerms {
   bool output, noise, write;
 };
 
-/// A step of a batch. Records must have been checked: indices in range, slots distinct.
+/// The arguments of a step of a batch. The records must have been checked: indices are in range,
+/// and no two rows have the same slot.
 struct StepBatch {
   const TableRow* table;
   const BatchRow* rows;
   int64_t row_count;
   float* state;    // (slots, elements)
-  float* history;  // (kHistorySlots, slots, elements) or fewer slots in front, or null
+  float* history;  // (history slots, slots, elements), or null; at most kHistorySlots of them
   int64_t slots, elements;
   const void* output;  // (outputs, output_elements)
   int64_t output_elements;
@@ -40,7 +42,7 @@ struct StepBatch {
   float* denoised;  // (slots, elements) or null
 };
 
-/// A batch with its addresses resolved; it keeps copies of the records, not the records.
+/// A batch whose addresses are resolved. It holds copies of the records.
 struct StepPlan {
   struct Row {
     StepRow row;
@@ -54,7 +56,9 @@ StepPlan plan(const StepBatch& batch);
 /// Sets not_finite[row] to 1 where an m, v or x' is not finite, else to 0.
 void run(const StepPlan& plan, Threads whose, int threads, uint8_t* not_finite);
 
-/// out[row, i] = scale * normal(seeds[row], images[row], draw, tag, first + i), (rows, elements).
+/// The arguments of `fill_normal`, which computes for `out` of shape (rows, elements)
+///
+///   out[row, i] = scale * normal(seeds[row], images[row], draw, tag, first + i)
 struct NormalFill {
   float* out;
   int64_t rows, elements;
@@ -66,8 +70,9 @@ struct NormalFill {
 };
 void fill_normal(const NormalFill& fill, Threads whose, int threads);
 
-/// A hash of normals and of a step on the given level; fixed by the arithmetic, so another value
-/// means that the compiler broke it, most likely by contracting a * b + c.
+/// A hash of some normals and of a step, computed at the given instruction level. The arithmetic is
+/// defined to the bit, so any other value means that the compiler changed it, most likely by
+/// contracting a * b + c into a fused multiply-add.
 uint64_t fingerprint(const Level& level);
 
 }  // namespace fastdiff::cpu

@@ -1,10 +1,10 @@
-// A known answer that any change of rounding alters: see tests/kernels/test_levels.py.
+// A hash that any change of rounding changes. tests/kernels/test_levels.py has its known value.
 #include "dispatch.h"
 
 namespace fastdiff::cpu {
 
 uint64_t fingerprint(const Level& level) {
-  constexpr int64_t kCount = 100;  // whole blocks and a tail at every level
+  constexpr int64_t kCount = 100;  // whole blocks and an incomplete one at every instruction level
   float inputs[4][kCount], denoised[kCount];
   for (uint32_t draw = 0; draw < 4; ++draw) {
     level.fill(noise_key(1, 0, draw, kTagInitial), inputs[draw], 0, kCount, 1.0f);

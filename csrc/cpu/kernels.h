@@ -1,7 +1,8 @@
-// The CPU kernels: one text over a lane policy, compiled once for each instruction-set level.
+// The CPU kernels for noise and the solver step, as templates over a lane type.
 //
-// Every SIMD level includes this file in one source file, with a policy of internal linkage, so
-// that no function compiled for a newer CPU can be picked by the linker for an older one.
+// The source file of each instruction level includes this file and instantiates the kernels with a
+// lane type of internal linkage. Without that, the linker could merge the instances of two levels
+// and keep the one that was compiled for the newer CPU.
 #pragma once
 
 #include "fastdiff/half.h"
@@ -9,15 +10,18 @@
 
 namespace fastdiff::cpu {
 
+/// The kernels for the lane type L (arithmetic.h).
 template <class L>
 struct Kernels {
   using F = typename L::F;
   using U = typename L::U;
 
   static constexpr int kVectors = 4;
-  static constexpr int kBlock = kVectors * L::kLanes;  // elements, the unit of every loop
+  static constexpr int kBlock = kVectors * L::kLanes;  // the elements of one turn of every loop
   static_assert(kChunkAlignment % kBlock == 0, "chunks hold whole blocks");
 
+  /// Computes `count` normals, from element `first` on. A block of elements that begins before
+  /// `first` or ends after the last one is computed as a whole, and part of it is copied.
   static void fill(const NoiseKey& key, float* out, uint64_t first, int64_t count, float scale) {
     const RoundKeys<L> round_keys(key.key0, key.key1);
     const int64_t skipped = int64_t(first % kBlock);
@@ -58,6 +62,7 @@ struct Kernels {
     }
   }
 
+  /// Returns the kernel that is specialised for these terms of a table row (Terms in step.h).
   static StepChunk step(int history, bool output, bool noise, bool write) {
     switch (history) {
       case 0:
@@ -99,9 +104,10 @@ struct Kernels {
     return table[output][noise][write];
   }
 
+  /// A StepChunk: computes elements [first, first + count) of a row; T says which terms it has.
   template <class T>
   static bool chunk(const StepRow& row, int64_t first, int64_t count) {
-    const StepRow local = row;  // no store can change it, so its values stay in registers
+    const StepRow local = row;  // a copy, which no store can change, stays in registers
     const RoundKeys<L> round_keys(row.noise.key0, row.noise.key1);
     U bad[kVectors] = {};
     int64_t i = first;
@@ -116,7 +122,8 @@ struct Kernels {
     return any == 0;
   }
 
-  /// The last, incomplete block: the block itself on padded copies. Padding never sets the flag.
+  /// Computes the last, incomplete block on padded copies of its operands. The padding is not
+  /// looked at when the result is checked to be finite.
   template <class T>
   static uint32_t tail(const StepRow& row, int64_t first, int64_t count) {
     struct alignas(64) Scratch {
@@ -160,7 +167,8 @@ struct Kernels {
     return any;
   }
 
-  /// Elements [i, i + kBlock) of the row's arrays, with the noise of elements [element, ...).
+  /// Computes elements [i, i + kBlock) of the arrays of `row`. Their noise is that of the elements
+  /// [element, element + kBlock) of the image, since `row` may hold copies of part of it.
   template <class T>
   static FASTDIFF_INLINE void block(const StepRow& row, const RoundKeys<L>& round_keys, int64_t i,
                                     uint64_t element, U (&bad)[kVectors]) {
@@ -212,7 +220,8 @@ struct Kernels {
     }
   }
 
-  /// 0 for a finite value: v - v is +0 for it, and NaN for infinity and NaN.
+  /// Returns 0 for a finite value, and other bits for infinity and NaN: v - v is +0 for the former
+  /// and NaN for the latter.
   static FASTDIFF_INLINE U not_finite(F v) { return bit_cast<U>(v - v); }
 
   static FASTDIFF_INLINE void load(const void* from, ElementType type, int64_t i,
@@ -260,7 +269,7 @@ struct Kernels {
   }
 };
 
-/// The level that a policy makes.
+/// Returns the instruction level whose kernels use the lane type L.
 template <class L>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
   using K = Kernels<L>;

@@ -1,4 +1,4 @@
-// The AVX2 level: 8 lanes.
+// The instruction level "avx2": AVX2 and F16C, with 8 lanes.
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -7,9 +7,10 @@
 namespace fastdiff::cpu {
 namespace {
 
+/// The lane type (fastdiff/scalar.h describes its operations) of 256-bit vectors.
 struct Avx2 {
   static constexpr int kLanes = 8;
-  static constexpr int kGroups = 2;  // even and odd 32-bit lanes
+  static constexpr int kGroups = 2;  // one for the even and one for the odd 32-bit lanes
 
   typedef float F __attribute__((vector_size(32)));
   typedef int32_t I __attribute__((vector_size(32)));
@@ -27,7 +28,7 @@ struct Avx2 {
   }
 
   static FASTDIFF_INLINE Q widen(uint32_t v) { return (Q)_mm256_set1_epi64x(v); }
-  // 32-bit lane 4 s + j holds counter 2 j + s, for which interleave() gives elements in order.
+  // 32-bit lane 4 s + j holds counter 2 j + s, so that interleave() puts the elements in order.
   static FASTDIFF_INLINE Q counters(uint32_t q, int group) {
     return widen(q) + (group == 0 ? Q{0, 4, 1, 5} : Q{2, 6, 3, 7});
   }
@@ -38,7 +39,7 @@ struct Avx2 {
   static FASTDIFF_INLINE U narrow(const Q (&w)[kGroups]) {
     return (U)_mm256_blend_epi32((__m256i)w[0], (__m256i)(w[1] << 32), 0xAA);
   }
-  static FASTDIFF_INLINE void interleave(F (&z)[4]) {  // a 4 x 4 transposition in each half
+  static FASTDIFF_INLINE void interleave(F (&z)[4]) {  // a 4 x 4 transposition in each 128-bit half
     const __m256 a = (__m256)z[0], b = (__m256)z[1], c = (__m256)z[2], d = (__m256)z[3];
     const __m256d ab_low = (__m256d)_mm256_unpacklo_ps(a, b);
     const __m256d ab_high = (__m256d)_mm256_unpackhi_ps(a, b);

@@ -1,4 +1,4 @@
-// The AVX-512 level: 16 lanes.
+// The instruction level "avx512": AVX-512, with 16 lanes.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -6,9 +6,10 @@
 namespace fastdiff::cpu {
 namespace {
 
+/// The lane type (fastdiff/scalar.h describes its operations) of 512-bit vectors.
 struct Avx512 {
   static constexpr int kLanes = 16;
-  static constexpr int kGroups = 2;  // even and odd 32-bit lanes
+  static constexpr int kGroups = 2;  // one for the even and one for the odd 32-bit lanes
 
   typedef float F __attribute__((vector_size(64)));
   typedef int32_t I __attribute__((vector_size(64)));
@@ -26,7 +27,7 @@ struct Avx512 {
   }
 
   static FASTDIFF_INLINE Q widen(uint32_t v) { return (Q)_mm512_set1_epi64(v); }
-  // 32-bit lane 4 s + j holds counter 4 j + s, for which interleave() gives elements in order.
+  // 32-bit lane 4 s + j holds counter 4 j + s, so that interleave() puts the elements in order.
   static FASTDIFF_INLINE Q counters(uint32_t q, int group) {
     return widen(q) + (group == 0 ? Q{0, 8, 1, 9, 2, 10, 3, 11} : Q{4, 12, 5, 13, 6, 14, 7, 15});
   }
@@ -39,7 +40,8 @@ struct Avx512 {
   static FASTDIFF_INLINE U narrow(const Q (&w)[kGroups]) {
     return (U)_mm512_mask_blend_epi32(0xAAAA, (__m512i)w[0], (__m512i)(w[1] << 32));
   }
-  static FASTDIFF_INLINE void interleave(F (&z)[4]) {  // a 4 x 4 transposition in each quarter
+  // A 4 x 4 transposition in each 128-bit quarter.
+  static FASTDIFF_INLINE void interleave(F (&z)[4]) {
     const __m512 a = (__m512)z[0], b = (__m512)z[1], c = (__m512)z[2], d = (__m512)z[3];
     const __m512d ab_low = (__m512d)_mm512_unpacklo_ps(a, b);
     const __m512d ab_high = (__m512d)_mm512_unpackhi_ps(a, b);

@@ -1,4 +1,4 @@
-// The portable level: plain C++17, any architecture.
+// The instruction level "portable": plain C++17, which runs on every CPU.
 #include "fastdiff/scalar.h"
 #include "kernels.h"
 

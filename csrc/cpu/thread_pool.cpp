@@ -14,8 +14,9 @@ namespace fastdiff::cpu {
 namespace {
 
 constexpr int kMaxWorkers = 255;
-constexpr int kSpins = 4000;  // about 50 us: a sampler's next step usually comes later than that
+constexpr int kSpins = 4000;  // about 50 us; a sampler's next step usually comes later than that
 
+/// Sets the default floating-point environment, and restores the caller's at the end.
 class DefaultFloatEnvironment {
  public:
   DefaultFloatEnvironment() {
@@ -30,12 +31,14 @@ class DefaultFloatEnvironment {
   std::fenv_t saved_;
 };
 
+/// The units of one parallel_for.
 struct Job {
   void (*task)(const void*, int64_t);
   const void* context;
   int64_t units;
   std::atomic<int64_t> next{0};
 
+  /// Does units until none is left.
   void work() {
     for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
       task(context, unit);
@@ -43,9 +46,12 @@ struct Job {
   }
 };
 
+/// Threads that sleep until a caller has a job. They are started when they are first needed and
+/// live as long as the process.
 class ThreadPool {
  public:
-  /// Runs the job with the help of up to `helpers` workers; false if the pool is in use.
+  /// Runs the job with the help of up to `helpers` workers. Returns false, having done nothing, if
+  /// another caller is using the pool.
   bool run(Job& job, int helpers) {
     const DefaultFloatEnvironment environment;
     std::unique_lock<std::mutex> one_caller(caller_, std::try_to_lock);
@@ -62,9 +68,10 @@ class ThreadPool {
     job.work();
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      seats_ = 0;  // whoever has not joined by now finds no work left
+      seats_ = 0;  // no more workers may join, since no unit is left
     }
-    // Those who joined are at most one unit from done, which is sooner than a sleep would end.
+    // The workers that have joined are within one unit of their end. Spinning for that long is
+    // quicker than to sleep and be woken.
     for (int i = 0; i < kSpins && joined_.load(std::memory_order_acquire) != 0; ++i) pause();
     std::unique_lock<std::mutex> lock(mutex_);
     idle_.wait(lock, [&] { return joined_ == 0; });
@@ -76,12 +83,13 @@ class ThreadPool {
     try {
       std::thread([this] { serve(); }).detach();
     } catch (const std::system_error&) {
-      return false;  // the system has no thread to spare: fewer workers do the same work
+      return false;  // the system has no thread to spare, so fewer workers do the work
     }
     ++workers_;
     return true;
   }
 
+  /// What each worker runs: waits for a job, joins it if there is a seat left, and waits again.
   void serve() {
     const DefaultFloatEnvironment environment;
     uint64_t seen = tickets_.load(std::memory_order_acquire) - 1;
@@ -105,23 +113,25 @@ class ThreadPool {
   std::mutex mutex_;   // guards what follows
   std::condition_variable wake_, idle_;
   Job* job_ = nullptr;
+  // The threads that were started, and how many of them may still join the job.
   int workers_ = 0, seats_ = 0;
-  std::atomic<int> joined_{0};
-  std::atomic<uint64_t> tickets_{0};
+  std::atomic<int> joined_{0};        // workers that are at work on the job
+  std::atomic<uint64_t> tickets_{0};  // the number of jobs so far, by which workers know a new one
 };
 
 std::atomic<bool> g_forked{false};         // whether this process is a fork's child
-std::atomic<ThreadPool*> g_pool{nullptr};  // never destroyed: workers may outlive the statics
+std::atomic<ThreadPool*> g_pool{nullptr};  // never destroyed, as workers may outlive static objects
 
 void watch_for_forks() {
   static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    // The workers do not exist in the child, and a lock may be held there for ever.
+    // The child process has no workers, and a lock that was held at the fork stays locked in it.
     g_forked.store(true, std::memory_order_relaxed);
     g_pool.store(nullptr, std::memory_order_release);
   });
   (void)registered;
 }
 
+/// Returns the pool of this process, which is made at the first call.
 ThreadPool& pool() {
   if (ThreadPool* existing = g_pool.load(std::memory_order_acquire)) return *existing;
   auto* made = new ThreadPool;
@@ -131,12 +141,14 @@ ThreadPool& pool() {
   return *other;
 }
 
-// The entry point of the OpenMP runtime that torch has loaded, if any: libgomp's, which LLVM's and
-// Intel's runtimes export too. Its threads are awake right after the network, and spin for some
-// milliseconds longer; threads of our own would have to share their cores.
+// The entry point of the OpenMP runtime that torch has loaded, if any. It is that of libgomp, which
+// the runtimes of LLVM and Intel export too. Right after a network that torch ran, the OpenMP
+// threads still spin for some milliseconds, and threads of our own would have to share the cores
+// with them.
 using OpenMpParallel = void (*)(void (*body)(void*), void* context, unsigned threads,
                                 unsigned flags);
 
+/// Returns that entry point, or null if no OpenMP runtime is loaded.
 OpenMpParallel host_openmp() {
   static const auto parallel =
       reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));

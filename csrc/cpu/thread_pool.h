@@ -1,11 +1,12 @@
-// Threads for the kernels: a small pool of our own, or those of torch's OpenMP runtime.
+// The threads that kernels run on: a small pool of fastdiff's own, or those of torch's OpenMP
+// runtime.
 #pragma once
 
 #include <cstdint>
 
 namespace fastdiff::cpu {
 
-/// Tells the processor that this thread only waits.
+/// Tells the processor that this thread waits in a loop.
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -31,6 +32,7 @@ enum class Threads {
 void parallel_for(Threads whose, int threads, int64_t units,
                   void (*task)(const void* context, int64_t unit), const void* context);
 
+/// The same for any callable body(unit).
 template <class Body>
 void parallel_for(Threads whose, int threads, int64_t units, const Body& body) {
   parallel_for(

@@ -3,7 +3,7 @@
 namespace fastdiff::cuda {
 namespace {
 
-/// The kernel of the next larger head size that there is.
+/// Launches the kernel of the smallest compiled head size that holds `head_size`.
 template <class T>
 int launch_attention(const AttentionArguments& a, void* stream) {
   if (a.head_size <= 32) return launch_attention<T, 32>(a, stream);

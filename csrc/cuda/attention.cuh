@@ -1,11 +1,12 @@
 // Flash attention (arXiv 2205.14135, 2307.08691) on tensor cores, sm_80 and later.
 //
-// A block owns kQueries rows of q in registers and walks over tiles of kKeys rows of k and v. While
-// it works on one tile, cp.async brings the next into the other of two buffers. The scores stay in
-// registers: what one product leaves there is what the next one takes (PTX ISA, mma.m16n8k16).
+// A block keeps kQueries rows of q in registers and walks over tiles of kKeys rows of k and v.
+// While it computes one tile, cp.async copies the next one into the other of two buffers. The
+// scores stay in registers: the layout in which one product leaves its result is the layout in
+// which the next product takes its operand (PTX ISA, mma.m16n8k16).
 //
-// Lane l of a warp holds, of each 16 x 8 float32 fragment, columns l % 4 * 2 and the next, in rows
-// l / 4 (elements 0, 1) and l / 4 + 8 (elements 2, 3). So four lanes share a row.
+// Of each 16 x 8 float32 fragment, lane l of a warp holds columns l % 4 * 2 and l % 4 * 2 + 1, in
+// row l / 4 (elements 0 and 1) and in row l / 4 + 8 (elements 2 and 3). So four lanes share a row.
 #pragma once
 
 #include <cmath>
@@ -13,7 +14,8 @@
 #include "attention.h"
 #include "intrinsics.cuh"
 
-// Fragments are registers only if every loop over them is unrolled; a CPU just compiles for longer.
+// The compiler keeps fragments in registers only if every loop over them is unrolled. When a CPU
+// compiles this file for the tests, unrolling would only take time.
 #if defined(__CUDACC__)
 #define FASTDIFF_UNROLL_ON_GPU FASTDIFF_UNROLL
 #else
@@ -22,15 +24,17 @@
 
 namespace fastdiff::cuda {
 
-/// How the work is cut for heads padded to kHead elements, a multiple of 16.
+/// The sizes of blocks and tiles, for heads that are padded to kHead elements, a multiple of 16.
 template <int kHead>
 struct AttentionTile {
-  static constexpr int kFragments = kHead <= 64 ? 2 : 1;  // of 16 rows of q in a warp: registers
+  // Fragments of 16 rows of q in a warp. With large heads, registers suffice for one only.
+  static constexpr int kFragments = kHead <= 64 ? 2 : 1;
   static constexpr int kWarps = 8 / kFragments;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kQueries = 128;
   static constexpr int kKeys = 64;
-  // An odd number of 16-byte pieces, so that the eight rows of an ldmatrix lie in distinct banks.
+  // Rows of shared memory are an odd number of 16-byte pieces, so that the eight rows that ldmatrix
+  // reads at once lie in different banks.
   static constexpr int kPitch = kHead + 8;
   static constexpr int kBuffer = 2 * kKeys * kPitch;  // elements: a tile of k, then one of v
   static constexpr size_t kSharedBytes = 2 * kBuffer * sizeof(uint16_t);
@@ -39,10 +43,11 @@ struct AttentionTile {
   static_assert(kSharedBytes <= 99 * 1024, "what each GPU since sm_80 has for a block");
 };
 
-/// Starts the copy of `kRows` rows, of which `left` are there, to shared memory. What lies past
-/// them or past the head becomes zero: it must not be NaN, since 0 NaN is not 0.
+/// Starts the copy of kRows rows to shared memory, of which only `left` exist. Elements after the
+/// last row or after the end of a head become zero: they are multiplied by 0 later, and 0 times NaN
+/// would be NaN.
 ///
-/// A thread stays in one column, so that it needs one address and not one for each copy.
+/// Each thread copies from one column only, so that it needs one address and not one for each copy.
 template <int kHead, int kRows, class T>
 __device__ __forceinline__ void load_rows(T* shared, const T* global, int64_t stride, int left,
                                           int head_size) {
@@ -62,7 +67,8 @@ __device__ __forceinline__ void load_rows(T* shared, const T* global, int64_t st
   }
 }
 
-/// The rows of q that one warp owns: their fragments, and what the tiles so far have given.
+/// The rows of q that belong to one warp: their fragments, and the running softmax over the tiles
+/// so far.
 template <class T, int kHead>
 struct WarpRows {
   using Tile = AttentionTile<kHead>;
@@ -74,7 +80,7 @@ struct WarpRows {
   float top[kFragments][2];         // the largest score of each row
   float total[kFragments][2] = {};  // this lane's part of the sum of the weights
   const int lane = int(threadIdx.x) % 32;
-  const int first = int(threadIdx.x) / 32 * 16 * kFragments;  // row of the block
+  const int first = int(threadIdx.x) / 32 * 16 * kFragments;  // the warp's first row in the block
 
   __device__ __forceinline__ void load_queries(const T* shared) {
     FASTDIFF_UNROLL_ON_GPU
@@ -86,7 +92,7 @@ struct WarpRows {
     }
   }
 
-  /// scores = q k^T
+  /// Computes scores = q k^T.
   __device__ __forceinline__ void score(const T* k, Scores& scores) const {
     const T* row = k + (lane % 8 + lane / 16 * 8) * Tile::kPitch + lane / 8 % 2 * 8;
     FASTDIFF_UNROLL_ON_GPU
@@ -104,7 +110,7 @@ struct WarpRows {
     }
   }
 
-  /// Takes the keys from `left` on out of the softmax.
+  /// Sets the scores of the keys from number `left` on to -inf, since these keys do not exist.
   __device__ __forceinline__ void mask(Scores& scores, int left) const {
     FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
@@ -118,8 +124,9 @@ struct WarpRows {
     }
   }
 
-  /// Online softmax (arXiv 1805.02867): scores become weights relative to the largest score so
-  /// far, and what earlier tiles have given is rescaled to it.
+  /// Does a step of the online softmax (arXiv 1805.02867): replaces the scores by their
+  /// exponentials relative to the largest score so far, and rescales the results of earlier tiles
+  /// to that score.
   __device__ __forceinline__ void weigh(Scores& scores, float scale_log2) {
     FASTDIFF_UNROLL_ON_GPU
     for (int f = 0; f < kFragments; ++f) {
@@ -154,7 +161,7 @@ struct WarpRows {
     }
   }
 
-  /// result += weights v
+  /// Computes result += weights v.
   __device__ __forceinline__ void accumulate(const T* v, const Scores& weights) {
     const T* row = v + lane % 16 * Tile::kPitch + lane / 16 * 8;
     FASTDIFF_UNROLL_ON_GPU
@@ -181,7 +188,8 @@ struct WarpRows {
     }
   }
 
-  /// Writes the rows to global memory, by way of the warp's own rows of `shared`: 128 bits a lane.
+  /// Writes the rows to global memory. They pass through the warp's own rows of `shared`, so that
+  /// each lane can write 128 bits at once.
   __device__ __forceinline__ void store(T* shared, T* out, int64_t stride, int left,
                                         int head_size) const {
     T* const own = shared + first * Tile::kPitch;
@@ -215,7 +223,8 @@ struct WarpRows {
   }
 };
 
-/// One block: kQueries rows (blockIdx.x) of one head (y) of one batch (z).
+/// One block computes kQueries rows (blockIdx.x) of one head (blockIdx.y) of one batch
+/// (blockIdx.z).
 template <class T, int kHead>
 __global__ void __launch_bounds__(AttentionTile<kHead>::kThreads)
     attention_kernel(const AttentionArguments a) {
@@ -253,7 +262,7 @@ __global__ void __launch_bounds__(AttentionTile<kHead>::kThreads)
   const int tiles = (a.keys + Tile::kKeys - 1) / Tile::kKeys;
   for (int tile = 0; tile < tiles; ++tile) {
     cp_async_wait<0>();
-    __syncthreads();  // this tile is there, and nobody reads the other buffer any more
+    __syncthreads();  // this tile has arrived, and no warp reads the other buffer any more
     if (tile + 1 < tiles) {
       load(tile + 1);
       cp_async_commit();
@@ -266,7 +275,7 @@ __global__ void __launch_bounds__(AttentionTile<kHead>::kThreads)
     rows.accumulate(buffer(tile) + Tile::kKeys * Tile::kPitch, scores);
   }
 
-  __syncthreads();  // nobody reads the buffer that the result passes through
+  __syncthreads();  // no warp reads the buffer any more that the result passes through
   T* const out = static_cast<T*>(a.out) + offset(a.out_strides, first);
   rows.store(shared, out, a.out_strides.row, a.queries - first, a.head_size);
 }

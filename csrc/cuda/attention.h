@@ -5,7 +5,7 @@
 
 namespace fastdiff::cuda {
 
-/// Elements from one batch, head and row to the next; within a row elements are adjacent.
+/// The elements from one batch, head or row to the next. Within a row, elements are contiguous.
 struct AttentionStrides {
   int64_t batch, head, row;
 };

@@ -1,4 +1,4 @@
-// 16-bit element types: bits in memory, arithmetic in float32.
+// The 16-bit element types. They are bits in memory; all arithmetic is in float32.
 #pragma once
 
 #include "fastdiff/scalar.h"
@@ -25,7 +25,7 @@ FASTDIFF_INLINE float to_float(Float16 value) {
   return result;
 }
 
-/// Two elements in a register, the first in the low half, rounded to nearest even.
+/// Rounds two floats, to nearest with ties to even, into one register: the first into its low half.
 template <class T>
 FASTDIFF_INLINE uint32_t pack(float first, float second);
 template <>
@@ -58,7 +58,7 @@ FASTDIFF_INLINE uint32_t pack<BFloat16>(float first, float second) {
 
 #endif
 
-/// Element 0 (low half) or 1 of a register.
+/// Converts element 0 (the low half) or 1 of a register to float32.
 template <class T>
 FASTDIFF_INLINE float unpack(uint32_t pair, int element) {
   return to_float(T{uint16_t(pair >> 16 * element)});

@@ -1,4 +1,5 @@
-// The denoiser's input: one read of each row's next input, one write for each of its branches.
+// Gathers the inputs of the denoiser. The next input of each row is read once, and written once for
+// each of its branches, conditional and unconditional.
 #include "grid.cuh"
 #include "launch.h"
 

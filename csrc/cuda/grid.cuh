@@ -1,4 +1,4 @@
-// How a kernel over the rows of a batch is divided into blocks.
+// How the work of a kernel on the rows of a batch is divided into blocks.
 #pragma once
 
 #include "vectors.cuh"
@@ -7,17 +7,18 @@ namespace fastdiff::cuda {
 
 constexpr int kThreads = 128;
 
-/// Blocks of a row: each thread takes kVector elements, and goes round again in very long rows.
+/// The number of blocks of a row. A thread takes kVector elements at a time; in very long rows it
+/// does so more than once.
 inline unsigned blocks_of(int64_t elements) {
   constexpr int64_t kBlock = int64_t(kThreads) * kVector, kMost = 1024;
   const int64_t blocks = (elements + kBlock - 1) / kBlock;
   return unsigned(blocks < 1 ? 1 : blocks < kMost ? blocks : kMost);
 }
 
-/// Rows are the second dimension of the grid, of which CUDA allows this many.
+/// The most rows of a launch: rows are the second dimension of the grid, which CUDA limits to this.
 constexpr int64_t kMaxRows = 65535;
 
-/// Calls f(span) for the parts of a row that this thread works on.
+/// Calls f(span) for each part of a row that belongs to this thread.
 template <class F>
 __device__ __forceinline__ void each_span(int64_t elements, bool is_aligned, F f) {
   const int64_t stride = int64_t(gridDim.x) * kThreads * kVector;

@@ -1,19 +1,19 @@
-// What kernels ask of a GPU beyond plain C++, in one place: PTX for nvcc, and for any other
-// compiler the functions of the same names in tests/cuda_on_cpu, which run the same source on a CPU.
+// All that the kernels need of a GPU beyond plain C++. For nvcc it is PTX. For any other compiler
+// it is functions of the same names in tests/cuda_on_cpu, with which the same sources run on a CPU.
 #pragma once
 
 #include "elements.cuh"
 
 #if !defined(__CUDACC__)
-#include "emulator.h"  // tests/cuda_on_cpu: the only user of these sources beside nvcc
+#include "emulator.h"  // in tests/cuda_on_cpu, which alone compiles these sources without nvcc
 #else
 
 #include <cuda_runtime.h>
 
-/// A variable in shared memory: FASTDIFF_SHARED(float[4], sums).
+/// Declares a variable in shared memory, such as FASTDIFF_SHARED(float[4], sums).
 #define FASTDIFF_SHARED(type, name) __shared__::fastdiff::cuda::Same<type> name
 
-/// The dynamic shared memory of the launch, aligned to 128 bytes.
+/// Declares a pointer to the dynamic shared memory of the launch, which is aligned to 128 bytes.
 #define FASTDIFF_DYNAMIC_SHARED(type, name)                          \
   extern __shared__ __align__(128) unsigned char fastdiff_dynamic[]; \
   type* const name = reinterpret_cast<type*>(fastdiff_dynamic)
@@ -24,23 +24,24 @@ template <class T>
 struct SameType {
   using type = T;
 };
-/// T, in a form that can declare an array.
+/// The type T. `Same<float[4]> name` declares an array, which `float[4] name` cannot.
 template <class T>
 using Same = typename SameType<T>::type;
 
-/// 16 aligned bytes of global memory.
+/// Loads 16 aligned bytes of global memory.
 __device__ __forceinline__ uint4 load_16(const void* from) {
   return *static_cast<const uint4*>(from);
 }
-/// The compiler may split a plain store of 16 bytes; it cannot split this one.
+/// Stores 16 aligned bytes in one instruction. The compiler could split a plain store.
 __device__ __forceinline__ void store_16(void* to, uint4 words) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
                "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
                : "memory");
 }
 
-/// D = A B + D on tensor cores: A 16 x 16 row-major, B 16 x 8 column-major, D 16 x 8 float32.
-/// T is Float16 or BFloat16. Which lane holds what: tests/cuda_on_cpu/tensor_core.h.
+/// Computes D = A B + D on tensor cores: A is 16 x 16 and row-major, B is 16 x 8 and column-major,
+/// D is 16 x 8 in float32. T is Float16 or BFloat16. tests/cuda_on_cpu/tensor_core.h says which
+/// lane holds which elements.
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]);
@@ -63,8 +64,8 @@ __device__ __forceinline__ void mma_m16n8k16<BFloat16>(float (&d)[4], const uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/// Loads kMatrices (1, 2 or 4) 8 x 8 matrices of 16-bit elements from shared memory; lanes
-/// 8 i .. 8 i + 7 pass the addresses of the rows of matrix i, 16 aligned bytes each.
+/// Loads kMatrices (1, 2 or 4) matrices of 8 x 8 16-bit elements from shared memory. Lanes 8 i to
+/// 8 i + 7 pass the addresses of the rows of matrix i, each 16 aligned bytes.
 template <int kMatrices, bool kTransposed>
 __device__ __forceinline__ void ldmatrix(uint32_t (&r)[kMatrices], const void* row) {
   static_assert(kMatrices == 1 || kMatrices == 2 || kMatrices == 4);
@@ -102,32 +103,32 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&r)[kMatrices], const void* r
   }
 }
 
-/// Starts a copy of 16 aligned bytes from global to shared memory, or of zeros if not `valid`; then
-/// `global` is not read.
+/// Starts a copy of 16 aligned bytes from global to shared memory. If `valid` is false, it writes
+/// zeros and does not read `global`.
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid = true) {
   const uint32_t address = uint32_t(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
                "r"(valid ? 16 : 0)
                : "memory");
 }
-/// Makes a group of the copies that this thread has started since the last one.
+/// Makes a group of the copies that this thread has started since its last group.
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-/// Waits for all but the newest kPending groups of this thread; other threads see the bytes only
+/// Waits for all groups of this thread but the newest kPending. Other threads see the bytes only
 /// after a barrier.
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// 2^x to 2 ulp, subnormals flushed; 2^-inf is 0.
+/// 2^x within 2 ulp. Subnormal inputs and results become 0, and 2^-inf is 0.
 __device__ __forceinline__ float exp2_approx(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
-/// 1 / x to 1 ulp, subnormals flushed.
+/// 1 / x within 1 ulp. Subnormal inputs and results become 0.
 __device__ __forceinline__ float reciprocal_approx(float x) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -140,12 +141,12 @@ inline const char* error_text(int error) { return cudaGetErrorString(cudaError_t
 inline int status() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
-  cudaGetLastError();  // so that the next launch does not report this one
+  cudaGetLastError();  // clears the error, so that the next launch does not report it
   return error != cudaSuccess ? error : devices == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 
-/// Queues the kernel on `stream`, a cudaStream_t; 0 or a cudaError_t. More than 48 KiB of dynamic
-/// shared memory is asked for here.
+/// Queues the kernel on `stream`, which is a cudaStream_t, and returns 0 or a cudaError_t. CUDA
+/// must be asked for more than 48 KiB of dynamic shared memory, which is done here.
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
            Arguments... arguments) {

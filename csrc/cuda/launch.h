@@ -1,6 +1,7 @@
-// Every kernel's launcher: raw device pointers, 0 or an error of the runtime (cudaError_t).
+// The launchers of the kernels. They take raw device pointers and return 0 or a cudaError_t.
 //
-// A launcher allocates nothing, waits for nothing and queues one kernel on `stream` (cudaStream_t).
+// A launcher queues one kernel on `stream`, which is a cudaStream_t. It allocates no memory and
+// waits for nothing.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +10,11 @@
 
 namespace fastdiff::cuda {
 
-/// Element types, numbered as in fastdiff/kernels/cuda_module.py.
+/// The element types, with the numbers that fastdiff/kernels/cuda_module.py gives them.
 enum class ElementType : int32_t { kFloat32, kBFloat16, kFloat16 };
 
-/// A solver step of a batch: docs/contracts.md. A row with slot -1 is padding: nothing of it is
-/// touched.
+/// The arguments of a solver step of a batch (docs/contracts.md). A row whose slot is -1 is
+/// padding, for which nothing is read or written.
 struct StepArguments {
   const TableRow* table;
   const BatchRow* rows;
@@ -26,11 +27,12 @@ struct StepArguments {
   void* next_input;   // (slots, elements) or null
   float* denoised;    // (slots, elements) or null
   uint8_t* flags;     // (row_count): 1 where an m, v or x' is not finite, else 0
-  uint32_t* tickets;  // (row_count): zeros before and after; not shared by concurrent launches
+  uint32_t* tickets;  // (row_count): zero before and after; concurrent launches need their own
   ElementType output_type, next_type;
 };
 
-/// x[cond] = x[uncond] = next_input[slot] and t[cond] = t[uncond] = table[table_row].t of each row.
+/// The arguments of `gather`, which sets for each row x[cond] = x[uncond] = next_input[slot] and
+/// t[cond] = t[uncond] = table[table_row].t.
 struct GatherArguments {
   const TableRow* table;
   const BatchRow* rows;
@@ -42,7 +44,9 @@ struct GatherArguments {
   int32_t element_bytes;  // 2 or 4
 };
 
-/// out[row, i] = scale * normal(seeds[row], images[row], draw, tag, first + i).
+/// The arguments of `fill_normal`, which computes
+///
+///   out[row, i] = scale * normal(seeds[row], images[row], draw, tag, first + i)
 struct FillArguments {
   float* out;  // (row_count, elements)
   const uint64_t* seeds;
@@ -60,10 +64,10 @@ int fastdiff_cuda_step(const fastdiff::cuda::StepArguments* arguments, void* str
 int fastdiff_cuda_gather(const fastdiff::cuda::GatherArguments* arguments, void* stream);
 int fastdiff_cuda_fill_normal(const fastdiff::cuda::FillArguments* arguments, void* stream);
 
-/// What an error of a launcher means.
+/// Returns a sentence for an error of a launcher.
 const char* fastdiff_cuda_error_text(int error);
-/// 0 if there is a device to launch on, else an error such as cudaErrorInsufficientDriver.
+/// Returns 0 if there is a device to launch on, else an error such as cudaErrorInsufficientDriver.
 int fastdiff_cuda_status();
-/// The kind of torch device whose memory the kernels take: "cuda".
+/// Returns the type of the torch devices whose memory the kernels take: "cuda".
 const char* fastdiff_cuda_device();
 }

@@ -1,5 +1,5 @@
-// fastdiff._cuda: the launchers as Python functions of addresses and sizes. fastdiff/_cuda.pyi
-// describes them; the callers in fastdiff/kernels check the tensors behind the addresses.
+// The module fastdiff._cuda: the launchers as Python functions of addresses and sizes, which
+// fastdiff/_cuda.pyi describes. Their callers in fastdiff/kernels check the tensors.
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -12,7 +12,7 @@ namespace py = pybind11;
 namespace fastdiff::cuda {
 namespace {
 
-/// The address of a device array; 0 for none.
+/// Converts the address of a device array to a pointer. 0 means that there is no array.
 template <class T>
 T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);

@@ -1,4 +1,4 @@
-// Standard normals by counter: docs/noise.md.
+// Standard normal noise as a function of a counter (docs/noise.md).
 #include "fastdiff/noise.h"
 #include "grid.cuh"
 #include "launch.h"
@@ -6,8 +6,8 @@
 namespace fastdiff::cuda {
 namespace {
 
-/// A thread makes the normals of whole quads of elements, 4 q .. 4 q + 3, so that none is made
-/// twice; the first and the last quad of a row may lie partly outside of it.
+/// Each thread computes the normals of whole quads of elements, 4 q to 4 q + 3, since one call of
+/// Philox gives four. The first and the last quad of a row may be partly outside of it.
 __global__ void __launch_bounds__(kThreads) fill_normal(const FillArguments a) {
   const NoiseKey key = noise_key(a.seeds[blockIdx.y], a.images[blockIdx.y], a.draw, a.tag);
   const RoundKeys<Scalar> round_keys(key.key0, key.key1);

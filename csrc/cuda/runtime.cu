@@ -1,4 +1,4 @@
-// What the host asks of the CUDA runtime beside launches.
+// What the host asks of the CUDA runtime, other than launches.
 #include "intrinsics.cuh"
 #include "launch.h"
 

@@ -1,6 +1,8 @@
 // The fused solver step: guidance, prediction, clipping, update, noise, history and the cast of the
-// next input, in one pass over memory. Blocks of a row share its coefficients, so which terms count
-// is a branch that all their threads take alike.
+// next input, in one pass over memory.
+//
+// All threads of a block work on the same row, so they take the same branches on which terms the
+// row has, and the branches do not diverge.
 #include "fastdiff/noise.h"
 #include "fastdiff/step.h"
 #include "grid.cuh"
@@ -12,7 +14,7 @@ namespace {
 using L = Scalar;
 using F = StrictFloat;
 
-/// Which columns count (docs/contracts.md).
+/// Which terms a table row has: those with a coefficient other than zero (docs/contracts.md).
 struct Counted {
   bool history[kHistorySlots], output, noise, write;
 
@@ -28,11 +30,11 @@ struct Counted {
   }
 };
 
-/// Where one row of the batch lies.
+/// The addresses of one row of the batch.
 template <class Output, class Next>
 struct Rows {
   float *state, *history, *history_out, *denoised;
-  const Output *cond, *uncond, *log_scale;  // uncond and log_scale: null where not used
+  const Output *cond, *uncond, *log_scale;  // uncond and log_scale are null if the row has none
   Next* next_input;
   int64_t history_stride;
 
@@ -50,13 +52,14 @@ struct Rows {
     log_scale = counted.noise && table.w != 0.0f ? cond + a.elements : nullptr;
     next_input = a.next_input ? static_cast<Next*>(a.next_input) + at : nullptr;
   }
+  /// Whether all arrays are aligned, so that they can be accessed 128 bits at a time.
   __device__ __forceinline__ bool wide() const {
     return aligned(state, history, denoised, cond, uncond, log_scale, next_input) &&
            history_stride % 4 == 0;
   }
 };
 
-/// The noise of eight elements; `first` is a multiple of 8.
+/// Computes the noise of eight elements, from `first` on, which is a multiple of 8.
 __device__ __forceinline__ void noise(const NoiseKey& key, int64_t first, F (&z)[kVector]) {
   const RoundKeys<L> round_keys(key.key0, key.key1);
   FASTDIFF_UNROLL
@@ -68,7 +71,7 @@ __device__ __forceinline__ void noise(const NoiseKey& key, int64_t first, F (&z)
   }
 }
 
-/// Whether a value of the row is infinite or NaN.
+/// Whether any of the values inside the row is infinite or NaN.
 __device__ __forceinline__ bool not_finite(const F (&values)[kVector], Span span) {
   bool found = false;
   FASTDIFF_UNROLL
@@ -78,7 +81,8 @@ __device__ __forceinline__ bool not_finite(const F (&values)[kVector], Span span
   return found;
 }
 
-/// Adds coefficient * values to the two sums; the second one is kept only if it is written.
+/// Adds coefficient * values to the sum for the state, and to that for the history if `write` is
+/// set.
 __device__ __forceinline__ void add_term(const TableRow& table, int column, bool write,
                                          const F (&values)[kVector], F (&next)[kVector],
                                          F (&kept)[kVector]) {
@@ -91,7 +95,8 @@ __device__ __forceinline__ void add_term(const TableRow& table, int column, bool
   }
 }
 
-/// Eight elements of a row; returns whether an m, v or x' among them is not finite.
+/// Takes the step for eight elements of a row. Returns whether an m, v or x' among them is infinite
+/// or NaN.
 template <class Output, class Next>
 __device__ __forceinline__ bool step_span(const Rows<Output, Next>& rows, const BatchRow& row,
                                           const TableRow& table, const Counted& counted,
@@ -144,8 +149,9 @@ __device__ __forceinline__ bool step_span(const Rows<Output, Next>& rows, const 
   return bad;
 }
 
-/// Sets the flag of a row from what all its blocks found. Each block adds 1 to the row's ticket,
-/// and 2^16 if it found something; the last to come writes the flag and leaves the ticket at zero.
+/// Sets the flag of a row if any of its blocks has found a value that is not finite. Each block
+/// adds 1 to the row's ticket, and 2^16 if it has found one. The last block to do so writes the
+/// flag and sets the ticket back to zero.
 __device__ __forceinline__ void report(const StepArguments& a, bool bad) {
   const uint32_t found = __syncthreads_or(bad) ? 1u << 16 : 0u;
   if (threadIdx.x != 0) return;

@@ -1,23 +1,24 @@
-// Eight consecutive elements of a row: 128-bit accesses where the row allows, single ones
-// elsewhere.
+// Loads and stores of eight consecutive elements of a row: 128 bits at a time where the row is
+// aligned, and element by element elsewhere.
 #pragma once
 
 #include "intrinsics.cuh"
 
 namespace fastdiff::cuda {
 
-constexpr int kVector = 8;  // elements of a thread: two float4, or one uint4 of 16-bit elements
+/// The elements that a thread takes at a time: two float4, or one uint4 of 16-bit elements.
+constexpr int kVector = 8;
 
-/// Whether every pointer is a multiple of 16 bytes; a null pointer, for an absent array, is.
+/// Whether all pointers are multiples of 16 bytes, as is the null pointer of an absent array.
 template <class... Pointers>
 __device__ __forceinline__ bool aligned(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) | ...) & 15) == 0;
 }
 
-/// Which elements of a row a thread works on, and how it reaches them.
+/// The elements of a row that a thread works on, and how it accesses them.
 struct Span {
   int64_t first;
-  int live;   // elements inside the row, 1 to kVector
+  int live;   // how many of the elements are inside the row: 1 to kVector
   bool wide;  // live is kVector and all rows are aligned
 };
 
@@ -50,7 +51,7 @@ __device__ __forceinline__ void load(const T* row, Span span, StrictFloat (&to)[
   }
 }
 
-/// Four floats to 16 aligned bytes.
+/// Stores four floats in 16 aligned bytes.
 __device__ __forceinline__ void store_four(float* to, const StrictFloat* from) {
   store_16(to, {bit_cast<uint32_t>(from[0]), bit_cast<uint32_t>(from[1]),
                 bit_cast<uint32_t>(from[2]), bit_cast<uint32_t>(from[3])});

@@ -1,5 +1,7 @@
-// Attention in float32 (softmax.h): keys and values are read number by number, so neither keys nor
-// channels are ever padded.
+// Attention in float32, on the online softmax of softmax.h.
+//
+// Queries fill the lanes of a vector, and each element of a key or a value is broadcast to all
+// lanes. The number of keys and of channels therefore needs no padding.
 #pragma once
 
 #include "attention_spec.h"
@@ -8,12 +10,15 @@
 
 namespace fastdiff::network {
 
+/// The kernels of attention in float32 for the lane type L.
 template <class L>
 struct Attend {
   using F = typename L::F;
 
-  /// A unit is some keys of a head, whose values are put together. They are read down columns,
-  /// again by each panel, and tokens of all heads lie pages apart, in few sets of the cache.
+  /// Copies the values of kCopiedKeys keys of one head into contiguous memory. One unit is one such
+  /// block of keys. Each panel of queries reads the values down their columns. Where the heads of a
+  /// token lie side by side, consecutive values of a head are so far apart that they fall into few
+  /// cache sets, and the panels would evict each other's lines.
   static void copy_values(const Attention& spec, float* scratch, int64_t unit) {
     const int64_t blocks = value_blocks(spec), first = unit % blocks * kCopiedKeys;
     const Head<L> head(spec, unit / blocks);
@@ -24,7 +29,7 @@ struct Attend {
     }
   }
 
-  /// A unit is some queries of a head.
+  /// Computes the output of one block of queries of one head, which is one unit.
   static void run(const Attention& spec, float* scratch, int64_t unit) {
     const int64_t index = unit / query_blocks(spec);
     ValueHead head{Head<L>(spec, index), spec.v.token};
@@ -41,7 +46,7 @@ struct Attend {
   static constexpr int kPanel = Product::kPanel;
 
   struct ValueHead : Head<L> {
-    int64_t token;  // of its values
+    int64_t token;  // the distance from one value to the next, in floats
   };
 
   static FASTDIFF_INLINE float* values_of(const Attention& spec, float* scratch, int64_t index) {
@@ -50,7 +55,7 @@ struct Attend {
 
   class Panel : public Softmax<L, kVectors> {
    public:
-    static constexpr int64_t kKeys = 128;  // between two corrections of the sums
+    static constexpr int64_t kKeys = 128;  // keys of a block, after which the sums are rescaled
 
     FASTDIFF_INLINE void begin(const Head<L>& head, int64_t first, float* memory) {
       const int64_t depth = head.spec.depth;
@@ -66,7 +71,7 @@ struct Attend {
       }
     }
 
-    /// Adds the keys [key, key + keys) and their values.
+    /// Takes the keys [key, key + keys) and their values into the running softmax.
     void attend(const ValueHead& head, int64_t key, int64_t keys) {
       alignas(64) float scores[kKeys * kPanel];
       F factor[kVectors];
@@ -79,7 +84,8 @@ struct Attend {
     using Base = Softmax<L, kVectors>;
     using Base::column, Base::sums_, Base::top_;
 
-    /// Scores of a block; raises the maximum and says by which factor older sums shrink.
+    /// Computes the scores of a block of keys and raises the running maximum. `factor` gets what
+    /// the sums of earlier blocks must be multiplied by, since the maximum has changed.
     FASTDIFF_INLINE void multiply_keys(const Head<L>& head, int64_t key, int64_t keys,
                                        float* scores, F (&factor)[kVectors]) {
       const int64_t token = head.spec.k.token;
@@ -102,7 +108,7 @@ struct Attend {
       this->raise(top, factor);
     }
 
-    /// From scores to numerators of their probabilities, in place.
+    /// Replaces the scores by the numerators of the softmax, in place, and adds them to the total.
     FASTDIFF_INLINE void exponentiate(int64_t keys, float* scores, const F (&factor)[kVectors]) {
       F sums[kVectors] = {}, top[kVectors];
       for (int v = 0; v < kVectors; ++v) top[v] = top_[v];
@@ -117,6 +123,7 @@ struct Attend {
       this->add_to_total(sums, factor);
     }
 
+    /// Rescales the sums of earlier blocks by `factor` and adds the weighted values of this block.
     FASTDIFF_INLINE void multiply_values(const ValueHead& head, int64_t key, int64_t keys,
                                          const float* p, const F (&factor)[kVectors]) {
       const int64_t token = head.token;
@@ -142,7 +149,7 @@ struct Attend {
       });
     }
 
-    float* q_;  // (depth, kPanel)
+    float* q_;  // the scaled queries, transposed: (depth, kPanel)
   };
 };
 

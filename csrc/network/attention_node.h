@@ -1,4 +1,4 @@
-// Attention as a node of a plan: in float32, or in tiles of bfloat16.
+// Attention as a node of a plan, computed in float32 or with tiles of bfloat16.
 #pragma once
 
 #include <string>
@@ -9,6 +9,8 @@
 
 namespace fastdiff::network {
 
+/// What Python tells of an attention, and the stages that it becomes. `algorithm` is kDirect
+/// (float32) or kTiles (bfloat16).
 struct AttentionNode {
   static constexpr const char* kName = "attention";
   using Specs = TypeList<Attention>;

@@ -1,5 +1,7 @@
-// The lane policies of the levels with AVX-512; of internal linkage, as each of their files needs
-// them.
+// The lane types of the instruction levels that have AVX-512.
+//
+// They have internal linkage: the source file of each level is compiled with flags of its own, so
+// each needs a copy that the linker cannot exchange for another file's.
 #pragma once
 
 #include <immintrin.h>
@@ -9,6 +11,7 @@
 namespace fastdiff::network {
 namespace {
 
+/// Vectors of 16 lanes with the instructions of AVX-512.
 struct Avx512 : Vectors<16> {
   static constexpr int kRows = 14;  // 28 sums, 2 vectors of weights, 1 of activations: 31 registers
 
@@ -24,7 +27,8 @@ struct Avx512 : Vectors<16> {
   }
   static FASTDIFF_INLINE F max(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
   static FASTDIFF_INLINE F min(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
-  /// By Newton's step from 14 bits of 1 / b, a third of the time of the instruction that divides.
+  /// One Newton iteration refines the 14 bits of 1 / b that VRCP14PS gives. That takes a third of
+  /// the time of the division instruction.
   static FASTDIFF_INLINE F divide(F a, F b) {
     const F guess = (F)_mm512_rcp14_ps((__m512)b);
     const F error = fma(-b, guess, splat(1.0f));  // NaN for infinity, where the guess is 0
@@ -41,8 +45,9 @@ struct Avx512 : Vectors<16> {
 };
 
 #ifdef __AVX512BF16__
+/// The same, with the conversion instruction of AVX-512 BF16.
 struct Avx512Bf16 : Avx512 {
-  /// Subnormal numbers become 0.
+  /// VCVTNEPS2BF16 turns subnormal numbers into 0.
   static FASTDIFF_INLINE void store_bf16(uint16_t* to, F v) {
     const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
     memcpy(to, &halves, sizeof halves);

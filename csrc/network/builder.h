@@ -1,4 +1,4 @@
-// From what is said of a node to its stages.
+// Turns the description of a node into the stages of a plan.
 #pragma once
 
 #include <memory>
@@ -9,20 +9,21 @@
 
 namespace fastdiff::network {
 
-/// What is said of a node does not fit.
+/// Thrown when the arguments of a node contradict each other or are not supported.
 struct InvalidNode {
   std::string message;
 };
 
-/// What a kind of node builds itself with.
+/// What the `build` of a kind of node (kind.h) is given: it checks the arguments and appends
+/// stages.
 class Builder {
  public:
   Builder(Plan& plan, std::string name, const char* kind)
       : plan(plan), kind_(kind), node_{std::move(name), 0, {}} {}
 
   Plan& plan;
-  double flops = 0;            // floating-point operations, as the definition has them
-  int64_t scratch_floats = 0;  // that the stages share
+  double flops = 0;            // floating-point operations of the definition, not of the algorithm
+  int64_t scratch_floats = 0;  // the size of the scratch memory that the stages share
 
   const Level& level() const { return plan.level(); }
 
@@ -30,12 +31,13 @@ class Builder {
     if (!holds) throw InvalidNode{std::string(kind_) + ": " + message};
   }
 
-  /// Appends `units` calls of the level's kernel for a stage of Spec, with a copy of `spec`.
+  /// Appends a stage of `units` units. Its kernel is the instruction level's kernel number `stage`
+  /// for Spec, and it is called with a copy of `spec`.
   template <class Spec>
   void stage(const Spec& spec, int stage, int64_t units) {
     this->stage(spec, level().unit<Spec>(stage), units);
   }
-  /// The same, of a kernel that all levels share.
+  /// Appends a stage whose kernel `unit` is the same at all instruction levels.
   template <class Spec>
   void stage(const Spec& spec, Unit<Spec> unit, int64_t units) {
     struct Bound {
@@ -49,8 +51,9 @@ class Builder {
     const auto bound = std::make_shared<Bound>(Bound{spec, unit});
     node_.stages.push_back({bound, call, units, rounded_of(bound->spec, 0)});
   }
-  /// The same for each of some parts of the work: `part_of(spec, scratch, part)` makes a copy of
-  /// the spec, and the scratch memory, the part's own.
+  /// Appends one stage that does the same work for each of `parts` parts, with `units` units each.
+  /// For each unit, `part_of(spec, scratch, part)` changes a copy of the spec, and the address of
+  /// the scratch memory, to those of the part.
   template <class Spec>
   void stage_of_parts(const Spec& spec, int stage, int64_t units, int64_t parts,
                       void (*part_of)(Spec&, float*&, int64_t)) {
@@ -79,7 +82,8 @@ class Builder {
   }
 
  private:
-  // Where a spec says what its kernel rounds to, which the node behind may set.
+  // Returns the address of the field `rounded` of a spec, which the next node may set to have the
+  // output rounded. The last overload is for specs without that field.
   template <class Spec>
   static auto rounded_of(Spec& spec, int) -> decltype(&spec.rounded) {
     return &spec.rounded;
@@ -89,7 +93,7 @@ class Builder {
     return &spec.conv.rounded;
   }
   template <class Spec>
-  static const Rounded** rounded_of(Spec&, long) {  // it rounds nothing
+  static const Rounded** rounded_of(Spec&, long) {
     return nullptr;
   }
 
@@ -99,7 +103,7 @@ class Builder {
 
 /// Appends a node to `plan`.
 ///
-/// Throws InvalidNode if it cannot be: the plan is then as it was.
+/// Throws InvalidNode if the arguments of the node do not fit; the plan then has no new node.
 template <class Kind>
 void add(Plan& plan, std::string name, const Kind& kind) {
   Builder node(plan, std::move(name), Kind::kName);

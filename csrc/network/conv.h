@@ -1,5 +1,8 @@
-// Convolutions and linear layers as implicit matrix products: no patch is ever copied, but those of
-// images with a few channels, as a network's own input.
+// Convolutions and linear layers in float32 as implicit matrix products.
+//
+// The patches of the input are read where they lie and are not copied into a matrix. The exception
+// are patches of at most 36 floats, as at the input of a network of images: copying those is
+// cheaper than the loop over the taps.
 #pragma once
 
 #include "conv_spec.h"
@@ -8,12 +11,14 @@
 
 namespace fastdiff::network {
 
+/// The kernel of the direct algorithm for the lane type L.
 template <class L>
 struct Convolve {
   using F = typename L::F;
   using M = Multiply<L>;
 
-  /// A unit is a block of rows (output pixels of all images) by a block of panels.
+  /// Computes one unit: a block of rows, which are output pixels of all images in order, times a
+  /// block of panels, which are groups of kPanel output channels.
   static void run(const Conv& conv, float*, int64_t unit) {
     const int64_t rows = conv.images * conv.out_height * conv.out_width;
     const int64_t panels = divided_up(conv.out_channels, M::kPanel);
@@ -32,15 +37,16 @@ struct Convolve {
   }
 
  private:
-  static constexpr int64_t kPatchFloats = 36;  // of 3 x 3 pixels of 4 channels, which is copied
+  // The largest patch that is copied: 3 x 3 pixels, 4 channels.
+  static constexpr int64_t kPatchFloats = 36;
 
-  /// Where the rows of a unit lie: their output pixels, the corners of their patches, and their
-  /// patches if those are a pixel each, or copied.
+  /// The rows of a unit: their output pixels, the upper left corner of the patch of each, and the
+  /// patches themselves where each is contiguous, because it is one pixel or has been copied.
   struct Rows {
     OutputPixel pixels[kMostRows];
     int64_t tops[kMostRows], lefts[kMostRows];
     const float* patches[kMostRows];
-    int64_t depth;  // of a patch, or 0: there are none
+    int64_t depth;  // the floats of a contiguous patch, or 0 if patches are read tap by tap
     float copies[kMostRows * kPatchFloats];
 
     void find(const Conv& conv, int64_t row, int64_t count) {
@@ -82,7 +88,7 @@ struct Convolve {
     const int64_t tap_floats = conv.channels * M::kPanel;
     const float* weights = conv.weights + panel * taps * tap_floats;
 
-    if (conv.epilogue.residual.data) {  // on its way meanwhile
+    if (conv.epilogue.residual.data) {  // the residual is fetched while the products are computed
       FASTDIFF_UNROLL
       for (int r = 0; r < kRows; ++r) __builtin_prefetch(pixels[r].residual + panel * M::kPanel);
     }
@@ -110,8 +116,9 @@ struct Convolve {
 
   static constexpr int kPiece = 7;
 
-  /// Where tiles are large in pieces: all that may follow a sum, for each of their sizes, is
-  /// megabytes of code.
+  /// Applies the epilogue to the sums of a tile and stores them. A lane type with large tiles does
+  /// so kPiece rows at a time: the epilogue is inlined for each number of rows, and inlining it for
+  /// all sizes up to 14 rows would make megabytes of code.
   template <int kRows>
   static FASTDIFF_INLINE void finish_panel(const Conv& conv, const OutputPixel* pixels,
                                            int64_t panel, const F (&sums)[kRows][kPanelVectors]) {

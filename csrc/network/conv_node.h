@@ -1,4 +1,4 @@
-// Convolutions as nodes of a plan: one of four algorithms, each with stages of its own.
+// Convolutions as nodes of a plan. Each algorithm has stages of its own.
 #pragma once
 
 #include <algorithm>
@@ -12,13 +12,17 @@
 
 namespace fastdiff::network {
 
-// Defaults that did well over the layers of U-Nets and DiTs; the tuner tries others.
+// Block sizes that were good over the layers of U-Nets and DiTs. Tuning tries others.
 constexpr int64_t kRowBlock = 96, kPanelBlock = 2, kTileBlock = 4;
-// Tiles whose domain and products stay in the last level of cache.
+// The Winograd domain and products of the tiles that are computed together have at most this many
+// floats, so that they stay in the last-level cache.
 constexpr int64_t kDomainFloats = 2 << 20;
 
-/// Blocks of 0 are chosen here. `quantization` is for kInt8. With `ahead`, the node before computes
-/// all of x and nothing else, and rounds it: for tiles.
+/// What Python tells of a convolution, and the stages that it becomes.
+///
+/// A block size of 0 is replaced by a default. `quantization` is given for kInt8 and only then.
+/// `ahead` is for kTiles and kInt8: the previous node computes exactly x, and is made to store it
+/// rounded, so that this node has nothing to round.
 struct ConvNode {
   static constexpr const char* kName = "conv";
   using Specs = TypeList<Conv, Winograd, TileConv>;
@@ -155,7 +159,8 @@ struct ConvNode {
   }
 
   Rounded rounded_input(const Conv& reads) const {
-    const int64_t further = reads.phases - 1;  // that the last phase begins to read
+    // How many pixels further on the last phase begins to read.
+    const int64_t further = reads.phases - 1;
     Rounded input = {};
     input.images = reads.images;
     input.height = (reads.out_height - 1) * reads.stride + reads.kernel_height + further;
@@ -169,8 +174,8 @@ struct ConvNode {
     return input;
   }
 
-  /// Makes `spec` and its scratch memory those of one of the 2 x 2 phases of y, whose weights and
-  /// whose scratch memory follow each other.
+  /// Changes `spec` and `scratch` to those of one of the 2 x 2 phases of y (by_phases). The phases'
+  /// weights follow each other in memory, and so do their parts of the scratch memory.
   static void phase_of(TileConv& spec, float*& scratch, int64_t phase) {
     scratch += phase * gathered_floats(spec);
     spec.conv.phase_y = int(phase / 2), spec.conv.phase_x = int(phase % 2);

@@ -1,4 +1,6 @@
-// What happens to a sum before it is stored: y = residual + scale * activation(sum + bias + shift).
+// The epilogue, which is applied to a sum before it is stored:
+//
+//   y = residual + scale * activation(sum + bias + shift)
 #pragma once
 
 #include "math.h"
@@ -17,11 +19,11 @@ FASTDIFF_INLINE typename L::F activate(Activation activation, typename L::F u) {
   return u;
 }
 
-/// An output pixel, found without a division from the one before it.
+/// The coordinates of an output pixel. Moving on to the next pixel needs no division.
 struct Position {
   int64_t image, y, x;
 
-  /// Rows are the pixels of all images, one after the other.
+  /// A row of the matrix product is an output pixel; the pixels of all images are counted in order.
   static FASTDIFF_INLINE Position of_row(const Conv& conv, int64_t row) {
     const int64_t size = conv.out_height * conv.out_width, pixel = row % size;
     return {row / size, pixel / conv.out_width, pixel % conv.out_width};
@@ -34,7 +36,7 @@ struct Position {
   }
 };
 
-/// Where an output pixel of one of the images lies; `residual` means nothing if there is none.
+/// Where an output pixel is stored, and where its residual is read, if there is one.
 struct OutputPixel {
   Output y;
   const float* residual;
@@ -47,7 +49,8 @@ struct OutputPixel {
     const Pixels& from = conv.epilogue.residual;
     residual = from.data ? from.data + image * from.image + pixel * from.pixel : nullptr;
     if (const Rounded* to = conv.rounded) {
-      const bool same = to->image_width == width;  // tokens are one row, and may become pixels
+      // False if a row of tokens becomes the pixels of an image.
+      const bool same = to->image_width == width;
       y = Output(same
                      ? rounded_pixel(*to, image, row, column)
                      : rounded_pixel(*to, image, pixel / to->image_width, pixel % to->image_width));
@@ -57,7 +60,8 @@ struct OutputPixel {
   }
 };
 
-/// One vector of channels, from `column` on, of each of kRows pixels; `live` lanes if not whole.
+/// Finishes and stores one vector of channels, from `column` on, of each of kRows pixels. Unless
+/// kWhole, only the first `live` lanes are channels of the output.
 template <class L, int kRows, bool kWhole>
 FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, int64_t column,
                                    int64_t live, typename L::F (&y)[kRows]) {
@@ -100,7 +104,8 @@ FASTDIFF_INLINE void finish_vector(const Conv& conv, const OutputPixel* pixels, 
   }
 }
 
-/// Stores the sums of `columns` (at most a panel) channels of kRows pixels, from `column` on.
+/// Finishes and stores the sums of `columns` channels, at most a panel, from `column` on, of each
+/// of kRows pixels.
 template <class L, int kRows>
 FASTDIFF_INLINE void finish(const Conv& conv, const OutputPixel* pixels, int64_t column,
                             int64_t columns, const typename L::F (&sums)[kRows][kPanelVectors]) {

@@ -1,4 +1,4 @@
-// Rows of a table by their labels, as an embedding has them.
+// Rows of a table, picked by labels, as an embedding layer does it.
 #pragma once
 
 #include <algorithm>
@@ -10,17 +10,16 @@
 
 namespace fastdiff::network {
 
-/// y[i, :] = table[labels[i], :], with the checked bounds of the table, which is in float32 or in
-/// bfloat16.
+/// y[i, :] = table[labels[i], :]. The table is in float32, or in bfloat16 if `halves` is set.
 struct Gather {
   static constexpr const char* kName = "gather";
-  using Specs = TypeList<>;  // no level has kernels of its own for it
+  using Specs = TypeList<>;  // the kernel is the same at all instruction levels
 
   const int64_t* labels;
   const void* table;
   bool halves = false;
   float* y;
-  int64_t images, label_image, y_image;
+  int64_t images, label_image, y_image;  // the latter two: elements from one image to the next
   int64_t rows, channels;
 
   template <class Fields>
@@ -34,7 +33,7 @@ struct Gather {
     fields.optional("halves", halves);
   }
 
-  /// A label that is not there gives NaN, which the sampler reports; nothing beside it is read.
+  /// A label outside the table gives NaN, which the sampler reports. No memory outside is read.
   template <class Builder>
   void build(Builder& node) const {
     const Unit<Gather> row = [](const Gather& spec, float*, int64_t image) {

@@ -1,4 +1,4 @@
-// Normalisation over groups of channels of an image.
+// Group normalisation: over all pixels and a group of channels of an image.
 #pragma once
 
 #include "kind.h"
@@ -9,7 +9,7 @@ namespace fastdiff::network {
 /// y = activation(normalised x * gamma + beta) over groups of channels of one image.
 struct GroupNorm {
   static constexpr const char* kName = "group_norm";
-  static constexpr int kStages = 3;  // moments of chunks, scale and shift of images, application
+  static constexpr int kStages = 3;  // moments of chunks; scale and shift of images; application
   using Specs = TypeList<GroupNorm>;
 
   Pixels x, y;
@@ -17,7 +17,7 @@ struct GroupNorm {
   const float *gamma, *beta;  // (channels,), or null
   float epsilon;
   Activation activation = Activation::kNone;
-  const Rounded* rounded = nullptr;  // if not null, where y goes instead
+  const Rounded* rounded = nullptr;  // if not null, y is rounded and stored there instead
 
   template <class Fields>
   void describe(Fields& fields) {
@@ -36,7 +36,8 @@ struct GroupNorm {
   void build(Builder& node) const;
 };
 
-/// Pixels of a chunk, for which GroupNorm's sums are in float32: a quarter of an image, 16 to 64.
+/// The pixels of a chunk: a quarter of an image, but at least 16 and at most 64. Within a chunk the
+/// sums are in float32; the sums of chunks are combined in float64.
 FASTDIFF_INLINE int64_t chunk_pixels(const GroupNorm& norm) {
   const int64_t quarter = divided_up(norm.pixels, 4);
   return quarter < 16 ? 16 : quarter > 64 ? 64 : quarter;
@@ -44,11 +45,12 @@ FASTDIFF_INLINE int64_t chunk_pixels(const GroupNorm& norm) {
 FASTDIFF_INLINE int64_t chunk_count(const GroupNorm& norm) {
   return divided_up(norm.pixels, chunk_pixels(norm));
 }
-/// Units of the stages: moments of chunks, scale and shift of images, application to chunks.
+/// The number of units of a stage. Stage 1 has one for each image, the others one for each chunk.
 FASTDIFF_INLINE int64_t group_norm_units(const GroupNorm& norm, int stage) {
   return stage == 1 ? norm.images : norm.images * chunk_count(norm);
 }
-/// For each channel: two doubles and two floats of an image, two floats of a chunk.
+/// The floats of scratch memory. For each channel, an image needs two doubles and two floats, and a
+/// chunk needs two floats.
 FASTDIFF_INLINE int64_t group_norm_scratch(const GroupNorm& norm) {
   return norm.images * (6 + 2 * chunk_count(norm)) * norm.channels;
 }
@@ -60,11 +62,12 @@ void GroupNorm::build(Builder& node) const {
   node.scratch_floats = group_norm_scratch(*this);
 }
 
+/// The kernels of group normalisation for the lane type L.
 template <class L>
 struct GroupNorms : private Channels<L> {
   using typename Channels<L>::F;
 
-  /// Mean and sum of squared deviations of each channel of a chunk of pixels.
+  /// Computes the mean and the sum of squared deviations of each channel of a chunk.
   static void statistics(const GroupNorm& spec, float* scratch, int64_t unit) {
     const Chunk chunk(spec, unit);
     const float* x = pixel(spec.x, chunk.image, chunk.first);
@@ -79,7 +82,8 @@ struct GroupNorms : private Channels<L> {
     }
   }
 
-  /// What normalises each channel of an image: y = x * scale + shift. In double.
+  /// Computes, in float64, the `scale` and `shift` that normalise each channel of an image:
+  /// y = x * scale + shift.
   static void combine(const GroupNorm& spec, float* scratch, int64_t image) {
     double* mean = image_moments(spec, scratch, image);
     double* squares = mean + spec.channels;
@@ -105,7 +109,7 @@ struct GroupNorms : private Channels<L> {
     }
   }
 
-  /// y = activation(x * scale + shift); y may be x.
+  /// Computes y = activation(x * scale + shift). y may be x.
   static void apply(const GroupNorm& spec, float* scratch, int64_t unit) {
 #define FASTDIFF_CASE(enumerator, name, value) \
   case Activation::enumerator:                 \
@@ -129,8 +133,9 @@ struct GroupNorms : private Channels<L> {
     }
   };
 
-  // The scratch memory: two doubles for each image and channel, then two floats for each of them,
-  // then two floats for each image, chunk and channel.
+  // The layout of the scratch memory: two doubles for each image and channel (mean and squares),
+  // then two floats for each image and channel (scale and shift), then two floats for each chunk
+  // and channel (mean and squares).
   static double* image_moments(const GroupNorm& spec, float* scratch, int64_t image) {
     return reinterpret_cast<double*>(scratch) + 2 * image * spec.channels;
   }
@@ -141,7 +146,8 @@ struct GroupNorms : private Channels<L> {
     return scratch + (6 * spec.images + 2 * chunk) * spec.channels;
   }
 
-  /// In two passes, the second of which finds its pixels in the first level of cache.
+  /// Computes the moments of kCount vectors of channels in two passes over the pixels. The second
+  /// pass finds the pixels in the first-level cache.
   template <int kCount>
   static FASTDIFF_INLINE void moments(const float* x, int64_t stride, int64_t pixels, int64_t live,
                                       float* mean, float* squares) {
@@ -166,9 +172,12 @@ struct GroupNorms : private Channels<L> {
     }
   }
 
-  /// Mean and sum of squared deviations of each channel of an image: the deviations from the mean
-  /// of a whole are those from the means of its parts, and those of these means (Chan, Golub and
-  /// LeVeque, "Algorithms for computing the sample variance", 1983).
+  /// Combines the moments of the chunks of an image into its mean and sum of squared deviations.
+  ///
+  /// The squared deviations from the mean of the whole are those from the means of the parts plus
+  /// those of the parts' means from the mean of the whole (Chan, Golub and LeVeque, "Algorithms for
+  /// computing the sample variance", 1983). Deviations are taken from the first chunk's mean, the
+  /// pivot, so that large means do not cancel.
   static void combine_chunks(const GroupNorm& spec, float* scratch, int64_t image,
                              double* __restrict mean, double* __restrict squares) {
     const int64_t chunks = chunk_count(spec), first = image * chunks;

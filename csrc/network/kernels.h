@@ -1,15 +1,16 @@
-// All kernels of the native backend for one lane policy.
+// All kernels of the native backend for one lane type.
 //
-// Every SIMD level includes this file in one source file, with a policy of internal linkage, so
-// that no function compiled for a newer CPU can be picked by the linker for an older one.
+// The source file of each instruction level includes this file and instantiates the kernels with a
+// lane type of internal linkage. Without that, the linker could merge the instances of two levels
+// and keep the one that was compiled for the newer CPU.
 #pragma once
 
 #include "level.h"
 
 namespace fastdiff::network {
 
-/// T multiplies tiles of bfloat16 and I those of 8-bit integers, which plain arithmetic does at
-/// levels without instructions for it.
+/// Returns the instruction level of the lane type L. T multiplies tiles of bfloat16 and I tiles of
+/// 8-bit integers (tile_math.h). Levels without instructions for these use plain arithmetic.
 template <class L, class T = PlainTiles<Bfloat16>, class I = PlainTiles<Int8>>
 constexpr Level level_of(const char* name, const char* needs, bool (*supported)()) {
   return Level{name,

@@ -1,10 +1,11 @@
-// What a kind of node is. All that C++ knows of one stands in one header: what its kernels are
-// told, the kernels, what Python says of it, and the stages that it becomes.
+// What a kind of node is. One header holds all that C++ knows of a kind: the arguments of its
+// kernels (the spec), the kernels, the arguments that Python gives, and the stages that it becomes.
+// A kind of node for pooling would read:
 //
 //   struct Pool {
 //     static constexpr const char* kName = "pool";  // Python's NetworkPlan.pool(name, ...)
-//     static constexpr int kStages = 1;             // kernels, one for each stage
-//     using Specs = TypeList<Pool>;                 // what its kernels take: itself
+//     static constexpr int kStages = 1;             // the number of kernels
+//     using Specs = TypeList<Pool>;                 // the specs of its kernels: here itself
 //     Pixels x, y;
 //     template <class Fields> void describe(Fields& fields) { fields("x", x); ... }
 //     template <class Builder> void build(Builder& node) const { node.stage(*this, 0, units); }
@@ -13,27 +14,29 @@
 //     static constexpr Stages<Pool> stages = {{PoolOf<typename A::L>::run}};
 //   };
 //
-// A line in kinds.h registers it. `describe` and `build` are templates for one reason: the sources
-// of the levels include this text, and must emit no function of it that the linker could pick for
-// an older CPU.
+// A line in kinds.h registers it. `describe` and `build` are templates only because the source
+// files of the instruction levels include this text: as plain functions they would be compiled for
+// newer CPUs too, and the linker could pick that copy for an older CPU.
 #pragma once
 
 #include <cstdint>
 
 namespace fastdiff::network {
 
-/// Does one unit of a stage. Units of a stage run at the same time, in any order, and every element
-/// is the work of one unit, so the bits do not depend on the threads.
+/// A kernel: does one unit of a stage. The units of a stage may run at the same time and in any
+/// order. Every element of the output is written by exactly one unit, so the bits of the output do
+/// not depend on the number of threads.
 template <class Spec>
 using Unit = void (*)(const Spec& spec, float* scratch, int64_t unit);
 
-/// The kernels that take a Spec, at one level.
+/// The kernels that take a Spec, at one instruction level.
 template <class Spec>
 struct Stages {
   Unit<Spec> units[Spec::kStages];
 };
 
-/// What a level computes with: lanes, and what multiplies tiles of bfloat16 and of 8-bit integers.
+/// What an instruction level computes with: its lane type (lanes.h), and the types that multiply
+/// tiles of bfloat16 and of 8-bit integers (tile_math.h).
 template <class Lanes, class Bfloat16Tiles, class Int8Tiles>
 struct Arithmetic {
   using L = Lanes;
@@ -41,7 +44,8 @@ struct Arithmetic {
   using I = Int8Tiles;
 };
 
-/// Specialised beside each kernel.
+/// Has a member `stages`, the kernels of a Spec for the Arithmetic A. Specialised beside the
+/// kernels.
 template <class Spec, class A>
 struct KernelsOf;
 
@@ -57,8 +61,8 @@ struct Joined<TypeList<A...>> {
 template <class... A, class... B, class... Rest>
 struct Joined<TypeList<A...>, TypeList<B...>, Rest...> : Joined<TypeList<A..., B...>, Rest...> {};
 
-/// The kernels of all kinds at one level. An aggregate, so that it is constant data and nothing
-/// else.
+/// The kernels of all kinds of node at one instruction level. It is an aggregate, so that it is
+/// initialised at compile time and needs no code of its own.
 template <class Kinds>
 struct KernelTable;
 template <class... Specs>
@@ -69,7 +73,7 @@ struct KernelTable<TypeList<Specs...>> : Stages<Specs>... {
   }
 };
 
-/// The specs of all kinds.
+/// The specs of all kinds of node, as one TypeList.
 template <class Kinds>
 struct SpecsOf;
 template <class... Kinds>

@@ -1,4 +1,4 @@
-// The kinds of node that there are. A new one is a header (kind.h says what is in it) and a line
+// The list of all kinds of node. Adding one takes a header, as kind.h describes it, and its name
 // here.
 #pragma once
 

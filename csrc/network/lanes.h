@@ -1,4 +1,8 @@
-// Vectors of one width, as the compiler's own vector types; a level adds what they lack.
+// Lane types: SIMD vectors of one width, and the operations that the kernels need of them.
+//
+// `Vectors` has what the compiler's own vector types can do on any CPU. The lane type of an
+// instruction level derives from it, replaces what the CPU does better, and adds `kRows`, the rows
+// of a matrix product whose sums fit into registers, `broadcast` and `fma`.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +28,7 @@ struct Vectors {
     return v;
   }
   static FASTDIFF_INLINE void store(float* to, F v) { memcpy(to, &v, sizeof v); }
-  /// The first `count` lanes; the others are zero.
+  /// Loads the first `count` lanes; the others become zero.
   static FASTDIFF_INLINE F load_part(const float* from, int64_t count) {
     F v = {};
     memcpy(&v, from, size_t(count) * sizeof(float));
@@ -33,7 +37,7 @@ struct Vectors {
   static FASTDIFF_INLINE void store_part(float* to, F v, int64_t count) {
     memcpy(to, &v, size_t(count) * sizeof(float));
   }
-  /// Rounds to bfloat16, to nearest even; NaN stays NaN.
+  /// Rounds to bfloat16, to nearest with ties to even, and keeps it as float32. NaN stays NaN.
   static FASTDIFF_INLINE F round_bf16(F v) {
     const U bits = (U)v;
     const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -45,9 +49,10 @@ struct Vectors {
     memcpy(lanes, &halves, sizeof lanes);
     for (int i = 0; i < kWidth; ++i) to[i] = uint16_t(lanes[i]);
   }
-  /// Rounds to the nearest of 0 to 255, halves to even; NaN gives 0.
+  /// Rounds to the nearest integer from 0 to 255, with ties to even. NaN gives 0.
   static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
-    constexpr float kShift = 8388608.0f;  // 2^23: the last bit of what is added to it counts 1
+    // 2^23: the sum is rounded to an integer, held in its low bits.
+    constexpr float kShift = 8388608.0f;
     const F kept = v > 0.0f ? v : F{};
     const U bits = (U)((kept < 255.0f ? kept : splat(255.0f)) + kShift);
     uint32_t lanes[kWidth];
@@ -56,11 +61,12 @@ struct Vectors {
   }
   /// a / b to two roundings, for b from 2^-126 to 2^126; and for infinity.
   static FASTDIFF_INLINE F divide(F a, F b) { return a / b; }
-  /// The same to 13 bits.
+  /// a / b to 13 bits, for the same b.
   static FASTDIFF_INLINE F divide_shortly(F a, F b) { return a / b; }
   static FASTDIFF_INLINE F max(F a, F b) { return a > b ? a : b; }
   static FASTDIFF_INLINE F min(F a, F b) { return a < b ? a : b; }
-  static FASTDIFF_INLINE float sum(F v) {  // in halves, the same order at every call
+  /// The sum of all lanes. The order of additions depends on the width alone.
+  static FASTDIFF_INLINE float sum(F v) {
     float lanes[kWidth];
     store(lanes, v);
     for (int half = kWidth / 2; half > 0; half /= 2) {

@@ -1,4 +1,4 @@
-// Normalisation over the channels of a pixel.
+// Layer normalisation: over the channels of each pixel.
 #pragma once
 
 #include "kind.h"
@@ -15,10 +15,10 @@ struct LayerNorm {
   Pixels x, y;
   int64_t images, pixels, channels;
   const float *gamma = nullptr, *beta = nullptr;  // (channels,), or null
-  PerImage scale = {}, shift = {};                // or null
+  PerImage scale = {}, shift = {};                // (channels,) of each image, or null
   float epsilon;
-  bool centred = true;               // false: root mean square only, nothing is subtracted
-  const Rounded* rounded = nullptr;  // if not null, where y goes instead
+  bool centred = true;               // false for RMS norm, which does not subtract the mean
+  const Rounded* rounded = nullptr;  // if not null, y is rounded and stored there instead
 
   template <class Fields>
   void describe(Fields& fields) {
@@ -38,7 +38,7 @@ struct LayerNorm {
   void build(Builder& node) const;
 };
 
-/// Pixels of a unit of LayerNorm: about 8192 floats.
+/// The pixels of a unit: about 8192 floats, but at least one pixel.
 FASTDIFF_INLINE int64_t unit_pixels(const LayerNorm& norm) {
   return norm.channels < 8192 ? 8192 / norm.channels : 1;
 }
@@ -51,11 +51,12 @@ void LayerNorm::build(Builder& node) const {
   node.stage(*this, 0, layer_norm_units(*this));
 }
 
+/// The kernel of layer normalisation for the lane type L.
 template <class L>
 struct LayerNorms : private Channels<L> {
   using typename Channels<L>::F;
 
-  /// y may be x.
+  /// Normalises the pixels of a unit. y may be x.
   static void run(const LayerNorm& spec, float*, int64_t unit) {
     const int64_t size = unit_pixels(spec), blocks = divided_up(spec.pixels, size);
     const int64_t image = unit / blocks, first = unit % blocks * size;
@@ -78,9 +79,10 @@ struct LayerNorms : private Channels<L> {
  private:
   using Channels<L>::kVectors, Channels<L>::kBlock;
   using Channels<L>::pixel, Channels<L>::load;
-  static constexpr int64_t kPixels = 4;  // step by step: the end of one sum overlaps with the next
+  // Pixels at a time, so that the end of one pixel's sum overlaps with the beginning of the next.
+  static constexpr int64_t kPixels = 4;
 
-  /// Of x, or of (x - mean)^2.
+  /// Returns the sum of x, or of (x - mean)^2 if kSquared.
   template <bool kSquared>
   static FASTDIFF_INLINE float sum(const float* x, int64_t channels, float mean) {
     F sums[kVectors] = {};
@@ -102,7 +104,7 @@ struct LayerNorms : private Channels<L> {
     return L::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
-  /// y = ((x - mean) * inverse * gamma + beta) * (1 + scale) + shift of some pixels.
+  /// Computes y = ((x - mean) * inverse * gamma + beta) * (1 + scale) + shift for `count` pixels.
   static FASTDIFF_INLINE void modulate(const LayerNorm& spec, int64_t image, int64_t first,
                                        int64_t count, const float* mean, const float* inverse) {
     const Format format(spec.rounded);
@@ -118,7 +120,7 @@ struct LayerNorms : private Channels<L> {
     const float *scale = of_image(spec.scale), *shift = of_image(spec.shift);
     const auto vectors = [&](int64_t c, int64_t live) {
       F factor = spec.gamma ? load(spec.gamma + c, live) : L::splat(1.0f);
-      F offset = spec.beta ? load(spec.beta + c, live) : F{};
+      F offset = spec.beta ? load(spec.beta + c, live) : L::splat(-0.0f);  // keeps the sign of zero
       if (scale) {
         const F grown = 1.0f + load(scale + c, live);
         factor *= grown, offset *= grown;

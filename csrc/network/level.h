@@ -1,20 +1,24 @@
-// What one instruction-set level of the native backend offers, as plain function pointers.
+// An instruction level of the native backend: the kernels that were compiled for a set of CPU
+// instructions, as plain function pointers.
 #pragma once
 
 #include "kinds.h"
 
 namespace fastdiff::network {
 
+/// The kernels of every kind of node, at one instruction level.
 using Kernels = KernelTable<SpecsOf<Kinds>::Type>;
 
+/// The instruction level of a CPU. The noise levels of sampling have nothing to do with it.
 struct Level {
   const char* name;
-  const char* needs;  // instruction sets, in words
-  bool (*supported)();
+  const char* needs;                  // the instruction sets that the CPU must have, in words
+  bool (*supported)();                // whether this CPU and system can run the kernels
   int panel;                          // columns of a packed panel of weights
-  const char *tile_math, *int8_math;  // what multiplies tiles
+  const char *tile_math, *int8_math;  // which instructions multiply tiles of bfloat16, of integers
   Kernels kernels;
 
+  /// Returns the kernel number `stage` of those that take a Spec.
   template <class Spec>
   Unit<Spec> unit(int stage) const {
     return static_cast<const Stages<Spec>&>(kernels).units[stage];

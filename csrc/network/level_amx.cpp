@@ -1,4 +1,5 @@
-// The AVX-512 level with AMX: tiles of bfloat16 or 8-bit integers in registers of their own.
+// The instruction level "amx": AVX-512 with AMX, which multiplies tiles of bfloat16 or 8-bit
+// integers in tile registers.
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,7 +12,8 @@
 namespace fastdiff::network {
 namespace {
 
-// GCC 12's tile loads do not say that they read memory, so the compiler may move a store past them.
+// These macros replace the intrinsics, since those of GCC 12 for tile loads do not tell the
+// compiler that they read memory: it may move a store behind the load that needs it.
 #define FASTDIFF_TILE_LOAD(tile, from, bytes) \
   asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(int64_t(bytes)) : "memory")
 #define FASTDIFF_TILE_STORE(tile, to, bytes) \
@@ -20,7 +22,8 @@ namespace {
   asm volatile(#instruction " %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 #define FASTDIFF_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : :)
 
-/// Tiles 0 to 3 are sums, 4 and 5 are of B, 6 and 7 of A. One object at a time in a thread.
+/// The tile multiplier (tile_math.h) of AMX. Tile registers 0 to 3 hold the sums, 4 and 5 tiles of
+/// B, 6 and 7 tiles of A. A thread can have only one object at a time, as it owns the registers.
 template <class S>
 struct AmxTiles {
   static constexpr const char* kName = "AMX";
@@ -45,7 +48,7 @@ struct AmxTiles {
     FASTDIFF_TILE_ZERO(3);
   }
 
-  /// All loads come first: products then follow each other without waiting.
+  /// All loads come first, so that the products follow each other without waiting for memory.
   void step(const uint8_t* a0, const uint8_t* a1, int64_t stride, const uint8_t* b) {
     FASTDIFF_TILE_LOAD(4, b, kTileRowBytes);
     FASTDIFF_TILE_LOAD(5, b + kTileBytes, kTileRowBytes);
@@ -73,7 +76,8 @@ struct AmxTiles {
   }
 };
 
-/// Linux gives a process tile registers when it asks, before threads that use them start.
+/// Linux lets a process use tile registers only after it has asked, which it must do before the
+/// threads that use them start.
 bool permitted() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

@@ -1,4 +1,4 @@
-// The AVX2 level with fused multiply-adds: 8 lanes.
+// The instruction level "avx2": AVX2 and FMA, with 8 lanes.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -7,6 +7,7 @@
 namespace fastdiff::network {
 namespace {
 
+/// Vectors of 8 lanes with the instructions of AVX2 and FMA.
 struct Avx2 : Vectors<8> {
   static constexpr int kRows = 6;  // 12 sums, 2 vectors of weights, 1 of activations: 15 registers
 
@@ -21,7 +22,7 @@ struct Avx2 : Vectors<8> {
     return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
   }
   static FASTDIFF_INLINE void store_u8(uint8_t* to, F v) {
-    const __m256 kept = _mm256_max_ps((__m256)v, _mm256_setzero_ps());  // of NaN the second
+    const __m256 kept = _mm256_max_ps((__m256)v, _mm256_setzero_ps());  // of NaN, this gives 0
     const __m256i n = _mm256_cvtps_epi32(_mm256_min_ps(kept, _mm256_set1_ps(255.0f)));
     const __m128i words =
         _mm_packus_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
@@ -37,6 +38,7 @@ struct Avx2 : Vectors<8> {
   }
 };
 
+/// Vectors of 16-bit integers for WideTiles.
 struct Words {
   static constexpr const char* kName = "AVX2, in 16 bits";
   static constexpr int kColumns = 4;

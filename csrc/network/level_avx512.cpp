@@ -1,4 +1,4 @@
-// The AVX-512 level: 16 lanes.
+// The instruction level "avx512": AVX-512, with 16 lanes.
 #include "avx512.h"
 #include "kernels.h"
 #include "wide_tiles.h"
@@ -6,6 +6,7 @@
 namespace fastdiff::network {
 namespace {
 
+/// Vectors of 16-bit integers for WideTiles.
 struct Words {
   static constexpr const char* kName = "AVX-512, in 16 bits";
   static constexpr int kColumns = 8;

@@ -1,11 +1,15 @@
-// The AVX-512 level with products of bfloat16 pairs, VDPBF16PS, and of 8-bit integers, VPDPBUSD.
+// The instruction level "avx512_bf16": AVX-512 with dot products of bfloat16 (VDPBF16PS) and of
+// 8-bit integers (VPDPBUSD).
 #include "avx512.h"
 #include "kernels.h"
 
 namespace fastdiff::network {
 namespace {
 
-/// P has a type of sums and an instruction that adds to each of 16 of them the products of 4 bytes.
+/// A tile multiplier (tile_math.h) by dot products of 4 bytes.
+///
+/// P provides Sum, the type of the sums; V, a vector of 16 of them; and add(), one instruction that
+/// adds to each sum the products of 4 bytes of A and 4 bytes of B.
 template <class P>
 struct QuadTiles {
   static constexpr const char* kName = P::kName;
@@ -25,7 +29,8 @@ struct QuadTiles {
   void store(Sum (&to)[2][kTileRows][kTilePanel]) const { memcpy(to, sums_, sizeof sums_); }
 
  private:
-  static constexpr int kRows = 8;  // at a time: 16 sums, 2 vectors of B and 1 of A
+  // Rows at a time: 16 sums, 2 vectors of B and 1 of A are in registers.
+  static constexpr int kRows = 8;
 
   static FASTDIFF_INLINE void rows(const uint8_t* a, int64_t stride, const uint8_t* b,
                                    V (*sums)[2]) {
@@ -48,6 +53,7 @@ struct QuadTiles {
   alignas(64) V sums_[2][kTileRows][2];
 };
 
+/// Dot products of pairs of bfloat16.
 struct Bfloat16Pairs {
   static constexpr const char* kName = "AVX-512 BF16";
   using Sum = float;
@@ -58,6 +64,7 @@ struct Bfloat16Pairs {
   }
 };
 
+/// Dot products of four 8-bit integers.
 struct Int8Quads {
   static constexpr const char* kName = "AVX-512 VNNI";
   using Sum = int32_t;

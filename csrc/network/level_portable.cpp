@@ -1,9 +1,10 @@
-// The level of every CPU: four lanes as the compiler makes them.
+// The instruction level "portable", which runs on every CPU: four lanes, compiled from plain C++.
 #include "kernels.h"
 
 namespace fastdiff::network {
 namespace {
 
+/// Vectors of 4 lanes, whose operations are left to the compiler.
 struct Portable : Vectors<4> {
   static constexpr int kRows = 6;
 

@@ -1,4 +1,4 @@
-// The levels of this build.
+// The list of the instruction levels that this build contains.
 #include <vector>
 
 #include "plan.h"

@@ -1,5 +1,7 @@
-// Programs of elementwise operations: a piece of an axis at a time, all of it in the first level of
-// cache, step after step.
+// Maps, which are short programs of element-wise operations.
+//
+// The kernel takes a piece of the last axis, runs the whole program on it step after step, and goes
+// on to the next piece. All intermediate results of a piece stay in the first-level cache.
 #pragma once
 
 #include "map_spec.h"
@@ -7,12 +9,14 @@
 
 namespace fastdiff::network {
 
+/// The kernel of maps for the lane type L.
 template <class L>
 struct Maps {
   using F = typename L::F;
 
-  /// Pieces in an order in which transposing reads and writes the same cache lines again soon: the
-  /// last axis but one runs fastest, then the pieces of the last axis, then the others.
+  /// Runs the pieces of one unit. Of the indices of a piece, that of the last axis but one changes
+  /// fastest, then that of the piece within the last axis, then those of the other axes. A map that
+  /// transposes thus comes back soon to the cache lines that it has read or written in part.
   static void run(const Map& map, float*, int64_t unit) {
     const int64_t length = piece_length(map), pieces = divided_up(map.shape[kLast], length);
     const int64_t fast = map.shape[kLast - 1], all = piece_count(map);
@@ -48,8 +52,9 @@ struct Maps {
     return sum;
   }
 
-  /// `count` elements of the last axis. Steps work on whole vectors: in place in x and y where
-  /// elements are side by side and there is no rest, else on copies.
+  /// Runs the program on `count` elements of the last axis. Steps work on whole vectors. They read
+  /// x and write y directly where the elements are contiguous and fill whole vectors, and work on
+  /// copies elsewhere.
   static FASTDIFF_INLINE void piece(const Map& map, const float* const (&x)[kMapInputs], float* y,
                                     int64_t count) {
     alignas(64) float copies[kMapInputs][kPiece], results[kMapSteps][kPiece];
@@ -73,6 +78,7 @@ struct Maps {
     if (result != y) scatter(result, count, y, stride);
   }
 
+  /// Copies `count` elements to contiguous memory and fills it up to `padded` with zeros.
   static FASTDIFF_INLINE const float* gather(const float* from, int64_t stride, int64_t count,
                                              int64_t padded, float* to) {
     if (stride == 1) {

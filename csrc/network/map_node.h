@@ -1,4 +1,4 @@
-// Maps as nodes of a plan: programs of element-wise operations.
+// Maps, which are short programs of element-wise operations, as nodes of a plan.
 #pragma once
 
 #include <algorithm>
@@ -9,17 +9,18 @@
 
 namespace fastdiff::network {
 
-/// Element (i, j, ...) is at data[strides[0] * i + strides[1] * j + ...].
+/// An operand: element (i, j, ...) is at data[strides[0] * i + strides[1] * j + ...].
 struct Strided {
   float* data = nullptr;
   std::vector<int64_t> strides;
 };
 
+/// What Python tells of a map, and the stage that it becomes.
 struct MapNode {
   static constexpr const char* kName = "map";
   using Specs = TypeList<Map>;
 
-  std::vector<int64_t> shape;  // the images first
+  std::vector<int64_t> shape;  // the number of images first
   std::vector<Strided> inputs;
   Strided output;
   std::vector<MapStep> program;
@@ -39,7 +40,7 @@ struct MapNode {
     node.require(program.size() <= kMapSteps, "expected at most 24 steps");
     node.require(!inputs.empty() || !program.empty(), "expected an input or a program");
     Map spec = {};
-    const size_t lead = kMapRank - shape.size();  // axes in front, of length 1
+    const size_t lead = kMapRank - shape.size();  // how many axes of length 1 are put in front
     std::fill_n(spec.shape, kMapRank, 1);
     std::copy(shape.begin(), shape.end(), spec.shape + lead);
     const auto take = [&](const Strided& operand, int64_t* strides) {

@@ -1,4 +1,4 @@
-// Maps: what their kernel is told, and how their work is divided.
+// The arguments of the map kernel, and how its work is divided into units.
 #pragma once
 
 #include "kind.h"
@@ -11,14 +11,15 @@ constexpr int kMapRank = 5;  // the image and up to four axes
 constexpr int kMapInputs = 8;
 constexpr int kMapSteps = 24;
 
-/// One operation of a Map; operands below `inputs` are its inputs, the others results of steps.
+/// One operation of a Map. `a` and `b` number its operands: 0 to inputs - 1 are the map's inputs,
+/// and inputs + i is the result of step i. An operand that the operation does not have is -1.
 struct MapStep {
   MapOp op;
   int32_t a, b;
   float constant;
 };
 
-/// y = a short program on x_0, x_1, ... element by element; without steps it copies x_0.
+/// y = program(x_0, x_1, ...), element by element. A map without steps copies x_0.
 struct Map {
   static constexpr int kStages = 1;
 
@@ -31,10 +32,10 @@ struct Map {
   MapStep program[kMapSteps];
 };
 
-/// Elements that a map computes at once, along its last axis.
+/// The most elements of the last axis that are computed at once.
 constexpr int64_t kPiece = 256;
 
-/// The pieces of the last axis are as equal as whole vectors allow.
+/// The length of the pieces of the last axis: as equal as whole vectors allow, at most kPiece.
 FASTDIFF_INLINE int64_t piece_length(const Map& map) {
   const int64_t length = map.shape[kMapRank - 1];
   const int64_t even = divided_up(length, divided_up(length, kPiece));
@@ -46,7 +47,7 @@ FASTDIFF_INLINE int64_t piece_count(const Map& map) {
   for (int axis = 0; axis < kMapRank - 1; ++axis) pieces *= map.shape[axis];
   return pieces;
 }
-/// Pieces of a unit: about 4096 elements.
+/// The number of pieces of a unit, which make about 4096 elements.
 FASTDIFF_INLINE int64_t unit_pieces(const Map& map) { return 4096 / piece_length(map); }
 FASTDIFF_INLINE int64_t map_units(const Map& map) {
   return divided_up(piece_count(map), unit_pieces(map));

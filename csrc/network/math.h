@@ -1,4 +1,4 @@
-// Elementary functions of lanes. NaN comes through all of them.
+// Elementary functions of vectors. All of them return NaN for NaN.
 #pragma once
 
 #include "fastdiff/arithmetic.h"
@@ -6,7 +6,7 @@
 
 namespace fastdiff::network {
 
-/// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
+/// 1.5 * 2^23. Adding it to a float rounds that to an integer, which is in the low bits of the sum.
 constexpr float kRounder = 0x1.8p23f;
 
 /// log2(e).
@@ -21,7 +21,7 @@ struct Short : L {
   static FASTDIFF_INLINE F divide(F a, F b) { return L::divide_shortly(a, b); }
 };
 
-/// Horner's rule, highest coefficient first.
+/// The polynomial in x by Horner's rule, highest coefficient first.
 template <class L, class... Coefficients>
 FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficients... lower) {
   typename L::F p = L::splat(highest);
@@ -29,13 +29,14 @@ FASTDIFF_INLINE typename L::F horner(typename L::F x, float highest, Coefficient
   return p;
 }
 
-/// 2^n for integers n in [-127, 127]; 2^-127 counts as 0.
+/// 2^n for integers n in [-127, 127], where 2^-127 becomes 0.
 template <class L>
 FASTDIFF_INLINE typename L::F power_of_two(typename L::I n) {
   return bit_cast<typename L::F>((n + 127) << 23);
 }
 
-/// e^x = 2^n (1 + rest), |x - n ln 2| <= ln(2) / 2: Cody and Waite's reduction, then a polynomial.
+/// The parts of e^x = 2^n (1 + rest) with |x - n ln 2| <= ln(2) / 2, by Cody and Waite's reduction
+/// and a polynomial.
 template <class L>
 struct Exponential {
   typename L::I n;
@@ -45,7 +46,7 @@ struct Exponential {
     const auto shifted = L::fma(x, L::splat(kLog2E), L::splat(kRounder));
     const auto whole = shifted - kRounder;
     n = bit_cast<typename L::I>(shifted) - bit_cast<int32_t>(kRounder);
-    auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2, 15 bits: an exact product
+    auto r = L::fma(whole, L::splat(-0x1.62e4p-1f), x);  // ln 2 to 15 bits: the product is exact
     r = L::fma(whole, L::splat(-0x1.7f7d1cp-20f), r);    // the rest of ln 2
     const auto p = horner<L>(r, 0x1.6a4ce4p-10f, 0x1.123988p-7f, 0x1.5558bp-5f, 0x1.555492p-3f,
                              0x1.fffffcp-2f);
@@ -70,7 +71,7 @@ FASTDIFF_INLINE typename L::F exp(typename L::F x) {
 /// 1.5 * 2^23 + 127: what it rounds to an integer n ends in the bits of n's exponent.
 constexpr float kBiasedRounder = 0x1.8p23f + 127.0f;
 
-/// 2^n 2^r for n + kBiasedRounder, n in [-127, 127], and |r| <= 1/2; 2^-127 counts as 0.
+/// 2^n 2^r for `biased_n` = n + kBiasedRounder, n in [-127, 127] and |r| <= 1/2. 2^-127 becomes 0.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::F r) {
   typename L::F p;
@@ -83,7 +84,7 @@ FASTDIFF_INLINE typename L::F exp2_of_parts(typename L::F biased_n, typename L::
   return p * bit_cast<typename L::F>(bit_cast<typename L::I>(biased_n) << 23);
 }
 
-/// 2^x for x <= 0, as a softmax needs it.
+/// 2^x for x <= 0, which is what a softmax needs.
 template <class L>
 FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   x = L::max(L::splat(-127.0f), x);
@@ -91,11 +92,12 @@ FASTDIFF_INLINE typename L::F exp2_negative(typename L::F x) {
   return exp2_of_parts<L>(n, x - (n - kBiasedRounder));
 }
 
-/// The bfloat16 next to 2^(x + 1/2) for x <= -1/2, as far as a polynomial tells that is off by
-/// 2^-13 of it. NaN stays NaN.
+/// 2^(x + 1/2) for x <= -1/2, rounded to bfloat16 and kept as float32. NaN stays NaN.
 ///
-/// Its last sum rounds: 3 * 2^15 + p is a multiple of 2^-7, as bfloat16 from 1 to 2 are, and so is
-/// 181/128, the constant of p, which is off by 2^-13 of the square root of 2.
+/// What is rounded is a polynomial of relative error 2^-13, so a value that close to the middle
+/// between two bfloat16 may be rounded the other way. The last addition of the polynomial does the
+/// rounding: float32 near 3 * 2^15 are multiples of 2^-7, as are the bfloat16 from 1 to 2. The
+/// constant term, 181/128, is a multiple too, within 2^-13 of the square root of 2.
 template <class L>
 FASTDIFF_INLINE typename L::F rounded_exp2(typename L::F x) {
   constexpr float kSevenBits = 0x1.8p16f;
@@ -146,7 +148,7 @@ FASTDIFF_INLINE typename L::F minus_absolute(typename L::F x) {
   return bit_cast<typename L::F>(bit_cast<typename L::I>(x) | kSign);
 }
 
-/// From e^2|x| - 1, which is accurate for small x too.
+/// tanh(x), computed from e^(2 |x|) - 1, which is accurate for small x too.
 template <class L>
 FASTDIFF_INLINE typename L::F tanh(typename L::F x) {
   using I = typename L::I;
@@ -187,7 +189,8 @@ FASTDIFF_INLINE typename L::F gelu_tanh(typename L::F x) {
   return times_sigmoid<L>(x, inner);
 }
 
-/// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), which is 1 in float32 from 20 on.
+/// x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2). The factor n / (n + 2) is 1 in
+/// float32 for x >= 20.
 template <class L>
 FASTDIFF_INLINE typename L::F mish(typename L::F x) {
   const auto e = exp_up_to_89<L>(L::min(L::splat(20.0f), x));
@@ -195,20 +198,20 @@ FASTDIFF_INLINE typename L::F mish(typename L::F x) {
   return x * L::divide(n, n + 2.0f);
 }
 
-/// The greater one; NaN if either is.
+/// The greater of a and b; NaN if either is NaN.
 template <class L>
 FASTDIFF_INLINE typename L::F maximum(typename L::F a, typename L::F b) {
   return ((a > b) | (a != a)) ? a : b;
 }
 
-/// The smaller one; NaN if either is.
+/// The smaller of a and b; NaN if either is NaN.
 template <class L>
 FASTDIFF_INLINE typename L::F minimum(typename L::F a, typename L::F b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-/// A function of one number for each lane: of the C library where a network needs it rarely, such
-/// as the sines of a time embedding.
+/// Calls a scalar function for each lane. It serves functions of the C library that networks need
+/// rarely, such as the sine of a time embedding.
 template <class L, class Function>
 FASTDIFF_INLINE typename L::F each(typename L::F x, Function function) {
   float lanes[L::kLanes];
@@ -229,7 +232,7 @@ template <class L>
 FASTDIFF_INLINE typename L::F cos(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_cosf(v); });
 }
-/// To the nearest integer, halves to even.
+/// Rounds to the nearest integer, with ties to even.
 template <class L>
 FASTDIFF_INLINE typename L::F round(typename L::F x) {
   return each<L>(x, [](float v) { return __builtin_rintf(v); });

@@ -1,7 +1,8 @@
-// Matrix products: some rows of activations times one packed panel of weights, sums in registers.
+// Matrix products in float32: some rows of activations times one packed panel of weights, with the
+// sums in registers.
 //
-// Every sum runs over its terms in one order, so a row has the same bits in every batch, tile and
-// thread.
+// The terms of every sum are added in the same order, so a row has the same bits in every batch, in
+// every tile and on every thread.
 #pragma once
 
 #include <utility>
@@ -11,8 +12,10 @@
 
 namespace fastdiff::network {
 
+/// A panel is this many vectors of columns of the weights (pack.h).
 constexpr int kPanelVectors = 2;
 
+/// The product for the lane type L. A tile is 1 to L::kRows rows times one panel.
 template <class L>
 struct Multiply {
   using F = typename L::F;
@@ -23,8 +26,8 @@ struct Multiply {
 
   /// sums[r][:] += sum over k of a[r][k] * weights[k * kPanel + :].
   ///
-  /// With kAhead the next panel is asked for meanwhile: where there are few rows, weights come from
-  /// memory more slowly than they are used.
+  /// With kAhead, the next panel is prefetched meanwhile. That helps where there are so few rows
+  /// that weights are used faster than memory delivers them.
   template <int kRows, bool kAhead = false>
   static FASTDIFF_INLINE void accumulate(const float* const (&a)[kRows], const float* weights,
                                          int64_t depth, Sums<kRows>& sums) {
@@ -32,7 +35,7 @@ struct Multiply {
     accumulate<kAhead>(factor, weights, depth, sums, std::make_integer_sequence<int, kRows>());
   }
 
-  /// The same with a[r * row + k * step] for a[r][k].
+  /// The same, where element (r, k) of the rows is a[r * row + k * step].
   template <int kRows>
   static FASTDIFF_INLINE void accumulate(const float* a, int64_t row, int64_t step,
                                          const float* panel, int64_t depth, Sums<kRows>& sums) {
@@ -40,8 +43,10 @@ struct Multiply {
     accumulate<false>(factor, panel, depth, sums, std::make_integer_sequence<int, kRows>());
   }
 
-  /// Calls tile(std-like constant kRows, first row) for `rows` rows in tiles as equal as they can
-  /// be: a last tile of few rows would cost as much as a whole one.
+  /// Divides `rows` rows into tiles and calls tile(Size<kRows>, first row) for each.
+  ///
+  /// The tiles are as equal as they can be: a last tile of few rows would cost as much as a full
+  /// one.
   template <class Tile>
   static FASTDIFF_INLINE void for_tiles(int64_t rows, const Tile& tile) {
     int64_t tiles = (rows + L::kRows - 1) / L::kRows;
@@ -52,6 +57,7 @@ struct Multiply {
     }
   }
 
+  /// A number of rows as a constant, of which the compiler can unroll loops.
   template <int kRows>
   struct Size {
     static constexpr int value = kRows;
@@ -60,8 +66,8 @@ struct Multiply {
  private:
   static_assert(kPanelVectors == 2, "a row has two sums");
 
-  /// The rows are named one by one, not counted in loops: sums then stay in registers, of which
-  /// compilers otherwise leave one or another in memory.
+  /// The rows are unrolled by a pack expansion and not by a loop: with a loop, compilers keep some
+  /// of the sums in memory instead of registers.
   template <bool kAhead, class Factor, int kRows, int... kRow>
   static FASTDIFF_INLINE void accumulate(const Factor& factor, const float* weights, int64_t depth,
                                          Sums<kRows>& sums, std::integer_sequence<int, kRow...>) {

@@ -1,4 +1,5 @@
-// What both kinds of normalisation read and write: channels of pixels, whole vectors or the rest.
+// How group norm and layer norm load and store the channels of a pixel: in whole vectors, and the
+// remaining channels in part of one.
 #pragma once
 
 #include "epilogue.h"
@@ -8,7 +9,7 @@ namespace fastdiff::network {
 template <class L>
 struct Channels {
   using F = typename L::F;
-  static constexpr int kVectors = 4;  // of channels, at once
+  static constexpr int kVectors = 4;  // the vectors of channels that are computed at once
   static constexpr int64_t kBlock = kVectors * L::kLanes;
 
   static FASTDIFF_INLINE float* pixel(const Pixels& pixels, int64_t image, int64_t p) {

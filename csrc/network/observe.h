@@ -1,4 +1,4 @@
-// Ranges of activations, for integers to be fitted to.
+// The ranges of activations, from which the calibration of 8-bit integers takes its factors.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +8,11 @@
 
 namespace fastdiff::network {
 
-/// Widens low[channel] and high[channel] to hold x at all pixels of all images.
+/// Lowers low[channel] and raises high[channel] until the range contains x at all pixels of all
+/// images.
 struct Observe {
   static constexpr const char* kName = "observe";
-  using Specs = TypeList<>;  // no level has kernels of its own for it
+  using Specs = TypeList<>;  // the kernel is the same at all instruction levels
 
   Pixels x;
   int64_t images, pixels, channels;

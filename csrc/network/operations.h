@@ -1,9 +1,9 @@
 // The element-wise operations: all that a map can do, and the activations that follow other
 // kernels.
 //
-// An operation is one line of a table here: its name in plans, and what it computes of lanes u and
-// v at a level L (math.h has the functions). From that line come its enumerator, the name that
-// Python reads, and the case of every kernel.
+// An operation is one line of a table here: its enumerator, its name in plans, and what it computes
+// of vectors u and v of the lane type L (math.h has the functions). The enumerations, the names
+// that Python reads, and the cases of the kernels are made from these lines.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ namespace fastdiff::network {
   X(kMish, "mish", mish<L>(u))                      \
   X(kRound, "round", round<L>(u))
 
-// Those that a convolution or a group norm applies before it stores a result.
+// The activations that a convolution or a group norm can apply before it stores a result.
 #define FASTDIFF_ACTIVATIONS(X)                     \
   X(kNone, "none", u)                               \
   X(kSilu, "silu", silu<L>(u))                      \
@@ -46,7 +46,7 @@ namespace fastdiff::network {
 #define FASTDIFF_ENUMERATOR(enumerator, name, value) enumerator,
 #define FASTDIFF_NAME(enumerator, name, value) name,
 
-/// An operation of a map; kConstant has no operand.
+/// An operation of a map. kConstant has no operand.
 enum class MapOp : int32_t {
   kConstant,
   FASTDIFF_BINARY_OPERATIONS(FASTDIFF_ENUMERATOR) FASTDIFF_UNARY_OPERATIONS(FASTDIFF_ENUMERATOR)
@@ -56,7 +56,7 @@ enum class Activation { FASTDIFF_ACTIVATIONS(FASTDIFF_ENUMERATOR) };
 
 constexpr const char* kBinaryNames[] = {FASTDIFF_BINARY_OPERATIONS(FASTDIFF_NAME)};
 constexpr const char* kUnaryNames[] = {FASTDIFF_UNARY_OPERATIONS(FASTDIFF_NAME)};
-/// By their enumerators.
+/// The names, in the order of the enumerators.
 constexpr const char* kMapOpNames[] = {
     "constant", FASTDIFF_BINARY_OPERATIONS(FASTDIFF_NAME) FASTDIFF_UNARY_OPERATIONS(FASTDIFF_NAME)};
 constexpr const char* kActivationNames[] = {FASTDIFF_ACTIVATIONS(FASTDIFF_NAME)};

@@ -7,6 +7,7 @@
 namespace fastdiff::network {
 namespace {
 
+// The kernel transforms G of F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3), arXiv 1509.09308, section 4.
 constexpr double kG2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 constexpr double kG4[6][3] = {{1 / 4.0, 0, 0},
                               {-1 / 6.0, -1 / 6.0, -1 / 6.0},
@@ -15,15 +16,16 @@ constexpr double kG4[6][3] = {{1 / 4.0, 0, 0},
                               {1 / 24.0, -1 / 12.0, 1 / 6.0},
                               {0, 0, 1}};
 
-using Columns = double[64];  // of a panel, with room for any level's
+using Columns = double[64];  // the columns of a panel, with room for the widest instruction level
 
-/// to = g[0] a + g[1] b + g[2] c, a column at a time.
+/// Computes to = g[0] a + g[1] b + g[2] c for each column.
 void combine(const double (&g)[3], const Columns& a, const Columns& b, const Columns& c,
              int64_t columns, Columns& to) {
   for (int64_t j = 0; j < columns; ++j) to[j] = g[0] * a[j] + g[1] * b[j] + g[2] * c[j];
 }
 
-/// One panel of pack_winograd: `live` columns from weights on, `matrix` floats from point to point.
+/// Packs one panel for pack_winograd: the first `live` columns of `weights`. The matrices of two
+/// consecutive points are `matrix` floats apart.
 template <int kIn>
 void pack_panel(const double (&g)[kIn][3], const float* weights, int64_t depth, int64_t live,
                 int64_t panel, int64_t matrix, float* out) {
@@ -46,7 +48,8 @@ void pack_panel(const double (&g)[kIn][3], const float* weights, int64_t depth, 
   }
 }
 
-/// Lays tiles of E out; read(at, live, row) gives `live` columns from element `at` of the weights.
+/// Packs weights into tiles of elements of type E. read(at, live, row) copies `live` columns to
+/// `row`, beginning with element `at` of the weights, and converts them to E.
 template <class E, class Read>
 void pack(int64_t taps, int64_t depth, int64_t columns, E* out, const Read& read) {
   constexpr int64_t kDepth = kTileRowBytes / sizeof(E), kGroup = kDepth / 16;

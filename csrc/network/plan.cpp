@@ -18,12 +18,12 @@ double now() {
 
 }  // namespace
 
-/// How far each stage is.
+/// How many units of each stage have been taken and done.
 ///
-/// Units are shared out in ranges, one for each worker: neighbours have their operands in common,
-/// and what a worker computed in one stage it finds in its own cache in the next. Who has finished
-/// its range goes on with those of others. A stage has ended when all its units have, whoever did
-/// them, so nobody ever waits for a thread that has not come.
+/// The units of a stage are divided into ranges, one for each worker. Neighbouring units share
+/// operands, and what a worker computed in one stage is in its own cache for the next one. A worker
+/// that has finished its range goes on with those of others. A stage has ended when all its units
+/// are done, whoever did them, so no worker waits for a thread that has not started.
 class Plan::Progress {
  public:
   Progress(size_t stages, int workers)
@@ -32,7 +32,7 @@ class Plan::Progress {
         taken_(size_t(line_ * workers)),
         done_(stages) {}
 
-  /// The next unit of a range that nobody has taken, or -1.
+  /// Takes the next unit of a range. Returns its number, or -1 if none is left.
   int64_t take(size_t stage, int64_t units, int range) {
     std::atomic<int64_t>& taken = taken_[size_t(range * line_) + stage];
     const int64_t first = units * range / workers_, end = units * (range + 1) / workers_;
@@ -44,11 +44,12 @@ class Plan::Progress {
   std::atomic<int64_t>& done(size_t stage) { return done_[stage]; }
 
  private:
-  const int64_t workers_, line_;  // elements of a range's stages, whole lines of the cache
+  // `line_` counters belong to each range. They fill whole cache lines, which no two ranges share.
+  const int64_t workers_, line_;
   std::vector<std::atomic<int64_t>> taken_, done_;
 };
 
-/// Does units of the stage while there are any, and returns when all have been done.
+/// Does units of a stage while any are left, and returns when all of them are done.
 void Plan::work(Progress& progress, size_t index, int worker, int workers) {
   const Stage& stage = stages_[index];
   std::atomic<int64_t>& done = progress.done(index);
@@ -68,7 +69,7 @@ void Plan::work(Progress& progress, size_t index, int worker, int workers) {
     if (ended()) return;
     cpu::pause();
   }
-  // Another thread is late. It may need this core, so it gets it.
+  // Another thread is late. It may need this core, so this thread sleeps.
   std::unique_lock<std::mutex> lock(sleeping_);
   ++sleepers_;
   wake_.wait(lock, ended);
@@ -110,7 +111,7 @@ void Plan::use_scratch(float* memory) {
 
 const float* Plan::zeros(int64_t count) {
   if (zeros_.empty() || int64_t(zeros_.back().size()) < count) {
-    zeros_.emplace_back(size_t(count), 0.0f);  // those given out before stay where they are
+    zeros_.emplace_back(size_t(count), 0.0f);  // the addresses given out before stay valid
   }
   return zeros_.back().data();
 }

@@ -1,4 +1,4 @@
-// A network as a flat list of kernel calls, replayed as one job by all threads.
+// A plan: a network as a flat list of kernel calls, which all threads run together.
 #pragma once
 
 #include <atomic>
@@ -14,22 +14,27 @@
 
 namespace fastdiff::network {
 
-/// Part of a node: its units may run at the same time, and all end before the next stage begins.
+/// A part of a node: one kernel and the number of its units. The units may run at the same time;
+/// all of them end before the next stage begins.
 struct Stage {
   std::shared_ptr<const void> spec;
-  void (*unit)(const void* spec, float* scratch, int64_t unit);  // a function of level.h
+  void (*unit)(const void* spec, float* scratch, int64_t unit);
   int64_t units;
-  const Rounded** rounded;  // of `spec`: what the kernel rounds to, which can be set; or null
+  const Rounded** rounded;  // the field `rounded` of the spec (Builder::rounded_of), or null
 };
 
-/// A kernel call; floating-point operations are counted as its definition has them.
+/// A node: one operation of the network. `flops` are the floating-point operations of its
+/// definition, whatever algorithm computes it.
 struct Node {
   std::string name;
   double flops;
   std::vector<Stage> stages;
 };
 
-/// Not copied, not moved: what it gave out stays where it is. Calls of `run` wait for each other.
+/// The nodes of a network, and the memory that they share.
+///
+/// A plan can be neither copied nor moved, since it gives out addresses of its memory. Only one
+/// call of `run` or `profile` runs at a time; others wait.
 class Plan {
  public:
   explicit Plan(const Level& level);
@@ -37,6 +42,7 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
+  /// A node that was added: its stages end before `stages_end` in the list of all stages.
   struct Entry {
     std::string name;
     double flops;
@@ -47,22 +53,24 @@ class Plan {
   const std::vector<Entry>& nodes() const { return nodes_; }
   int64_t scratch_bytes() const;
 
-  /// Appends a node, whose stages share `scratch_floats` of memory.
+  /// Appends a node. Its stages share `scratch_floats` floats of scratch memory.
   void add(Node node, int64_t scratch_floats);
-  /// Whether the last node can round its output.
+  /// Whether the last node can store its output rounded.
   bool rounds() const;
-  /// Memory for rounded images, which the next node that is added reads. With `ahead`, the node
-  /// before has all of its output rounded to there, and not stored.
+  /// Returns memory for rounded images, which the next node that is added reads. With `ahead`, the
+  /// last node is made to round all of its output into that memory, instead of storing it as
+  /// float32.
   const Rounded* round(const Rounded& images, int64_t bytes, bool ahead);
-  /// Lets the nodes work in `scratch_bytes` of the caller's memory, which plans may share that
-  /// never run at the same time. Without it, the first run takes memory of its own.
+  /// Lets the nodes use `scratch_bytes()` bytes of the caller's memory as scratch memory. Plans
+  /// that never run at the same time may share it. Without this call, the first run allocates it.
   void use_scratch(float* memory);
-  /// That many zeros, for as long as the plan lives.
+  /// Returns `count` zeros, which live as long as the plan.
   const float* zeros(int64_t count);
 
-  /// Runs all nodes in order. Threads that come late, or never, cost time and nothing else.
+  /// Runs all nodes in order on up to `threads` threads. Threads that start late, or not at all,
+  /// cost time and change nothing else.
   void run(int threads);
-  /// The same; returns the seconds of each node.
+  /// Runs all nodes and returns the seconds that each took.
   std::vector<double> profile(int threads);
 
  private:
@@ -71,7 +79,8 @@ class Plan {
   void run(int threads, double* ends);
   void work(Progress& progress, size_t stage, int worker, int workers);
 
-  /// A node may read rounded images while it writes those of the next: they lie in two places.
+  /// Rounded images, and which of two memory areas holds them. Nodes take turns between the two
+  /// areas, since a node may read the rounded images of one while it writes those of the next.
   struct Place {
     Rounded images;
     int64_t index;
@@ -92,7 +101,7 @@ class Plan {
   std::atomic<int> sleepers_{0};
 };
 
-/// The levels of this build, slowest first.
+/// The instruction levels that were compiled into this build, slowest first.
 const std::vector<const Level*>& levels();
 
 }  // namespace fastdiff::network

@@ -1,7 +1,7 @@
-// Pixels in bfloat16 or 8-bit integers, for tiles.
+// Storing pixels in bfloat16 or 8-bit integers, which tile products read.
 //
-// A convolution rounds its input itself, or the node before it rounds what it computes, and float32
-// never goes through memory.
+// Either a convolution rounds its input itself, or the previous node rounds its output, so that it
+// is never written as float32.
 #pragma once
 
 #include "conv_spec.h"
@@ -9,16 +9,18 @@
 
 namespace fastdiff::network {
 
-/// A pixel of an image; row and column do not count the padding.
+/// The address of a pixel. Row y and column x are those of the image without its padding.
 FASTDIFF_INLINE uint8_t* rounded_pixel(const Rounded& images, int64_t image, int64_t y, int64_t x) {
   const int64_t row = image * images.height + y + images.pad_top;
   return images.pixels + (row * images.width + x + images.pad_left) * pixel_bytes(images);
 }
 
-/// What is made of float32 when it is stored. A copy, since the compiler must take what is stored
-/// for a change of anything that it has a pointer to.
+/// The format in which float32 values are stored: float32, bfloat16 or 8-bit integers.
+///
+/// It is a copy of fields of Rounded. Through a pointer to Rounded, the compiler would load the
+/// fields again after every store, since a store of bytes may change any memory.
 struct Format {
-  int64_t element = 4;  // bytes
+  int64_t element = 4;  // bytes of an element: 4, 2 or 1
   const float* factors = nullptr;
   float zero = 0;
 
@@ -27,8 +29,8 @@ struct Format {
   }
 };
 
-/// Stores a vector of channels of a pixel, from `channel` on, of which `live` exist; the others are
-/// zero in x, and what stands for that is stored.
+/// Rounds and stores one vector of channels of a pixel, from `channel` on. Only `live` of them
+/// exist; the others must be zero in x and are stored as the rounded zero.
 template <class L>
 FASTDIFF_INLINE void store_rounded(const Format& format, uint8_t* pixel, int64_t channel,
                                    typename L::F x, int64_t live = L::kLanes) {
@@ -39,13 +41,13 @@ FASTDIFF_INLINE void store_rounded(const Format& format, uint8_t* pixel, int64_t
   L::store_u8(pixel + channel, x * factor + format.zero);
 }
 
-/// Where the channels of a pixel go: to y, or, rounded, to what the next node reads.
+/// Where the channels of a pixel are stored: as float32 in y, or rounded where the next node reads.
 class Output {
  public:
   Output() = default;
   explicit FASTDIFF_INLINE Output(float* y) : y_(y) {}
   explicit FASTDIFF_INLINE Output(uint8_t* rounded) : rounded_(rounded) {}
-  /// Pixels are counted in rows of the image.
+  /// The pixel number `pixel`, counted row by row, of an image: in `to` if that is not null.
   FASTDIFF_INLINE Output(const Pixels& y, const Rounded* to, int64_t image, int64_t pixel) {
     if (to) {
       rounded_ = rounded_pixel(*to, image, pixel / to->image_width, pixel % to->image_width);
@@ -54,7 +56,7 @@ class Output {
     }
   }
 
-  /// Channels that are rounded come in whole vectors.
+  /// Stores `live` channels from `channel` on. If they are rounded, they must be a whole vector.
   template <class L>
   FASTDIFF_INLINE void store(const Format& format, int64_t channel, typename L::F v,
                              int64_t live = L::kLanes) const {

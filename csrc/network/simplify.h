@@ -1,18 +1,20 @@
-// Maps with as few axes as possible, the best one for vectors last. For plain C++ code, once.
+// Simplifies maps: joins axes and puts the axis that suits vectors best last. This runs once, when
+// a plan is built, and is not compiled for each instruction level.
 #pragma once
 
 #include "map_spec.h"
 
 namespace fastdiff::network {
 
-/// Makes axis `from` of `source` axis `to` of `map`.
+/// Copies axis `from` of `source` to axis `to` of `map`.
 inline void copy_axis(Map& map, int to, const Map& source, int from) {
   map.shape[to] = source.shape[from];
   map.y_strides[to] = source.y_strides[from];
   for (int i = 0; i < map.inputs; ++i) map.x_strides[i][to] = source.x_strides[i][from];
 }
 
-/// Whether a step along `outer` takes every operand just as far as all of `inner` does.
+/// Whether two axes can be joined: in every operand, one step along `outer` goes as far as all
+/// steps along `inner`.
 inline bool continues(const Map& source, int outer, const Map& map, int inner) {
   const int64_t length = map.shape[inner];
   bool same = source.y_strides[outer] == length * map.y_strides[inner];
@@ -22,8 +24,8 @@ inline bool continues(const Map& source, int outer, const Map& map, int inner) {
   return same;
 }
 
-/// An axis along which most operands lie side by side or stay, and of those the longest; a short
-/// one is no better than its length.
+/// Returns the axis that suits vectors best: the one along which most operands are contiguous or
+/// constant, and the longest of those. An axis shorter than kShort is taken only if all are.
 inline int best_last_axis(const Map& map) {
   constexpr int64_t kShort = 16;
   const auto merit = [&map](int axis) {
@@ -41,10 +43,11 @@ inline int best_last_axis(const Map& map) {
   return best;
 }
 
-/// The same map, which runs faster: axes that are one are joined, and the best one is put last.
+/// Returns a map that computes the same and runs faster: axes that can be joined are, axes of
+/// length 1 are moved to the front, and the axis that suits vectors best is last.
 inline Map simplified(const Map& given) {
   Map joined = given;
-  int first = kMapRank;  // the axes from here on are done
+  int first = kMapRank;  // the axes of `joined` from here on are complete
   for (int axis = kMapRank - 1; axis >= 0; --axis) {
     if (given.shape[axis] == 1) continue;
     if (first < kMapRank && continues(given, axis, joined, first)) {

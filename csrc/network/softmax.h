@@ -1,13 +1,14 @@
-// What attention in float32 and in tiles have in common: an online softmax over blocks of keys
-// (Milakov and Gimelshein 2018; Rabe and Staats 2021; Dao et al. 2022).
+// The online softmax over blocks of keys (Milakov and Gimelshein 2018; Rabe and Staats 2021; Dao et
+// al. 2022), which attention in float32 and attention with tiles share.
 //
-// Queries are lanes. A panel of them is transposed once and goes through two matrix products of one
-// form for each block, so there is no matrix of all scores:
+// The matrix of all scores is never stored. A panel of queries is transposed once, so that its
+// queries are the lanes of vectors. For each block of keys it goes through two matrix products:
 //
 //   scores (keys, queries)      =  K (keys, depth) . Q^T (depth, queries)
 //   sums   (channels, queries) +=  V^T (channels, keys) . P (keys, queries)
 //
-// So the maximum, exponentials and sum of a softmax run down columns, each lane for itself.
+// The maximum, the exponentials and the total of a query's softmax are then operations on the lane
+// of that query, and no sum across lanes is needed.
 #pragma once
 
 #include "attention_spec.h"
@@ -17,12 +18,12 @@
 
 namespace fastdiff::network {
 
-/// One head of one image.
+/// The operands of one head of one image.
 template <class L>
 struct Head {
   const Attention& spec;
   const float *q, *k, *v;
-  int64_t image, channel;  // of the first one in a token of y
+  int64_t image, channel;  // `channel`: the head's first channel within a token of y
 
   FASTDIFF_INLINE Head(const Attention& attention, int64_t index)
       : spec(attention),
@@ -43,14 +44,15 @@ FASTDIFF_INLINE int64_t at_most_lanes(int64_t count) {
   return count < L::kLanes ? count : L::kLanes;
 }
 
-/// The `live` floats that there are, then zeros.
+/// Loads a vector of which only the first `live` floats exist; the others become zero.
 template <class L>
 FASTDIFF_INLINE typename L::F load_live(const float* from, int64_t live) {
   if (live >= L::kLanes) return L::load(from);
   return live > 0 ? L::load_part(from, live) : typename L::F{};
 }
 
-/// Tokens become lanes: lane r of columns[c] is from[r * token + c], or zero behind the last one.
+/// Loads and transposes a square of tokens and channels: lane r of columns[c] is from[r * token +
+/// c], or zero after the last token or channel.
 template <class L>
 FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t tokens,
                                   int64_t channels, typename L::F (&columns)[L::kLanes]) {
@@ -60,7 +62,7 @@ FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t toke
   Transpose<L>::square(columns);
 }
 
-/// The state of a panel of queries.
+/// The running softmax of a panel of queries: their maxima, totals and weighted sums of values.
 template <class L, int kVectors>
 class Softmax {
  public:
@@ -96,6 +98,7 @@ class Softmax {
   }
 
  protected:
+  /// Starts with the queries from `first` on. `sums` is memory for (value_depth, kPanel) floats.
   FASTDIFF_INLINE void begin(int64_t first, float* sums) {
     first_ = first;
     sums_ = sums;
@@ -105,18 +108,19 @@ class Softmax {
     }
   }
 
-  /// Channels [d, d + kLanes) of vector v of the scaled queries; zeros behind the last ones.
+  /// Loads the channels [d, d + kLanes) of vector v of the queries, scaled and transposed, with
+  /// zeros after the last query and channel.
   FASTDIFF_INLINE void load_queries(const Head<L>& head, int v, int64_t d,
                                     F (&columns)[L::kLanes]) const {
     const Attention& spec = head.spec;
-    const float scale = spec.scale * 0x1.715476p+0f;  // log2(e): the softmax is one of powers of 2
+    const float scale = spec.scale * 0x1.715476p+0f;  // log2(e), as the softmax uses powers of 2
     const int64_t first = first_ + v * L::kLanes;
     load_columns<L>(head.q + first * spec.q.token + d, spec.q.token, spec.queries - first,
                     spec.depth - d, columns);
     for (F& lanes : columns) lanes *= scale;
   }
 
-  /// Raises the maximum to `top`, and says by which factor older sums shrink.
+  /// Raises the maximum to `top`. `factor` gets what earlier sums must be multiplied by.
   FASTDIFF_INLINE void raise(const F (&top)[kVectors], F (&factor)[kVectors]) {
     for (int v = 0; v < kVectors; ++v) {
       factor[v] = exp2_negative<L>(top_[v] - top[v]);
@@ -124,6 +128,7 @@ class Softmax {
     }
   }
 
+  /// Rescales the totals by `factor` and adds the sums of a block.
   FASTDIFF_INLINE void add_to_total(const F (&sums)[kVectors], const F (&factor)[kVectors]) {
     for (int v = 0; v < kVectors; ++v) total_[v] = L::fma(total_[v], factor[v], sums[v]);
   }
@@ -133,12 +138,12 @@ class Softmax {
   }
 
   F top_[kVectors], total_[kVectors];
-  float* sums_;  // (value_depth, kPanel)
-  int64_t first_;
+  float* sums_;    // (value_depth, kPanel)
+  int64_t first_;  // the first query of the panel
 };
 
-/// Does a unit, some panels of queries: all keys, block by block, so that each panel finds a block
-/// in cache.
+/// Computes a unit, which is some panels of queries. The outer loop is over blocks of keys and the
+/// inner one over panels, so that all panels but the first find the block in cache.
 template <class Panel, class H>
 FASTDIFF_INLINE void attend(H& head, float* scratch, int64_t unit) {
   const Attention& spec = head.spec;

@@ -1,7 +1,8 @@
-// Attention (softmax.h) by products of tiles of bfloat16, with the policies of tile_math.h.
+// Attention by products of bfloat16 tiles (tile_math.h), on the online softmax of softmax.h.
 //
-// K and V^T are rounded once for each head and are A of the two products. A panel of queries is B
-// of the first, and its exponentials are that of the second; the softmax itself is in float32.
+// K and V^T are rounded to bfloat16 once for each head, and are the matrix A of the two products. B
+// of the first product is a panel of queries, and B of the second its exponentials. The softmax
+// itself is computed in float32.
 #pragma once
 
 #include "attention_spec.h"
@@ -10,12 +11,14 @@
 
 namespace fastdiff::network {
 
+/// The kernels of tile attention for the lane type L; T multiplies tiles.
 template <class L, class T>
 struct AttendTiles {
   using F = typename L::F;
 
-  /// A unit is a group of keys of a head: a step is 32 keys by 32 channels of K, then 32 channels
-  /// by 32 keys of V^T. Those behind the last ones are zeros.
+  /// Rounds the keys and values of one head, 32 keys in a unit. For each group of 32 keys it stores
+  /// the steps of K, each 32 keys by 32 channels, then those of V^T, each 32 channels by 32 keys.
+  /// Keys and channels after the last ones become zero.
   static void round_keys(const Attention& spec, float* scratch, int64_t unit) {
     constexpr int64_t kStep = kStepBytes / sizeof(uint16_t);
     const Head<L> head(spec, unit / key_groups(spec));
@@ -40,7 +43,7 @@ struct AttendTiles {
     }
   }
 
-  /// A unit is some queries of a head.
+  /// Computes the output of one block of queries of one head, which is one unit.
   static void run(const Attention& spec, float* scratch, int64_t unit) {
     TileHead head(spec, scratch, unit / query_blocks(spec));
     attend<Panel>(head, scratch, unit);
@@ -56,7 +59,7 @@ struct AttendTiles {
   }
 
   struct TileHead : Head<L> {
-    const uint8_t* keys;  // rounded
+    const uint8_t* keys;  // the rounded keys and values of the head
     T tiles;
 
     FASTDIFF_INLINE TileHead(const Attention& spec, float* scratch, int64_t index)
@@ -66,8 +69,8 @@ struct AttendTiles {
 
   class Panel : public Base {
    public:
-    /// Between two corrections of the sums, which take as long as two of their eight steps. Most
-    /// of the time goes to exponentials.
+    /// The keys of a block, after which the sums are rescaled. Rescaling takes as long as two of
+    /// the eight steps that a block has. Most of the time goes to exponentials.
     static constexpr int64_t kKeys = 256;
 
     FASTDIFF_INLINE void begin(const TileHead& head, int64_t first, float* memory) {
@@ -86,7 +89,7 @@ struct AttendTiles {
       }
     }
 
-    /// Adds the keys [key, key + keys) and their values.
+    /// Takes the keys [key, key + keys) and their values into the running softmax.
     void attend(TileHead& head, int64_t key, int64_t keys) {
       alignas(64) float scores[kKeys * kTilePanel];
       alignas(64) uint8_t p[kKeys / kTileSide * kStepBytes];
@@ -100,7 +103,8 @@ struct AttendTiles {
    private:
     using Base::column, Base::sums_, Base::top_;
 
-    /// Scores of a block; raises the maximum and says by which factor older sums shrink.
+    /// Computes the scores of a block of keys and raises the running maximum. `factor` gets what
+    /// the sums of earlier blocks must be multiplied by, since the maximum has changed.
     FASTDIFF_INLINE void multiply_keys(TileHead& head, const uint8_t* k, int64_t keys,
                                        float* scores, F (&factor)[kVectors]) {
       const int64_t steps = depth_steps(head.spec);
@@ -120,10 +124,10 @@ struct AttendTiles {
       this->raise(top, factor);
     }
 
-    /// From scores to numerators of their probabilities; those of keys that are not there are 0.
+    /// Computes the numerators of the softmax in bfloat16; those of keys after the last one are 0.
     ///
-    /// The total is that of the rounded ones, so that probabilities add up to 1 and an error of one
-    /// counts by how far its value is from the mean.
+    /// The total adds up the rounded numerators. The probabilities thus add up to 1, and the
+    /// rounding error of one is weighted only by how far its value is from the mean of the values.
     FASTDIFF_INLINE void exponentiate(int64_t keys, float* scores, uint8_t* p,
                                       const F (&factor)[kVectors]) {
       F sums[kVectors] = {}, top[kVectors];
@@ -143,6 +147,7 @@ struct AttendTiles {
       this->add_to_total(sums, factor);
     }
 
+    /// Rescales the sums of earlier blocks by `factor` and adds the weighted values of this block.
     FASTDIFF_INLINE void multiply_values(TileHead& head, const uint8_t* groups, int64_t key,
                                          int64_t keys, const uint8_t* p,
                                          const F (&factor)[kVectors]) {
@@ -163,7 +168,7 @@ struct AttendTiles {
       }
     }
 
-    /// to = to * factor + sums.
+    /// Computes to = to * factor + sums.
     static FASTDIFF_INLINE void add(float* sums, float* to, const F (&factor)[kVectors]) {
       for (int64_t row = 0; row < kTileSide; ++row) {
         FASTDIFF_UNROLL
@@ -179,16 +184,16 @@ struct AttendTiles {
       head.tiles.step(a, a + kTileBytes, kTileRowBytes, b);
     }
 
-    uint8_t* q_;  // B, its steps over the depth
+    uint8_t* q_;  // the queries as B of the first product, step after step over the depth
   };
 
-  /// 32 rows of a panel, as tiles are stored to.
+  /// Returns 32 rows of a panel as the array that T::store() takes.
   static FASTDIFF_INLINE Sums& sums_at(float* panel, int64_t row) {
     return *reinterpret_cast<Sums*>(panel + row * kTilePanel);
   }
 
-  /// Vector v of rows 2 i and 2 i + 1 of B, from its first step on. They are rounded already, so
-  /// that a lane of each makes 32 bits without a shuffle.
+  /// Stores vector v of rows 2 i and 2 i + 1 of B, counted from its first step. The values are
+  /// rounded to bfloat16 already, so a lane of each is combined into 32 bits without a shuffle.
   static FASTDIFF_INLINE void store_pair(uint8_t* b, int64_t i, int v, F even, F odd) {
     const int64_t lane = v * L::kLanes;
     const int64_t at = i % kTileRows * kTileColumns + lane % kTileColumns;

@@ -1,8 +1,17 @@
-// Products of tiles in plain arithmetic: the definition, and what runs everywhere.
+// Products of tiles in plain arithmetic, which define what any tile multiplier computes and run on
+// every CPU.
 //
-// A policy keeps 32 x 32 sums: step() adds two tiles of A, 16 rows of 64 bytes that are `stride`
-// bytes apart, times two tiles of B, b[tile][k / kGroup][column][k % kGroup], where kGroup elements
-// take 4 bytes.
+// A tile multiplier, the template parameter T of the kernels, keeps 32 x 32 sums and provides
+//
+//   T::Sum              the type of the sums: float, or int32_t for 8-bit integers
+//   T::kName            the instructions that it uses, in words
+//   zero()              sets the sums to zero
+//   step(a0, a1, s, b)  adds the product of two tiles of A and two tiles of B
+//   store(to)           stores the sums
+//
+// The tiles of A begin at a0 and a1: each has 16 rows of 64 bytes, which are s bytes apart. The
+// tiles of B follow each other: b[tile][k / kGroup][column][k % kGroup], where kGroup elements take
+// 4 bytes.
 #pragma once
 
 #include "conv_spec.h"
@@ -10,7 +19,8 @@
 namespace fastdiff::network {
 namespace {
 
-/// The rest of a policy: E has the types, and multiplies.
+/// The tile multiplier in plain arithmetic. E provides the element types A and B, the type Sum, and
+/// widen(), which converts an element to Sum.
 template <class E>
 struct PlainTiles {
   static constexpr const char* kName = "plain arithmetic";
@@ -48,6 +58,7 @@ struct PlainTiles {
   }
 };
 
+/// Elements of bfloat16 for PlainTiles, with float32 sums.
 struct Bfloat16 {
   using A = uint16_t;
   using B = uint16_t;
@@ -61,6 +72,7 @@ struct Bfloat16 {
   }
 };
 
+/// Elements of 8-bit integers for PlainTiles: A is unsigned, B is signed.
 struct Int8 {
   using A = uint8_t;
   using B = int8_t;

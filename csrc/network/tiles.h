@@ -1,10 +1,11 @@
-// Convolutions of narrow numbers by products of tiles: bfloat16 with float32 sums, or 8-bit
-// integers with exact 32-bit sums.
+// Convolutions by products of tiles: of bfloat16 with float32 sums, or of 8-bit integers with exact
+// 32-bit sums.
 //
-// The input is rounded once (rounding.h), into rows with their padding, from which a tile of 16
-// neighbouring pixels is read where it lies: there is no patch matrix. Where image rows are shorter
-// than a tile, tiles are gathered first. A policy T multiplies tiles: with AMX, with other
-// instructions, or with plain arithmetic, which tests the rest of this text on any machine.
+// The input is rounded once (rounding.h) into rows with padding. A tile of 16 neighbouring pixels
+// is read from there directly, without a patch matrix. Where the length of image rows is no
+// multiple of 16, tiles are gathered first. The template parameter T multiplies tiles
+// (tile_math.h): with AMX, with other instructions, or in plain arithmetic, with which this file
+// can be tested on any CPU.
 #pragma once
 
 #include <type_traits>
@@ -16,13 +17,14 @@
 
 namespace fastdiff::network {
 
+/// The kernels of tile convolution for the lane type L; T multiplies tiles.
 template <class L, class T>
 struct ConvolveTiles {
   using F = typename L::F;
   using Sum = typename T::Sum;
   static constexpr bool kIntegers = std::is_same_v<Sum, int32_t>;
 
-  /// A unit is a row of the input with its padding.
+  /// Rounds the input. One unit is one row of it with its padding.
   static void round_input(const TileConv& spec, float*, int64_t unit) {
     const Conv& conv = spec.conv;
     const Rounded& input = *spec.input;
@@ -42,7 +44,7 @@ struct ConvolveTiles {
     }
   }
 
-  /// Where the node before has rounded the pixels: their padding alone.
+  /// Writes the padding of one row of the input, whose pixels the previous node has rounded.
   static void pad_input(const TileConv& spec, float*, int64_t unit) {
     const Conv& conv = spec.conv;
     const Rounded& input = *spec.input;
@@ -55,7 +57,8 @@ struct ConvolveTiles {
     if (!outside) memset(row + end * pixel, value, size_t((input.width - end) * pixel));
   }
 
-  /// A unit is a row tile: for each step over the depth, its 16 x 64 bytes together.
+  /// Gathers one row tile, which is one unit: for each step over the depth, its 16 x 64 bytes are
+  /// made contiguous.
   static void gather(const TileConv& spec, float* scratch, int64_t unit) {
     const uint8_t* from[kTileRows] = {};
     const int64_t first = unit * kTileRows, rows = row_count(spec) - first;
@@ -75,7 +78,7 @@ struct ConvolveTiles {
     });
   }
 
-  /// A unit is a block of row tiles by a block of panels.
+  /// Computes one unit: a block of row tiles times a block of panels.
   static void multiply(const TileConv& spec, float* scratch, int64_t unit) {
     const int64_t panels = divided_up(spec.conv.out_channels, kTilePanel);
     const int64_t panel_blocks = divided_up(panels, spec.conv.panel_block);
@@ -91,7 +94,7 @@ struct ConvolveTiles {
   }
 
  private:
-  /// A row tile: its output pixels, and what its first step reads.
+  /// A row tile: its output pixels, how many there are, and the address that its first step reads.
   struct Rows {
     OutputPixel pixels[kTileRows];
     int64_t count;
@@ -113,7 +116,7 @@ struct ConvolveTiles {
     return reinterpret_cast<uint8_t*>(scratch);
   }
 
-  /// The 64 bytes that the first step reads for an output pixel.
+  /// The address of the 64 bytes that the first step reads for an output pixel.
   static FASTDIFF_INLINE const uint8_t* first_step(const TileConv& spec, const Position& at) {
     const Rounded& input = *spec.input;
     const Conv& conv = spec.conv;
@@ -122,7 +125,8 @@ struct ConvolveTiles {
     return input.pixels + (row * input.width + column) * pixel_bytes(input);
   }
 
-  /// Calls use(offset) for each step: how far behind the first one's its 64 bytes are.
+  /// Calls use(offset) for each step. `offset` is the distance in bytes from what the first step
+  /// reads to what this step reads.
   template <class Use>
   static FASTDIFF_INLINE void for_steps(const TileConv& spec, const Use& use) {
     const Conv& conv = spec.conv;
@@ -134,7 +138,8 @@ struct ConvolveTiles {
     }
   }
 
-  /// One or two row tiles by one panel; a tile without a neighbour is read twice.
+  /// Multiplies one or two row tiles by one panel. If there is only one, it is used twice and the
+  /// second result is ignored.
   static void block(const TileConv& spec, T& tiles, const Rows* rows, int64_t count,
                     int64_t panel) {
     const int64_t steps = tile_steps(spec);
@@ -157,6 +162,7 @@ struct ConvolveTiles {
     for (int64_t i = 0; i < count; ++i) finish_tile(spec, rows[i], panel, sums[i]);
   }
 
+  /// The number of a tile's first output pixel, counted over all images.
   static FASTDIFF_INLINE int64_t first_row(const TileConv& spec, int64_t tile) {
     if (spec.gathers) return tile * kTileRows;
     const int64_t across = divided_up(spec.conv.out_width, kTileRows);
@@ -178,9 +184,10 @@ struct ConvolveTiles {
     }
   }
 
-  static constexpr int kTogether = 4;  // rows, each of which would wait for itself alone
+  // Rows that are finished together, to hide the latency of instructions.
+  static constexpr int kTogether = 4;
 
-  /// Two vectors of columns, and what makes float32 of their sums.
+  /// Two vectors of output channels, with the factors that turn their sums into float32.
   class Columns {
    public:
     FASTDIFF_INLINE Columns(const TileConv& spec, int64_t first, int64_t live)

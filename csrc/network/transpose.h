@@ -1,4 +1,4 @@
-// Squares of numbers, from rows to columns.
+// Transposes a square of kLanes vectors in registers.
 #pragma once
 
 #include <utility>
@@ -7,17 +7,19 @@
 
 namespace fastdiff::network {
 
+/// The transposition for the lane type L.
 template <class L>
 struct Transpose {
   using F = typename L::F;
 
-  /// Lane j of v[i] and lane i of v[j] change places, for all i and j.
+  /// Exchanges lane j of v[i] with lane i of v[j], for all i and j.
   static FASTDIFF_INLINE void square(F (&v)[L::kLanes]) { exchange<L::kLanes / 2>(v); }
 
  private:
   using Lanes = std::make_integer_sequence<int, L::kLanes>;
 
-  /// Exchanges the off-diagonal quarters of each square of 2 kHalf, then those of their quarters.
+  /// Exchanges the two off-diagonal quarters of each square of 2 kHalf x 2 kHalf numbers, then does
+  /// the same within each quarter.
   template <int kHalf>
   static FASTDIFF_INLINE void exchange(F (&v)[L::kLanes]) {
     FASTDIFF_UNROLL
@@ -39,7 +41,7 @@ struct Transpose {
     return shuffle<(kLane & kHalf ? L::kLanes + kLane : kLane + kHalf)...>(upper, lower);
   }
 
-  /// Lanes of a, then those of b from kLanes on.
+  /// Picks lanes by number: 0 to kLanes - 1 are those of a, kLanes to 2 kLanes - 1 those of b.
   template <int... kFrom>
   static FASTDIFF_INLINE F shuffle(F a, F b) {
 #if defined(__clang__)

@@ -1,5 +1,8 @@
-// Products of tiles of 8-bit integers by instructions for 16-bit ones, which keep them exact: those
-// of AVX2 for 8 bits saturate.
+// Products of tiles of 8-bit integers on CPUs without VNNI or AMX.
+//
+// Integers are widened to 16 bits and multiplied by the instructions for those, whose 32-bit sums
+// are exact. The instruction for 8-bit integers of AVX2 and AVX-512 BW, VPMADDUBSW, saturates its
+// sums at 16 bits.
 #pragma once
 
 #include "conv_spec.h"
@@ -7,8 +10,12 @@
 namespace fastdiff::network {
 namespace {
 
-/// W multiplies vectors of 16-bit integers. One of B has kColumns columns of 4 elements, so a sum
-/// is in two lanes until it is stored.
+/// A tile multiplier (tile_math.h) of 8-bit integers.
+///
+/// W provides vectors of 16-bit integers: I, the vector type; widen() for a row of A; load() for
+/// W::kColumns columns of 4 elements of B; repeat(), which fills a vector with 4 elements of A; and
+/// multiply(), which multiplies and adds neighbouring pairs. A sum is therefore in two lanes until
+/// it is stored.
 template <class W>
 struct WideTiles {
   static constexpr const char* kName = W::kName;
@@ -41,7 +48,8 @@ struct WideTiles {
  private:
   using I = typename W::I;
   static constexpr int kVectors = kTilePanel / W::kColumns;
-  static constexpr int kRows = 4;  // at a time: 8 sums, 2 vectors of B, 1 of A and 1 product
+  // Rows at a time: 8 sums, 2 vectors of B, 1 of A and 1 product are in registers.
+  static constexpr int kRows = 4;
 
   static FASTDIFF_INLINE void rows(const int16_t (*a)[kTileRowBytes], const uint8_t* b,
                                    I (*sums)[kVectors], int vector) {

@@ -1,8 +1,9 @@
-// Convolution by Winograd's minimal filtering: F(2 x 2, 3 x 3) needs 2.25 times fewer products than
-// the direct sum, F(4 x 4, 3 x 3) 4 times fewer. Lavin and Gray, arXiv 1509.09308, section 4.
+// Convolution by Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308, section 4).
+// Compared with the direct sum, F(2 x 2, 3 x 3) needs 2.25 times fewer products and F(4 x 4, 3 x 3)
+// 4 times fewer.
 //
-// An output tile of m x m pixels comes from an input tile of t x t, t = m + 2. In the transform
-// domain each of the t x t points is a matrix product of its own, (tiles, C) by (C, N).
+// An output tile of m x m pixels is computed from an input tile of t x t pixels, t = m + 2. In the
+// transform domain, each of the t x t points is a matrix product of its own, (tiles, C) by (C, N).
 #pragma once
 
 #include "conv_spec.h"
@@ -11,7 +12,9 @@
 
 namespace fastdiff::network {
 
-/// The input and output transforms of one tile size, along one axis; vectors are channels.
+/// The input and output transforms of one tile size along one axis, B^T d and A^T p in the paper.
+/// They read d(i) or p(i) and pass results on by calling v(i, value) or y(i, value). F is a vector
+/// of channels.
 template <class F, int kOut>
 struct Transform;
 
@@ -54,6 +57,7 @@ struct Transform<F, 4> {
   }
 };
 
+/// The kernels of F(kOut x kOut, 3 x 3) for the lane type L.
 template <class L, int kOut>
 struct WinogradOf {
   using F = typename L::F;
@@ -62,7 +66,8 @@ struct WinogradOf {
   static constexpr int kIn = kOut + 2;
   static constexpr int kPoints = kIn * kIn;
 
-  /// A unit is a tile: its pixels, transformed, go to domain[point][tile][channel].
+  /// Transforms the pixels of one tile, which is one unit, and stores them at
+  /// domain[point][tile][channel].
   static void to_domain(const Winograd& spec, float* scratch, int64_t unit) {
     const Conv& conv = spec.conv;
     const Tile at = tile(spec, unit);
@@ -103,7 +108,7 @@ struct WinogradOf {
     }
   }
 
-  /// A unit is a point by a block of panels: products[point][tile][:] for all tiles.
+  /// Computes one unit: products[point][tile][:] of all tiles, for one point and a block of panels.
   static void multiply(const Winograd& spec, float* scratch, int64_t unit) {
     const Conv& conv = spec.conv;
     const int64_t panels = spec.product_columns / M::kPanel;
@@ -128,7 +133,7 @@ struct WinogradOf {
     }
   }
 
-  /// A unit is a tile: its products, transformed back, become pixels of y.
+  /// Transforms the products of one tile, which is one unit, back into output pixels.
   static void from_domain(const Winograd& spec, float* scratch, int64_t unit) {
     const Conv& conv = spec.conv;
     const Tile at = tile(spec, unit);
@@ -166,7 +171,7 @@ struct WinogradOf {
 
  private:
   struct Tile {
-    int64_t image, row, column;  // of its first output pixel
+    int64_t image, row, column;  // those of the tile's first output pixel
   };
 
   static FASTDIFF_INLINE Tile tile(const Winograd& spec, int64_t unit) {

@@ -1,12 +1,12 @@
 // Strict binary32 arithmetic: every operation is rounded once, to nearest even, on every compiler.
 //
-// The formulas of fastdiff are templates over a "lane" policy L, which names the value types and
-// the handful of operations that are not plain operators:
+// The formulas of fastdiff are templates over a lane type L, which provides the value types and the
+// few operations that have no operator in C++:
 //
 //   L::F  float32    L::I  int32    L::U  uint32    L::Q  uint64, one 32-bit word in the low half
 //
-// Scalar (scalar.h) holds one value in each and serves plain C++ and CUDA; csrc/cpu defines
-// policies whose types are SIMD vectors. One text of the arithmetic therefore serves every device.
+// In Scalar (scalar.h) each of these is a single value; it serves plain C++ and CUDA. In the lane
+// types of csrc/cpu each is a SIMD vector. So the same source of the arithmetic serves all devices.
 #pragma once
 
 #include <cfloat>
@@ -48,7 +48,8 @@ FASTDIFF_INLINE float mul(float a, float b) { return a * b; }
 FASTDIFF_INLINE float square_root(float a) { return __builtin_sqrtf(a); }
 #endif
 
-/// A float whose operators are the strict ones, so that formulas read as formulas on a GPU too.
+/// A float whose operators call the functions above. With it, formulas can be written with
+/// operators and are still rounded after every operation on a GPU.
 struct StrictFloat {
   float value;
 
@@ -66,7 +67,7 @@ struct StrictFloat {
   }
 };
 
-/// The bits of `from`, read as another type of the same size.
+/// Returns the bits of `from` as a value of another type of the same size.
 template <class To, class From>
 FASTDIFF_INLINE To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
@@ -75,7 +76,8 @@ FASTDIFF_INLINE To bit_cast(const From& from) {
   return to;
 }
 
-/// Horner's rule, highest coefficient first; each step is one multiplication and one addition.
+/// The polynomial in x by Horner's rule, highest coefficient first. Each step is one multiplication
+/// and one addition, and each of them is rounded.
 template <class L, class... Coefficients>
 FASTDIFF_INLINE typename L::F polynomial(typename L::F x, float highest, Coefficients... lower) {
   typename L::F p = L::splat(highest);

@@ -3,9 +3,9 @@
 //   z = f(seed 64 bits, image 48, draw 32, tag 8, element 42)
 //
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
-// counter into four words, and Box-Muller turns two words into two normals. Logarithm, sine and
-// cosine are polynomials in strict float32, so nothing depends on a mathematics library.
-// docs/noise.md gives the layout, the accuracy and the statistics.
+// counter into four random words, and the Box-Muller transform turns two words into two normals.
+// The logarithm, sine and cosine are polynomials in float32, so that no mathematics library can
+// change the bits. docs/noise.md gives the layout, the accuracy and the statistics.
 #pragma once
 
 #include "arithmetic.h"
@@ -13,19 +13,21 @@
 namespace fastdiff {
 
 constexpr uint32_t kTagInitial = 0;  // the initial noise x_T
-constexpr uint32_t kTagStep = 1;     // the noise of a step; draw is the step index
+constexpr uint32_t kTagStep = 1;     // the noise of a step; the draw is the number of the step
 
-/// Everything of a Philox counter and key that does not depend on the element.
+/// The words of a Philox key and counter that are the same for all elements of an image.
 struct NoiseKey {
   uint32_t key0, key1, counter1, counter2, counter3;
 };
 
+/// Packs seed (64 bits), image (48), draw (32) and tag (8) as docs/noise.md lays them out.
 FASTDIFF_INLINE NoiseKey noise_key(uint64_t seed, uint64_t image, uint32_t draw, uint32_t tag) {
   return NoiseKey{uint32_t(seed), uint32_t(seed >> 32), draw, uint32_t(image),
                   tag << 24 | uint32_t(image >> 32 & 0xffffu)};
 }
 
-/// The ten round keys of Philox, in all lanes: made once for each image, used for each block.
+/// The keys of the ten rounds of Philox, repeated in all lanes. They are computed once for each
+/// image.
 template <class L>
 struct RoundKeys {
   typename L::Q keys[10][2];
@@ -39,7 +41,8 @@ struct RoundKeys {
   }
 };
 
-/// Philox4x32-10, in place, on N groups of lanes. Only the low halves of `c` carry meaning.
+/// Runs Philox4x32-10 on N groups of counters, in place. Only the low 32 bits of each element of
+/// `c` are used.
 template <class L, int N>
 FASTDIFF_INLINE void philox(typename L::Q (&c)[4][N], const RoundKeys<L>& round_keys) {
   using Q = typename L::Q;
@@ -57,7 +60,7 @@ FASTDIFF_INLINE void philox(typename L::Q (&c)[4][N], const RoundKeys<L>& round_
   }
 }
 
-/// -2 ln u for u = (word / 2 + 1/2) / 2^31, the midpoints of 2^31 equal cells.
+/// -2 ln u, where u = (word / 2 + 1/2) / 2^31 is the midpoint of one of 2^31 equal cells of (0, 1).
 template <class L>
 FASTDIFF_INLINE typename L::F minus_two_log(typename L::U word) {
   using F = typename L::F;
@@ -78,13 +81,14 @@ FASTDIFF_INLINE typename L::F minus_two_log(typename L::U word) {
   return t - n * 0x1.62e4p+0f;  // 2 ln 2, high part: 15 bits, so the product is exact
 }
 
-/// A point of the unit circle from 32 bits: sign of the cosine, swap of the two, 30 bits of angle.
+/// A point of the unit circle from 32 bits. One bit is the sign of the cosine, one exchanges sine
+/// and cosine, and 30 bits are the angle.
 template <class L>
 FASTDIFF_INLINE void unit_circle(typename L::U word, typename L::F& first, typename L::F& second) {
   using F = typename L::F;
   using I = typename L::I;
   using U = typename L::U;
-  // The angle is pi/4 x with x in (-1, 1), at midpoints, hence never 0.
+  // The angle is pi/4 x, where x is the midpoint of a cell of (-1, 1) and therefore never 0.
   const F x = L::to_float((I)((word << 2) | 2u)) * 0x1p-31f;
   const F xx = x * x;
   const F sine =
@@ -96,7 +100,8 @@ FASTDIFF_INLINE void unit_circle(typename L::U word, typename L::F& first, typen
   second = L::select_negative(word << 1, signed_cosine, sine);
 }
 
-/// Two independent standard normals from two random words; |z| is at most sqrt(64 ln 2) = 6.660.
+/// Computes two independent standard normals from two random words. |z| is at most
+/// sqrt(64 ln 2) = 6.660.
 template <class L>
 FASTDIFF_INLINE void box_muller(typename L::U radius_word, typename L::U angle_word,
                                 typename L::F& z0, typename L::F& z1) {
@@ -107,7 +112,8 @@ FASTDIFF_INLINE void box_muller(typename L::U radius_word, typename L::U angle_w
   z1 = radius * second;
 }
 
-/// Elements 4 quad .. 4 (quad + kLanes) - 1, in order; quad must be a multiple of kLanes.
+/// Computes the normals of elements 4 quad to 4 (quad + kLanes) - 1, in order. `quad` must be a
+/// multiple of kLanes.
 template <class L>
 FASTDIFF_INLINE void normals(const NoiseKey& key, const RoundKeys<L>& round_keys, uint64_t quad,
                              typename L::F (&z)[4]) {

@@ -41,7 +41,7 @@ class _Norm(Node, abstract=True):
 
     def affine(self, memory: Memory, normed: NDArray[Any]) -> NDArray[Any]:
         """Return what was normalised by the parameters, which may be absent."""
-        return normed * memory.weight(self.gamma, 1.0) + memory.weight(self.beta)
+        return normed * memory.weight(self.gamma, 1.0) + memory.weight(self.beta, -0.0)
 
     def arguments(self, memory: Addresses, choice: Algorithm) -> dict[str, object]:
         pixels, channels = self.x.shape
