@@ -304,8 +304,8 @@ def test_demands_of_all_solvers_are_exact():
 
     for solver in model.solvers:
         for steps in (5, 23):
-            plan = model.plan(ImageRequest(solver=solver, num_inference_steps=steps, seed=1))
-            assert plan.build().steps == plan.demand.steps, (solver, steps)
+            checked = model.check(ImageRequest(solver=solver, num_inference_steps=steps, seed=1))
+            assert checked.build().steps == checked.demand.steps, (solver, steps)
 
 
 def test_every_response_has_an_id_and_keeps_browsers_strict(client):

@@ -66,7 +66,7 @@ class FakeModel:
     backend = "none"
     parameters: ClassVar[dict] = {"max_steps": 1000}
 
-    def plan(self, ask: ImageRequest) -> CheckedRequest:
+    def check(self, ask: ImageRequest) -> CheckedRequest:
         steps = ask.num_inference_steps or 10
         return CheckedRequest(8, 8, steps, Demand(ask.count, steps), build=lambda: None)
 
