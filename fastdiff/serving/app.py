@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from fastdiff.serving.answers import FILES
 from fastdiff.serving.faults import ApiError
-from fastdiff.serving.generations import Generations
+from fastdiff.serving.generations import GenerationsEndpoint
 from fastdiff.serving.middleware import ApiKeys, LingeringClose, RequestContext
 from fastdiff.serving.openapi import describe_api
 from fastdiff.serving.service import Service
@@ -84,7 +84,7 @@ class _Api:
     def routes(self) -> list[BaseRoute]:
         """Return all routes but those of the page."""
         return [
-            Route("/v1/images/generations", Generations(self._service), methods=["POST"]),
+            Route("/v1/images/generations", GenerationsEndpoint, methods=["POST"]),
             Route(FILES + "{name}", self.image_file, methods=["GET"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),

@@ -25,8 +25,8 @@ from serving import (
     until,
 )
 
+from fastdiff.serving.events import Finished, Progress
 from fastdiff.serving.images import to_pixels
-from fastdiff.serving.jobs import Finished, Progress
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.mailbox import Mailbox
 from fastdiff.serving.openapi import describe_api
@@ -112,7 +112,7 @@ def test_a_reader_that_stops_is_given_up():
 
         def feed():
             if not job.ended:
-                job.tell_noise()
+                worker.tell_noise(job)
             return service.in_progress == 0
 
         until(feed)

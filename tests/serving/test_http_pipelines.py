@@ -63,8 +63,8 @@ def test_the_scheduler_is_the_default_solver_with_its_options(model):
     checked = model.check(ImageRequest(prompt="a", num_inference_steps=12, seed=1))
 
     assert model.default_solver == "pndm"
-    assert checked.demand.steps == checked.build().steps == 13  # no Runge-Kutta start: skip_prk_steps
-    assert checked.demand.guided
+    assert checked.job.steps == checked.build().steps == 13  # no Runge-Kutta start: skip_prk_steps
+    assert checked.job.guided
 
 
 def test_what_a_text_model_cannot_take_is_named(model):

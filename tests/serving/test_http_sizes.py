@@ -104,7 +104,7 @@ def test_a_pipelines_sizes_are_those_of_its_pictures(load, tmp_path):
     (example,) = served.model.examples()
     assert example.size == "64x128"
     checked = served.model.check(example)
-    assert (checked.width, checked.height, checked.demand.size) == (64, 128, (16, 8))
+    assert (checked.width, checked.height, checked.job.size) == (64, 128, (16, 8))
     assert served.model.pixels(torch.zeros(1, 4, 16, 8)).shape == (1, 128, 64, 3)
     with pytest.raises(InvalidArgument, match=r"size 64x100 .* multiples of 8"):
         load(tmp_path, (64, 100))
