@@ -25,6 +25,7 @@ from serving import (
     until,
 )
 
+from fastdiff.serving.endpoints import ENDPOINTS
 from fastdiff.serving.events import Finished, Progress
 from fastdiff.serving.images import to_pixels
 from fastdiff.serving.limits import Limits
@@ -132,7 +133,7 @@ def test_a_stream_that_fails_says_so():
 
 def bodies():
     """Bodies near to the description of the API: right, almost right, and not at all."""
-    schema = describe_api()["components"]["schemas"]["ImageRequest"]
+    schema = describe_api(ENDPOINTS)["components"]["schemas"]["ImageRequest"]
     wild = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
