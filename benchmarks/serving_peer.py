@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 import warnings
-from dataclasses import dataclass, field
 
 import diffusers
 import torch
@@ -22,48 +21,14 @@ from fastdiff.bench.peers import make_scheduler
 from fastdiff.compiler import describe
 from fastdiff.engine.requests import Request
 from fastdiff.errors import Cancelled, Overloaded
-from fastdiff.serving.jobs import (
-    Demand,
-    Failed,
-    Finished,
-    Listener,
-    Started,
-    WorkerStatus,
-)
-from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.events import Failed, Finished, Listener
+from fastdiff.serving.jobs import Job, WorkerStatus
+from fastdiff.serving.models import Served
+from fastdiff.serving.sampler_model import SamplerModel
 from fastdiff.serving.server import listen, run_server
 from fastdiff.serving.service import Service
 
 _MAX_ROWS = 256  # as `fastdiff serve --max-queue` has it
-
-
-@dataclass(eq=False)
-class _Job:
-    """A place in the queue."""
-
-    worker: DiffusersWorker
-    demand: Demand
-    estimate_seconds: float
-    arrived: float = field(default_factory=time.monotonic)
-    request: Request | None = None
-    listener: Listener | None = None
-    ended: bool = False
-
-    def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
-        self.request, self.listener = request, listener
-        self.worker.waiting.put(self)
-
-    def cancel(self) -> None:
-        self.end(Failed(Cancelled("the request was cancelled")))
-
-    def end(self, event: Finished | Failed) -> None:
-        with self.worker.lock:
-            if self.ended:
-                return
-            self.ended = True
-            self.worker.rows -= self.demand.rows
-        if self.listener is not None:
-            self.listener(event)
 
 
 class DiffusersWorker:
@@ -77,19 +42,30 @@ class DiffusersWorker:
 
     def __init__(self, name: str) -> None:
         self.name, self.rows, self.lock = name, 0, threading.Lock()
-        self.waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._network, self._schedule = describe(name)
         self._module = self._network.require_module().eval()
         self._step_seconds = 0.0
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def reserve(self, demand: Demand) -> _Job:
+    def reserve(self, job: Job) -> None:
         with self.lock:
-            if self.rows + demand.rows > _MAX_ROWS and self.rows:
-                raise Overloaded("the queue is full", demand.steps * self._step_seconds)
-            self.rows += demand.rows
-            return _Job(self, demand, self.rows * demand.steps * self._step_seconds)
+            if self.rows + job.rows > _MAX_ROWS and self.rows:
+                raise Overloaded("the queue is full", job.steps * self._step_seconds)
+            self.rows += job.rows
+            job.arrival = time.monotonic()
+            job.estimate_seconds = self.rows * job.steps * self._step_seconds
+
+    def run(
+        self, job: Job, request: Request, listener: Listener, *, progress_every: int = 0
+    ) -> None:
+        with self.lock:
+            job.accept(request, listener, progress_every)
+        self.waiting.put(job)
+
+    def cancel(self, job: Job) -> None:
+        self._end(job, Failed(Cancelled("the request was cancelled")))
 
     def status(self) -> WorkerStatus:
         return WorkerStatus("ready", self.rows, 0, self.rows, 0.0, 0.0, {})
@@ -104,15 +80,23 @@ class DiffusersWorker:
             if job.ended:
                 continue
             begin = time.monotonic()
-            job.listener(Started(begin - job.arrived))
+            job.begin(begin)
             try:
                 samples = self._sample(job.request)
             except Exception as error:
-                job.end(Failed(error))
+                self._end(job, Failed(error))
                 continue
             seconds = time.monotonic() - begin
-            self._step_seconds = seconds / job.demand.steps
-            job.end(Finished(samples, begin - job.arrived, seconds))
+            self._step_seconds = seconds / job.steps
+            self._end(job, Finished(samples, job.queue_seconds, seconds))
+
+    def _end(self, job: Job, event: Finished | Failed) -> None:
+        with self.lock:
+            if job.ended:
+                return
+            job.ended = True
+            self.rows -= job.rows
+        job.tell(event)
 
     @torch.inference_mode()
     def _sample(self, request: Request) -> Tensor:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from fastdiff.engine.policies import SHORTEST_REMAINING, Policy
 from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded
 from fastdiff.serving.costs import StepCost
-from fastdiff.serving.forecast import Work, forecast
-from fastdiff.serving.jobs import Demand
-
-Size = tuple[int, int]
+from fastdiff.serving.forecast import forecast
+from fastdiff.serving.jobs import Job, Size
 
 
 @dataclass(frozen=True)
@@ -76,52 +74,6 @@ class Pace:
         return self.cost(self.limit)
 
 
-@dataclass(eq=False)
-class Place:
-    """A job in the queue.
-
-    Attributes
-    ----------
-    taken : int
-        Row steps behind it.
-    estimate_seconds : float
-        From its arrival until it is done, as was foretold at its arrival.
-    """
-
-    demand: Demand
-    size: Size
-    arrival: float
-    patience: float
-    taken: int = 0
-    estimate_seconds: float = 0.0
-
-    @property
-    def width(self) -> int:
-        """Evaluations of a row's step."""
-        return 2 if self.demand.guided else 1
-
-    @property
-    def deadline(self) -> float:
-        """When it should be done."""
-        return math.inf if self.demand.deadline is None else self.demand.deadline
-
-    @property
-    def row_steps(self) -> int:
-        """Row steps that it still needs."""
-        return self.demand.rows * self.demand.steps - self.taken
-
-    @property
-    def remaining(self) -> int:
-        """Evaluations that it still needs."""
-        return self.width * self.row_steps
-
-    @property
-    def work(self) -> Work:
-        """What it still needs, as if its rows went on side by side."""
-        steps = -(-self.row_steps // self.demand.rows)
-        return Work(self.demand.rows, steps, self.width, self.taken > 0)
-
-
 class Admission:
     """A bounded queue whose jobs know when they will be done.
 
@@ -140,14 +92,14 @@ class Admission:
 
     def __init__(self, paces: Mapping[Size, Pace], queueing: Queueing) -> None:
         self._paces, self._queueing = paces, queueing
-        self._places: dict[Place, None] = {}  # in order of arrival
+        self._jobs: dict[Job, None] = {}  # in order of arrival
 
     @property
-    def places(self) -> list[Place]:
-        """The jobs, in order of arrival."""
-        return list(self._places)
+    def jobs(self) -> list[Job]:
+        """The jobs that hold a place, in order of arrival."""
+        return list(self._jobs)
 
-    def admit(self, demand: Demand, size: Size, now: float) -> Place:
+    def admit(self, job: Job, now: float) -> None:
         """Give a job its place.
 
         Raises
@@ -156,35 +108,38 @@ class Admission:
             The queue is full.
         DeadlineImpossible
             The job would miss its deadline even if nothing came after it.
+        InvalidArgument
+            The job had a place before.
         """
-        self._check_room(demand)
-        patience = self._queueing.patience * demand.steps * self._paces[size].full_seconds
-        place = Place(demand, size, now, patience)
-        place.estimate_seconds = seconds = self._estimate(place, now)
-        if now + seconds > place.deadline:
+        if job.arrival < math.inf:
+            raise InvalidArgument("a job is reserved once; make another one")
+        self._check_room(job)
+        job.arrival = now
+        job.patience = self._queueing.patience * job.steps * self._paces[job.size].full_seconds
+        job.estimate_seconds = seconds = self._estimate(job, now)
+        if now + seconds > job.deadline:
             raise DeadlineImpossible(
                 f"the images would be there in {seconds:.3g} s, "
-                f"the deadline is in {place.deadline - now:.3g} s",
+                f"the deadline is in {job.deadline - now:.3g} s",
                 seconds,
             )
-        self._places[place] = None
-        return place
+        self._jobs[job] = None
 
-    def leave(self, place: Place) -> None:
-        """Give a place back."""
-        self._places.pop(place, None)
+    def leave(self, job: Job) -> None:
+        """Give a job's place back; does nothing if it has none."""
+        self._jobs.pop(job, None)
 
-    def least_seconds(self, place: Place) -> float:
-        """Return how long `place` would still take if it were alone from now on."""
-        work = place.work
-        return work.steps * self._paces[place.size].cost(work.evaluations)
+    def least_seconds(self, job: Job) -> float:
+        """Return how long `job` would still take if it were alone from now on."""
+        work = job.work
+        return work.steps * self._paces[job.size].cost(work.evaluations)
 
-    def _check_room(self, demand: Demand) -> None:
-        held = sum(place.demand.rows for place in self._places)
+    def _check_room(self, job: Job) -> None:
+        held = sum(other.rows for other in self._jobs)
         if not held:
             return
-        backlog = self._backlog(self._places)
-        too_many = held + demand.rows - self._queueing.places
+        backlog = self._backlog(self._jobs)
+        too_many = held + job.rows - self._queueing.places
         too_long = backlog - self._queueing.backlog_seconds
         if too_many > 0 or too_long > 0:
             raise Overloaded(
@@ -192,21 +147,21 @@ class Admission:
                 max(backlog * min(too_many / held, 1.0), too_long),
             )
 
-    def _backlog(self, places: Iterable[Place]) -> float:
-        """Return the seconds that the work of `places` takes in full steps."""
+    def _backlog(self, jobs: Iterable[Job]) -> float:
+        """Return the seconds that the work of `jobs` takes in full steps."""
         each = {size: pace.full_seconds / pace.limit for size, pace in self._paces.items()}
-        return sum(place.remaining * each[place.size] for place in places)
+        return sum(job.remaining * each[job.size] for job in jobs)
 
-    def _estimate(self, place: Place, now: float) -> float:
-        """Return the seconds until `place` is done if nothing comes after it."""
+    def _estimate(self, job: Job, now: float) -> float:
+        """Return the seconds until `job` is done if nothing comes after it."""
         policy = self._queueing.policy
-        order = sorted([*self._places, place], key=lambda job: policy.rank(job, now))
-        queue = order[: order.index(place) + 1]
+        order = sorted([*self._jobs, job], key=lambda other: policy.rank(other, now))
+        queue = order[: order.index(job) + 1]
         return sum(self._forecast(queue, size) for size in self._paces)
 
-    def _forecast(self, queue: Sequence[Place], size: Size) -> float:
+    def _forecast(self, queue: Sequence[Job], size: Size) -> float:
         """Return the seconds of `size`'s steps until the last of `queue` is done."""
         pace = self._paces[size]
-        work = [place.work for place in queue if place.size == size]
+        work = [job.work for job in queue if job.size == size]
         done = forecast(work, pace.limit, pace.cost, by_request=self._queueing.by_request)
         return done[-1] if queue[-1].size == size else max(done, default=0.0)

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, page, and what every request passes on its way."""
+"""The HTTP application: endpoints, page, and what every request passes on its way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,14 +17,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from fastdiff.serving.answers import FILES
+from fastdiff.serving.endpoints import ENDPOINTS
 from fastdiff.serving.faults import ApiError
-from fastdiff.serving.generations import Generations
 from fastdiff.serving.middleware import ApiKeys, LingeringClose, RequestContext
 from fastdiff.serving.openapi import describe_api
 from fastdiff.serving.service import Service
 
 _PAGE = Path(__file__).with_name("page")
-_CREATED = 0  # /v1/models must tell when a model was made, and nobody knows
 
 
 def create_app(service: Service) -> Starlette:
@@ -60,7 +58,7 @@ def create_app(service: Service) -> Starlette:
         Exception: _crash,
     }
     app = Starlette(
-        routes=[*_Api(service).routes(), *_page_routes()],
+        routes=[*_api_routes(), *_page_routes()],
         middleware=middleware,
         exception_handlers=handlers,
         lifespan=_lifespan,
@@ -75,70 +73,14 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.service.close()
 
 
-class _Api:
-    """The endpoints that read the service."""
+def _api_routes() -> list[BaseRoute]:
+    """Return a route for every endpoint, and one for their description."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(describe_api(ENDPOINTS))
 
-    def routes(self) -> list[BaseRoute]:
-        """Return all routes but those of the page."""
-        return [
-            Route("/v1/images/generations", Generations(self._service), methods=["POST"]),
-            Route(FILES + "{name}", self.image_file, methods=["GET"]),
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
-            Route("/v1/status", self.status, methods=["GET"]),
-            Route("/healthz", self.health, methods=["GET"]),
-            Route("/readyz", self.ready, methods=["GET"]),
-            Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/openapi.json", self.openapi, methods=["GET"]),
-        ]
-
-    async def image_file(self, request: Request) -> Response:
-        """Return an image that was asked for by URL."""
-        file = self._service.images.get(request.path_params["name"])
-        if file is None:
-            raise ApiError(404, "no such image; they are kept for a while", code="not_found")
-        headers = {"cache-control": "private, no-store", "content-security-policy": "sandbox"}
-        return Response(file.data, media_type=f"image/{file.format}", headers=headers)
-
-    async def models(self, request: Request) -> Response:
-        """List the models as OpenAI does."""
-        return JSONResponse({"object": "list", "data": [*map(_model, self._service.names)]})
-
-    async def model(self, request: Request) -> Response:
-        """Return one model as OpenAI does."""
-        name = request.path_params["name"]
-        if name not in self._service.names:
-            raise ApiError(404, "no model of that name", code="model_not_found", param="model")
-        return JSONResponse(_model(name))
-
-    async def status(self, request: Request) -> Response:
-        """Return what every model takes and does."""
-        return JSONResponse({"state": self._service.state, "models": self._service.describe()})
-
-    async def health(self, request: Request) -> Response:
-        """Say that the process is alive and its loop turns."""
-        return JSONResponse({"status": "alive"})
-
-    async def ready(self, request: Request) -> Response:
-        """Say whether requests for images are taken."""
-        state = self._service.state
-        body = {"status": state, "models": self._service.states()}
-        return JSONResponse(body, 200 if state == "ready" else 503)
-
-    async def metrics(self, request: Request) -> Response:
-        """Return the metrics."""
-        return Response(self._service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-    async def openapi(self, request: Request) -> Response:
-        """Describe the API."""
-        return JSONResponse(describe_api())
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "fastdiff"}
+    routes = [Route(each.path, each.handler, methods=[each.method]) for each in ENDPOINTS]
+    return [*routes, Route("/openapi.json", openapi, methods=["GET"])]
 
 
 def _page_routes() -> list[BaseRoute]:

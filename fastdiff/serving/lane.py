@@ -12,7 +12,7 @@ from fastdiff.errors import InvalidArgument
 from fastdiff.sampler import Sampler
 from fastdiff.serving.admission import Pace, Queueing
 from fastdiff.serving.costs import StepCost, best_step
-from fastdiff.serving.job import Job
+from fastdiff.serving.jobs import Job, Size
 
 
 class Lane:
@@ -37,7 +37,7 @@ class Lane:
     def __init__(self, sampler: Sampler, queueing: Queueing) -> None:
         self._sampler, self._queueing = sampler, queueing
         _, height, width = sampler.network.sample_shape
-        self.size = height, width
+        self.size: Size = height, width
         seconds = sampler.engine.executor.batch_seconds
         self.pace = Pace(StepCost(seconds), queueing.limit or best_step(seconds))
         self.jobs: dict[Ticket, Job] = {}
@@ -52,7 +52,7 @@ class Lane:
         self._engine.prepare(self.pace.limit)
         jobs, self.jobs = self.jobs, {}
         for job in jobs.values():
-            job.place.taken = 0
+            job.taken = 0
             self.submit(job)
 
     def submit(self, job: Job) -> None:
@@ -63,7 +63,7 @@ class Lane:
         InvalidArgument
             The model does not return what the solver needs.
         """
-        request, place = job.request, job.place
+        request = job.request
         if request is None:
             raise InvalidArgument("the job has no request")
 
@@ -74,7 +74,7 @@ class Lane:
         if job.progress_every:
             request = replace(request, callback=show)
         job.ticket = self._engine.submit(
-            request, arrival=place.arrival, patience=place.patience, deadline=place.deadline
+            request, arrival=job.arrival, patience=job.patience, deadline=job.deadline
         )
         self.jobs[job.ticket] = job
 
@@ -96,7 +96,7 @@ class Lane:
         for ticket in tick.tickets if tick else ():
             job = self.jobs[ticket]
             job.begin(now)
-            job.place.taken = ticket.completed
+            job.taken = ticket.completed
         return tick
 
     def ended(self) -> list[Job]:
@@ -104,5 +104,5 @@ class Lane:
         done = [ticket for ticket in self.jobs if ticket.done]
         jobs = [self.jobs.pop(ticket) for ticket in done]
         for ticket, job in zip(done, jobs, strict=True):
-            job.place.taken = ticket.completed
+            job.taken = ticket.completed
         return jobs

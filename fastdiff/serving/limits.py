@@ -1,4 +1,4 @@
-"""How much a client may ask for, and the reading of a body that keeps to it."""
+"""How much a client may ask for, and the reading of a request that keeps to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from fastdiff.errors import InvalidArgument
 from fastdiff.serving.faults import ApiError, client_gone, invalid
-from fastdiff.serving.protocol import ImageRequest
+from fastdiff.serving.protocol import ImageRequest, parse_request
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Limits:
                 )
 
     def check(self, request: ImageRequest) -> None:
-        """Refuse a request that asks for too much.
+        """Refuse a request that asks for too much by itself, whatever its model.
 
         Raises
         ------
@@ -68,7 +68,13 @@ class Limits:
                 )
 
     def check_pixels(self, n: int, width: int, height: int) -> None:
-        """Refuse images that are too large together; raises `ApiError`."""
+        """Refuse images that are too large together, once the model has said their size.
+
+        Raises
+        ------
+        ApiError
+            400.
+        """
         if n * width * height > self.max_pixels:
             raise invalid(
                 "size",
@@ -82,15 +88,22 @@ def _at_most(param: str, value: int, limit: int) -> None:
         raise invalid(param, f"{param}: expected at most {limit}, got {value}")
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """Read a JSON body no further than its limit, in bounded time.
+async def read_request(request: Request, limits: Limits) -> ImageRequest:
+    """Read a request for images, check all that is known without its model, and give it seeds.
 
     Raises
     ------
     ApiError
-        413 for a body that is too large, 408 for one that does not come, 415 for one that is not
-        declared as JSON: browsers send no other kind across origins without asking.
+        400 with the name of a wrong parameter, 413 for a body that is too large, 408 for one that
+        does not come, 415 for one that is not declared as JSON: browsers send no other kind across
+        origins without asking.
     """
+    ask = parse_request(await _read_body(request, limits))
+    limits.check(ask)
+    return ask.seeded()
+
+
+async def _read_body(request: Request, limits: Limits) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(

@@ -15,9 +15,11 @@ from fastdiff.compiler import describe
 from fastdiff.errors import InvalidArgument
 from fastdiff.integrations import is_pipeline
 from fastdiff.sampler import Sampler
-from fastdiff.serving.jobs import Event, Failed, Finished, Observer, Worker
-from fastdiff.serving.models import SamplerModel, Served
+from fastdiff.serving.events import Event, Failed, Finished
+from fastdiff.serving.jobs import Observer, Worker
+from fastdiff.serving.models import Served
 from fastdiff.serving.protocol import ImageRequest
+from fastdiff.serving.sampler_model import SamplerModel
 from fastdiff.serving.service import Service
 
 _WARM_UP_SECONDS = 600.0
@@ -170,23 +172,21 @@ def warm_up(served: Served) -> None:
 
 
 def _make_image(served: Served, ask: ImageRequest) -> None:
-    checked = served.model.check(ask)
+    checked, worker = served.model.check(ask), served.worker
     ends: queue.SimpleQueue[Finished | Failed] = queue.SimpleQueue()
 
     def listen(event: Event) -> None:
         if isinstance(event, (Finished, Failed)):
             ends.put(event)
 
-    reservation = served.worker.reserve(checked.demand)
+    worker.reserve(checked.job)
     try:
-        reservation.run(checked.build(), listen)
+        worker.run(checked.job, checked.build(), listen)
         end = ends.get(timeout=_WARM_UP_SECONDS)
     except queue.Empty as error:
-        raise TimeoutError(
-            f"{served.worker.name} made no image in {_WARM_UP_SECONDS:g} s"
-        ) from error
+        raise TimeoutError(f"{worker.name} made no image in {_WARM_UP_SECONDS:g} s") from error
     finally:
-        reservation.cancel()
+        worker.cancel(checked.job)
     if isinstance(end, Failed):
         raise end.error
     served.model.pixels(end.samples)

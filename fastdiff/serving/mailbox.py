@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import deque
 
-from fastdiff.serving.jobs import Event, Failed, Finished, Progress
+from fastdiff.serving.events import Event, Failed, Finished, Progress
 
 _MAX_BYTES = 1 << 20
 

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from fastdiff.serving.jobs import WorkerStatus
+from fastdiff.serving.costs import power_of_two_from
+from fastdiff.serving.jobs import Observer, WorkerStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -89,8 +90,8 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class ModelObserver:
-    """Counts what one worker does (`fastdiff.serving.jobs.Observer`)."""
+class ModelObserver(Observer):
+    """Counts what one worker does."""
 
     def __init__(
         self,
@@ -109,8 +110,8 @@ class ModelObserver:
     def step(self, rows: int, evaluations: int, seconds: float) -> None:
         """Record a step; evaluations are counted in buckets that are powers of two."""
         self._rows.observe(rows)
-        bucket = 1 << max(evaluations - 1, 0).bit_length()
-        self._step_seconds.labels(self._model, str(bucket)).observe(seconds)
+        bucket = str(power_of_two_from(evaluations))
+        self._step_seconds.labels(self._model, bucket).observe(seconds)
 
     def wasted(self, row_steps: int, reason: str) -> None:
         """Record steps of rows that ended without an image."""

@@ -1,9 +1,12 @@
-"""The OpenAPI description of the server, made from the models that check the requests."""
+"""The OpenAPI description of the server, made from its endpoints and what checks their requests."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from fastdiff.serving.protocol import ImageRequest
 
@@ -74,11 +77,78 @@ _RESPONSE_SCHEMA = {
 }
 
 
+_ERROR_CONTENT = {"application/json": {"schema": {"$ref": _REFERENCE + "Error"}}}
+GENERATE_IMAGES = {
+    "operationId": "create_image",
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _REFERENCE + "ImageRequest"}}},
+    },
+    "responses": {
+        "200": {
+            "description": "The images, or events if `stream` is true.",
+            "content": {
+                "application/json": {"schema": {"$ref": _REFERENCE + "ImagesResponse"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
+        },
+        **{
+            status: {"description": text, "content": _ERROR_CONTENT}
+            for status, text in _ERRORS.items()
+        },
+    },
+}
+"""What there is to say of ``POST /v1/images/generations`` besides its summary."""
+
+_PARAMETER = re.compile(r"{(\w+)(:\w+)?}")  # of a route's path, with or without its convertor
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """A path of the API: who answers it, and what its description says.
+
+    Attributes
+    ----------
+    method : {"GET", "POST"}
+    path : str
+        As Starlette's routes have it, with parameters such as ``{name}`` or ``{name:path}``.
+    handler : callable
+        A function of a request that returns its response, or an ASGI application.
+    summary : str
+        One sentence.
+    details : mapping
+        The fields of its OpenAPI operation besides those that follow from summary and path.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Callable[..., Any]
+    summary: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> tuple[str, dict[str, Any]]:
+        """Return its path and its operation as OpenAPI writes them."""
+        operation: dict[str, Any] = {
+            "summary": self.summary,
+            "responses": {"default": {"description": "See docs/serving.md."}},
+        }
+        if names := [name for name, _ in _PARAMETER.findall(self.path)]:
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in names
+            ]
+        return _PARAMETER.sub(r"{\1}", self.path), {**operation, **self.details}
+
+
 @functools.cache
-def describe_api() -> dict[str, Any]:
+def describe_api(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """Return the description as OpenAPI 3.1; it is shared, so leave it as it is."""
     from fastdiff import __version__
 
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        path, operation = endpoint.describe()
+        paths.setdefault(path, {})[endpoint.method.lower()] = operation
     request = ImageRequest.model_json_schema(ref_template=_REFERENCE + "{model}")
     schemas = {
         "ImageRequest": request,
@@ -89,52 +159,10 @@ def describe_api() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "fastdiff", "version": __version__},
-        "paths": {
-            "/v1/images/generations": {"post": _generations()},
-            "/v1/images/files/{name}": {
-                "get": _read("An image that was asked for by URL.", "name")
-            },
-            "/v1/models": {"get": _read("The models, as OpenAI lists them.")},
-            "/v1/models/{name}": {"get": _read("One model.", "name")},
-            "/v1/status": {"get": _read("What every model takes, and what it does now.")},
-            "/healthz": {"get": _read("The process is alive.")},
-            "/readyz": {"get": _read("200 if requests are taken, 503 if not.")},
-            "/metrics": {"get": _read("Metrics for Prometheus.")},
-        },
+        "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
     }
-
-
-def _generations() -> dict[str, Any]:
-    success = {
-        "description": "The images, or events if `stream` is true.",
-        "content": {
-            "application/json": {"schema": {"$ref": _REFERENCE + "ImagesResponse"}},
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
-    }
-    error = {"application/json": {"schema": {"$ref": _REFERENCE + "Error"}}}
-    errors = {status: {"description": text, "content": error} for status, text in _ERRORS.items()}
-    body = {"application/json": {"schema": {"$ref": _REFERENCE + "ImageRequest"}}}
-    return {
-        "summary": "Make images.",
-        "operationId": "create_image",
-        "requestBody": {"required": True, "content": body},
-        "responses": {"200": success, **errors},
-    }
-
-
-def _read(summary: str, parameter: str | None = None) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "responses": {"default": {"description": "See docs/serving.md."}},
-    }
-    if parameter is not None:
-        operation["parameters"] = [
-            {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
-    return operation

@@ -14,7 +14,7 @@ from fastdiff.integrations.pipelines import CompiledPipeline
 from fastdiff.integrations.pipelines.families import family_of
 from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.faults import invalid
-from fastdiff.serving.models import Decoder, SamplerModel, TextInput
+from fastdiff.serving.sampler_model import Decoder, SamplerModel, TextInput
 
 _GUIDANCE = 7.5  # what StableDiffusionPipeline takes unless told otherwise
 _TEXT = "encoder_hidden_states"

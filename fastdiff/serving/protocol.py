@@ -101,6 +101,11 @@ class ImageRequest(BaseModel):
         return sorted(name for name, is_given in given.items() if is_given)
 
     @property
+    def deadline_seconds(self) -> float | None:
+        """Time for the images to be made, from the arrival of the request; None for any."""
+        return None if self.deadline_ms is None else self.deadline_ms / 1000
+
+    @property
     def wanted_size(self) -> tuple[int, int] | None:
         """(width, height) in pixels; None if the model's own will do."""
         found = _SIZE.fullmatch(self.size or "")
@@ -122,8 +127,8 @@ class ImageRequest(BaseModel):
         return self.seed, index
 
 
-def read_request(body: bytes) -> ImageRequest:
-    """Parse and check what can be checked without a model.
+def parse_request(body: bytes) -> ImageRequest:
+    """Parse a body, and check what needs neither a model nor the limits of a server.
 
     Raises
     ------

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fastdiff.serving.events import Finished, Progress
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.images import ImageStore, encode
-from fastdiff.serving.jobs import Finished, Progress
 from fastdiff.serving.models import CheckedRequest, Model
-from fastdiff.serving.protocol import ImageRequest, image_fields
+from fastdiff.serving.protocol import image_fields
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,13 @@ class Replies:
     name : str
         The model's name.
     model : Model
-    ask : ImageRequest
-        With its seeds.
     checked : CheckedRequest
-    estimate_seconds : float
-        What was foretold when the request was admitted.
+        Its job has a place, and so an estimate.
     """
 
     name: str
     model: Model
-    ask: ImageRequest
     checked: CheckedRequest
-    estimate_seconds: float
 
     def response(self, finished: Finished, store: ImageStore, url: Callable[[str], str]) -> bytes:
         """Return the JSON of an answer without streaming.
@@ -54,11 +49,11 @@ class Replies:
         """
         data = []
         for index, file in enumerate(self._files(finished.samples)):
-            if self.ask.response_format == "url":
-                content = {"url": url(store.put(file, self.ask.format))}
+            if self.checked.ask.response_format == "url":
+                content = {"url": url(store.put(file, self.checked.ask.format))}
             else:
                 content = {"b64_json": _text(file)}
-            data.append({**content, **image_fields(self.ask, index)})
+            data.append({**content, **image_fields(self.checked.ask, index)})
         reply = {"data": data, **self._picture(), **self._told(finished)}
         created = reply.pop("created_at")
         return json.dumps({"created": created, **reply}).encode()
@@ -74,7 +69,7 @@ class Replies:
                     "image_index": image,
                     "step": told.step,
                     "steps": told.total,
-                    **image_fields(self.ask, image),
+                    **image_fields(self.checked.ask, image),
                     **self._picture(),
                 }
                 events.append(_event("image_generation.partial_image", fields))
@@ -89,7 +84,7 @@ class Replies:
                 {
                     "b64_json": _text(file),
                     "image_index": index,
-                    **image_fields(self.ask, index),
+                    **image_fields(self.checked.ask, index),
                     **self._picture(),
                     **self._told(finished),
                     "usage": _NO_TOKENS,
@@ -99,9 +94,9 @@ class Replies:
         ]
 
     def _files(self, samples: Tensor) -> list[bytes]:
-        quality = self.ask.output_compression
+        quality = self.checked.ask.output_compression
         return [
-            encode(pixels, self.ask.format, 100 if quality is None else quality)
+            encode(pixels, self.checked.ask.format, 100 if quality is None else quality)
             for pixels in self.model.pixels(samples)
         ]
 
@@ -109,7 +104,7 @@ class Replies:
         return {
             "created_at": int(time.time()),
             "size": f"{self.checked.width}x{self.checked.height}",
-            "output_format": self.ask.format,
+            "output_format": self.checked.ask.format,
             "background": "opaque",
             "quality": "auto",
         }
@@ -121,8 +116,8 @@ class Replies:
             "steps": self.checked.steps,
             "queue_seconds": round(finished.queue_seconds, 6),
             "run_seconds": round(finished.run_seconds, 6),
-            "estimate_seconds": round(self.estimate_seconds, 6),
-            "ignored": self.ask.ignored,
+            "estimate_seconds": round(self.checked.job.estimate_seconds, 6),
+            "ignored": self.checked.ask.ignored,
         }
 
 

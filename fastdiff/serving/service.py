@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fastdiff.errors import InvalidArgument
+from fastdiff.errors import DeadlineImpossible, InvalidArgument, Overloaded, Unavailable
 from fastdiff.serving.answers import check_url
-from fastdiff.serving.faults import ApiError, invalid
+from fastdiff.serving.faults import ApiError, invalid, refusal
 from fastdiff.serving.images import ImageStore
-from fastdiff.serving.jobs import Reservation, WorkerStatus
+from fastdiff.serving.jobs import Job, Worker, WorkerStatus
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.metrics import Metrics
-from fastdiff.serving.models import Served
+from fastdiff.serving.models import CheckedRequest, Served
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class Service:
         self.draining = False
         self.in_progress = 0
         self._served: dict[str, Served] = {}
-        self._held: set[Reservation] = set()
+        self._held: dict[Job, Worker] = {}  # jobs with a place, and whose place it is
         self._pool = ThreadPoolExecutor(self.settings.pool_threads, "fastdiff-http")
 
     def add(self, name: str, served: Served) -> None:
@@ -154,23 +155,36 @@ class Service:
             shown.append(entry)
         return shown
 
-    def hold(self, reservation: Reservation) -> None:
-        """Remember a place that a request holds."""
-        self._held.add(reservation)
+    @contextmanager
+    def place(self, worker: Worker, checked: CheckedRequest) -> Iterator[None]:
+        """Hold a place for a job; it is given back however the block ends.
 
-    def release(self, reservation: Reservation) -> None:
-        """Give a place back; does nothing to a job that has ended."""
-        self._held.discard(reservation)
-        reservation.cancel()
+        Raises
+        ------
+        ApiError
+            429 if the queue is full or the job would miss its deadline, 503 if the worker takes
+            no jobs.
+        """
+        job = checked.job
+        try:
+            worker.reserve(job)
+        except (Overloaded, DeadlineImpossible, Unavailable) as error:
+            raise refusal(error, checked.ask.deadline_seconds) from error
+        self._held[job] = worker
+        try:
+            yield
+        finally:
+            del self._held[job]
+            worker.cancel(job)
 
     def abandon(self) -> None:
         """Cancel every job that still runs; their clients are told."""
-        for reservation in tuple(self._held):
-            reservation.cancel()
+        for job, worker in tuple(self._held.items()):
+            worker.cancel(job)
 
-    async def pooled(self, function: Callable[[], T]) -> T:
-        """Return ``function()``, run in the thread pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+    async def pooled(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return ``function(*arguments)``, run in the thread pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def close(self) -> None:
         """Stop the thread pool."""

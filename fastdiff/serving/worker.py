@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Sequence
 
+from fastdiff.engine.requests import Request
 from fastdiff.errors import Cancelled, InvalidArgument, NonFiniteOutput, Unavailable
 from fastdiff.sampler import Sampler
 from fastdiff.serving.admission import DEFAULT, Admission, Queueing
-from fastdiff.serving.job import Job
-from fastdiff.serving.jobs import Demand, Failed, Finished, Observer, WorkerStatus
+from fastdiff.serving.events import Failed, Finished, Listener
+from fastdiff.serving.jobs import Job, Observer, WorkerStatus
 from fastdiff.serving.lane import Lane
 from fastdiff.serving.meter import Meter
 
@@ -33,7 +34,7 @@ class ModelWorker:
     name : str
         What clients call the model.
     samplers : Sampler or sequence of Sampler
-        The compiled model; several where it makes several sizes, the usual one first.
+        The compiled model; several where it makes several sizes.
     observer : Observer, optional
         Counts what the worker does.
     queueing : Queueing
@@ -49,11 +50,10 @@ class ModelWorker:
         queueing: Queueing = DEFAULT,
     ) -> None:
         self.name = name
-        self._queueing, self._observer = queueing, observer or _Nobody()
+        self._queueing, self._observer = queueing, observer or Observer()
         each = [samplers] if isinstance(samplers, Sampler) else samplers
         lanes = [Lane(sampler, self._queueing) for sampler in each]
         self._lanes = {lane.size: lane for lane in lanes}
-        self._usual_size = lanes[0].size
         paces = {size: lane.pace for size, lane in self._lanes.items()}
         self._wake = threading.Condition()  # guards what follows
         self._admission, self._meter = Admission(paces, self._queueing), Meter()
@@ -64,38 +64,66 @@ class ModelWorker:
         self._thread = threading.Thread(target=self._run, name=f"fastdiff-{name}", daemon=True)
         self._thread.start()
 
-    def reserve(self, demand: Demand) -> Job:
-        """Reserve places for a job (`fastdiff.serving.jobs.Worker.reserve`).
+    def reserve(self, job: Job) -> None:
+        """Give a job its place in the queue (`fastdiff.serving.jobs.Worker.reserve`).
 
         Raises
         ------
         InvalidArgument
-            The model does not make that size, or there is nothing to do.
+            The model does not make that size, or the job had a place before.
         """
-        size = demand.size or self._usual_size
-        if size not in self._lanes:
+        if job.size not in self._lanes:
             known = ", ".join(f"{height}x{width}" for height, width in self._lanes)
-            raise InvalidArgument(f"size: expected one of {known} (height x width), got {size}")
-        if demand.rows < 1 or demand.steps < 1:
-            raise InvalidArgument(f"expected images and steps, got {demand}")
+            raise InvalidArgument(f"size: expected one of {known} (height x width), got {job.size}")
         with self._wake:
             if self._state != "ready":
                 raise Unavailable(f"{self.name} takes no jobs: its worker is {self._state}")
-            return Job(self._admission.admit(demand, size, time.monotonic()), self)
+            self._admission.admit(job, time.monotonic())
+
+    def run(
+        self, job: Job, request: Request, listener: Listener, *, progress_every: int = 0
+    ) -> None:
+        """Queue a job that has its place (`fastdiff.serving.jobs.Worker.run`).
+
+        Raises
+        ------
+        InvalidArgument
+            The request asks for more than was reserved, or the job cannot be run (again).
+        """
+        with self._wake:
+            job.accept(request, listener, progress_every)
+            alive = self._state != "stopped"
+            if alive:
+                self._started.append(job)
+                self._wake.notify()
+        if not alive:
+            self._end(job, Failed(Unavailable(f"the worker of {self.name} has stopped")), "failed")
+
+    def cancel(self, job: Job) -> None:
+        """End a job before its next step; does nothing if it has ended."""
+        with self._wake:
+            if job.cancelled or job.ended:
+                return
+            job.cancelled = True
+            if job.request is None:
+                self._admission.leave(job)
+            else:
+                self._cancelled.append(job)
+                self._wake.notify()
 
     def status(self) -> WorkerStatus:
         """Return what the worker does now."""
         with self._wake:
-            places = self._admission.places
+            jobs = self._admission.jobs
             steps, row_steps = self._meter.rates(time.monotonic())
             learned: dict[int, float] = {}
             for lane in self._lanes.values():
                 learned |= lane.pace.cost.learned()
             return WorkerStatus(
                 state=self._state,
-                waiting_rows=sum(place.demand.rows for place in places if not place.taken),
+                waiting_rows=sum(job.rows for job in jobs if not job.taken),
                 running_rows=self._running_rows,
-                jobs=len(places),
+                jobs=len(jobs),
                 steps_per_second=steps,
                 row_steps_per_second=row_steps,
                 step_seconds=learned,
@@ -113,28 +141,6 @@ class ModelWorker:
             self._state = "stopped"
             self._wake.notify()
         self._thread.join()
-
-    def start(self, job: Job) -> None:
-        """Queue a job that has its request."""
-        with self._wake:
-            alive = self._state != "stopped"
-            if alive:
-                self._started.append(job)
-                self._wake.notify()
-        if not alive:
-            self._end(job, Failed(Unavailable(f"the worker of {self.name} has stopped")), "failed")
-
-    def cancel(self, job: Job) -> None:
-        """End a job at the next step."""
-        with self._wake:
-            if job.cancelled or job.ended:
-                return
-            job.cancelled = True
-            if job.request is None:
-                self._admission.leave(job.place)
-            else:
-                self._cancelled.append(job)
-                self._wake.notify()
 
     def _run(self) -> None:
         """Serve until somebody closes the worker, or it cannot go on."""
@@ -179,19 +185,19 @@ class ModelWorker:
             self._end(job, Failed(Cancelled("the request was cancelled")), "cancelled")
             return
         try:
-            self._lanes[job.place.size].submit(job)
+            self._lanes[job.size].submit(job)
         except Exception as error:
             self._end(job, Failed(error), "failed")
 
     def _withdraw(self, job: Job, error: Exception, reason: str) -> None:
         """End a job that may be on its engine."""
-        self._lanes[job.place.size].withdraw(job)
+        self._lanes[job.size].withdraw(job)
         self._end(job, Failed(error), reason)
 
     def _drop_late(self, now: float) -> None:
         """End the jobs that would miss their deadlines even if they were alone from now on."""
         for job in self._jobs():
-            late = now + self._admission.least_seconds(job.place) - job.place.deadline
+            late = now + self._admission.least_seconds(job) - job.deadline
             if late > 0:
                 error = Cancelled(f"the deadline cannot be met any more: {late:.3g} s are missing")
                 self._withdraw(job, error, "deadline")
@@ -199,8 +205,8 @@ class ModelWorker:
     def _most_urgent(self, now: float) -> Lane | None:
         """Return the size whose turn it is: that of the job that goes first."""
         rank = self._queueing.policy.rank
-        first = min(self._jobs(), key=lambda job: rank(job.place, now), default=None)
-        return None if first is None else self._lanes[first.place.size]
+        first = min(self._jobs(), key=lambda job: rank(job, now), default=None)
+        return None if first is None else self._lanes[first.size]
 
     def _jobs(self) -> list[Job]:
         """Return the jobs that are on engines."""
@@ -256,27 +262,11 @@ class ModelWorker:
             if job.ended:
                 return
             job.ended = True
-            self._admission.leave(job.place)
+            self._admission.leave(job)
         if isinstance(event, Failed):
             self._waste(job, reason)
         job.tell(event)
 
     def _waste(self, job: Job, reason: str) -> None:
-        if job.place.taken:
-            self._observer.wasted(job.place.taken, reason)
-
-
-class _Nobody:
-    """Counts nothing."""
-
-    def step(self, rows: int, evaluations: int, seconds: float) -> None:
-        """Take no notice."""
-
-    def wasted(self, row_steps: int, reason: str) -> None:
-        """Take no notice."""
-
-    def non_finite(self, rows: int) -> None:
-        """Take no notice."""
-
-    def rebuilt(self) -> None:
-        """Take no notice."""
+        if job.taken:
+            self._observer.wasted(job.taken, reason)

@@ -22,7 +22,7 @@ from fastdiff.errors import (
 )
 from fastdiff.serving import Client
 from fastdiff.serving.answers import retry_after
-from fastdiff.serving.jobs import Failed, Finished
+from fastdiff.serving.events import Failed, Finished
 from fastdiff.serving.service import Settings
 
 
@@ -76,7 +76,7 @@ def test_generate_asks_for_what_it_is_told_and_returns_the_images(client, worker
         "7", n=3, steps=13, solver="dpmpp_2m", guidance_scale=2.0, seed=2**64 - 1
     )
     job = worker.seen[-1]
-    assert (job.demand.rows, job.demand.steps, job.demand.guided) == (3, 13, True)
+    assert (job.rows, job.steps, job.guided) == (3, 13, True)
     assert job.request.seeds.tolist() == [2**64 - 1] * 3
     assert job.request.conditioning["class_labels"].tolist() == [7, 7, 7]
     assert generation.seeds == [(2**64 - 1, 0), (2**64 - 1, 1), (2**64 - 1, 2)]
@@ -130,14 +130,14 @@ def when_it_runs(worker, act):
 
 def test_stream_yields_estimates_and_then_the_images(client, slow_worker):
     stream = client.stream("7", n=2, steps=20, seed=4, partial_images=4)
-    when_it_runs(slow_worker, lambda job: job.tell_progress(4))
+    when_it_runs(slow_worker, lambda job: slow_worker.tell_progress(job, 4))
     frames = [next(stream), next(stream)]
     job = slow_worker.seen[-1]
     assert job.progress_every == 4
-    job.tell_progress(12)
+    slow_worker.tell_progress(job, 12)
     frames += [next(stream), next(stream)]
     samples = torch.linspace(-1, 1, 2).view(2, 1, 1, 1).expand(2, 3, 5, 7)
-    job.end(Finished(samples, 0.25, 0.5))
+    slow_worker.end(job, Finished(samples, 0.25, 0.5))
     frames += stream
     facts = [(f.index, f.step, f.total, f.seed, f.done) for f in frames]
     assert facts == [
@@ -149,7 +149,7 @@ def test_stream_yields_estimates_and_then_the_images(client, slow_worker):
 
 def test_stream_that_is_closed_frees_the_rows(client, slow_worker):
     stream = client.stream(n=3, steps=9, partial_images=8)
-    when_it_runs(slow_worker, lambda job: job.tell_progress(2))
+    when_it_runs(slow_worker, lambda job: slow_worker.tell_progress(job, 2))
     assert next(stream).step == 2
     stream.close()
     job = slow_worker.seen[-1]
@@ -158,7 +158,7 @@ def test_stream_that_is_closed_frees_the_rows(client, slow_worker):
 
 def test_stream_that_fails_raises_what_failed(client, slow_worker):
     error = NonFiniteOutput(step=2, total=9, image=0, timestep=500.0)
-    when_it_runs(slow_worker, lambda job: job.end(Failed(error)))
+    when_it_runs(slow_worker, lambda job: slow_worker.end(job, Failed(error)))
     with pytest.raises(ModelOutputError, match="not finite at step 3 of 9"):
         list(client.stream(steps=9))
 

@@ -25,8 +25,9 @@ from serving import (
     until,
 )
 
+from fastdiff.serving.endpoints import ENDPOINTS
+from fastdiff.serving.events import Finished, Progress
 from fastdiff.serving.images import to_pixels
-from fastdiff.serving.jobs import Finished, Progress
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.mailbox import Mailbox
 from fastdiff.serving.openapi import describe_api
@@ -112,7 +113,7 @@ def test_a_reader_that_stops_is_given_up():
 
         def feed():
             if not job.ended:
-                job.tell_noise()
+                worker.tell_noise(job)
             return service.in_progress == 0
 
         until(feed)
@@ -132,7 +133,7 @@ def test_a_stream_that_fails_says_so():
 
 def bodies():
     """Bodies near to the description of the API: right, almost right, and not at all."""
-    schema = describe_api()["components"]["schemas"]["ImageRequest"]
+    schema = describe_api(ENDPOINTS)["components"]["schemas"]["ImageRequest"]
     wild = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

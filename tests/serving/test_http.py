@@ -13,8 +13,8 @@ from serving import FakeWorker, digits, fake_service, running
 from fastdiff.errors import DeadlineImpossible, NonFiniteOutput, Overloaded
 from fastdiff.sampling import list_solvers
 from fastdiff.serving.limits import Limits
-from fastdiff.serving.models import SamplerModel
 from fastdiff.serving.protocol import ImageRequest
+from fastdiff.serving.sampler_model import SamplerModel
 from fastdiff.serving.service import Settings
 
 PATH = "/v1/images/generations"
@@ -115,7 +115,7 @@ def test_only_the_table_is_built_after_a_place_was_reserved(client, worker):
         text = json.dumps(body)
         client.post(PATH, content=text, headers={"content-type": "application/json"})
 
-    assert [job.demand.steps for job in worker.seen] == [11]  # pndm of 2 steps
+    assert [job.steps for job in worker.seen] == [11]  # pndm of 2 steps
     assert worker.seen[0].cancelled
     assert worker.seen[0].request is None
 
@@ -203,7 +203,7 @@ def test_images_say_how_they_were_made(client, worker):
     assert request.conditioning["class_labels"].tolist() == [7, 7]
     assert request.seeds.tolist() == [5, 5]
     assert request.images.tolist() == [0, 1]
-    assert request.steps == worker.seen[0].demand.steps == 39
+    assert request.steps == worker.seen[0].steps == 39
 
 
 def test_every_image_gets_a_seed_of_its_own_that_javascript_can_hold(client, worker):
@@ -299,13 +299,13 @@ def test_status_says_what_a_model_takes(client):
     assert {"ddim", "heun", "dpmpp_2m"} <= set(takes["solvers"]) < set(list_solvers())
 
 
-def test_demands_of_all_solvers_are_exact():
+def test_steps_of_all_solvers_are_exact():
     model = SamplerModel(digits())
 
     for solver in model.solvers:
         for steps in (5, 23):
-            plan = model.plan(ImageRequest(solver=solver, num_inference_steps=steps, seed=1))
-            assert plan.build().steps == plan.demand.steps, (solver, steps)
+            checked = model.check(ImageRequest(solver=solver, num_inference_steps=steps, seed=1))
+            assert checked.build().steps == checked.job.steps, (solver, steps)
 
 
 def test_every_response_has_an_id_and_keeps_browsers_strict(client):

@@ -50,7 +50,7 @@ def test_models_are_opened_when_they_have_made_an_image(monkeypatch):
     assert (asked["backend"], asked["batch_invariant"]) == ("eager", True)
     assert asked["progress"] is False  # a bar would lie between the lines of the log
     [worker] = workers
-    assert [job.demand.steps for job in worker.seen] == [4]
+    assert [job.steps for job in worker.seen] == [4]
     assert worker.name == "seven"
     text = service.metrics.render().decode()
     assert 'fastdiff_backend_info{backend="eager float32",model="seven"} 1.0' in text

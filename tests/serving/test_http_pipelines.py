@@ -35,7 +35,7 @@ def model(pipe):
 def test_texts_become_what_the_pipeline_makes_of_them(pipe, model):
     ask = ImageRequest(prompt="a b", negative_prompt="c", n=2, num_inference_steps=5, seed=1)
 
-    request = model.plan(ask).build()
+    request = model.check(ask).build()
 
     with torch.no_grad():
         wanted, unwanted = pipe.encode_prompt("a b", "cpu", 1, True, "c")
@@ -60,11 +60,11 @@ def test_latents_become_what_the_pipeline_makes_of_them(pipe, model):
 
 
 def test_the_scheduler_is_the_default_solver_with_its_options(model):
-    plan = model.plan(ImageRequest(prompt="a", num_inference_steps=12, seed=1))
+    checked = model.check(ImageRequest(prompt="a", num_inference_steps=12, seed=1))
 
     assert model.default_solver == "pndm"
-    assert plan.demand.steps == plan.build().steps == 13  # no Runge-Kutta start: skip_prk_steps
-    assert plan.demand.guided
+    assert checked.job.steps == checked.build().steps == 13  # no Runge-Kutta start: skip_prk_steps
+    assert checked.job.guided
 
 
 def test_what_a_text_model_cannot_take_is_named(model):
@@ -76,17 +76,17 @@ def test_what_a_text_model_cannot_take_is_named(model):
     }
     for name, ask in cases.items():
         with pytest.raises(ApiError) as refused:
-            model.plan(ask)
+            model.check(ask)
         assert refused.value.param == name
     with pytest.raises(ApiError, match="14 tokens") as refused:
-        model.plan(long).build()
+        model.check(long).build()
     assert refused.value.param == "prompt"
 
 
 def test_a_class_conditional_pipeline_takes_labels():
     model = served(pipelines.class_conditional())
 
-    request = model.plan(ImageRequest(prompt="5", seed=1, num_inference_steps=3)).build()
+    request = model.check(ImageRequest(prompt="5", seed=1, num_inference_steps=3)).build()
 
     assert request.conditioning["class_labels"].tolist() == [5]
     assert model.pixels(torch.zeros(1, 4, 8, 8)).shape == (1, 64, 64, 3)

@@ -36,7 +36,7 @@ SERVER = textwrap.dedent(
         service.add("digits", Served(FakeModel(), worker))
         assert sys.stdin.readline() == "play\\n"
         for job in list(worker.jobs):
-            job.play()
+            worker.play(job)
 
     listener = listen("127.0.0.1", 0, 5)
     print(listener.getsockname()[1], flush=True)

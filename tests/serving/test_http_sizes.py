@@ -103,8 +103,8 @@ def test_a_pipelines_sizes_are_those_of_its_pictures(load, tmp_path):
     assert sampler.network.sample_shape == (4, 16, 8)
     (example,) = served.model.examples()
     assert example.size == "64x128"
-    plan = served.model.plan(example)
-    assert (plan.width, plan.height, plan.demand.size) == (64, 128, (16, 8))
+    checked = served.model.check(example)
+    assert (checked.width, checked.height, checked.job.size) == (64, 128, (16, 8))
     assert served.model.pixels(torch.zeros(1, 4, 16, 8)).shape == (1, 128, 64, 3)
     with pytest.raises(InvalidArgument, match=r"size 64x100 .* multiples of 8"):
         load(tmp_path, (64, 100))

@@ -99,7 +99,7 @@ def test_arrivals_wait_for_nobody_and_latency_counts_from_when_they_were_due(wor
 def answer_all_once_all_have_come(worker, count):
     until(lambda: sum(job.request is not None for job in worker.seen) == count)
     for job in list(worker.seen):
-        job.play()
+        worker.play(job)
 
 
 def test_refusals_and_failures_are_told_apart(worker, url):
@@ -196,7 +196,7 @@ def test_command_reports_and_writes_and_fails_with_the_server(worker, url, tmp_p
     (*kinds, total) = record["summaries"]
     assert [kind["kind"] for kind in kinds] == ["10", "20"]
     assert (total["sent"], total["answered"], total["goodput"]) == (10, 10, 1.0)
-    assert sorted({job.demand.steps for job in worker.seen}) == [10, 20]
+    assert sorted({job.steps for job in worker.seen}) == [10, 20]
     assert "<h1>fastdiff loadtest</h1>" in html_path.read_text()
     worker.error = ValueError("boom")
     assert CliRunner().invoke(app, words).exit_code == 1

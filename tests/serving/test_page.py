@@ -14,8 +14,8 @@ from PIL import Image
 from serving import FakeWorker, digits, digits_service, fake_service, running, until
 
 from fastdiff.errors import Overloaded
+from fastdiff.serving.events import Progress
 from fastdiff.serving.images import to_pixels
-from fastdiff.serving.jobs import Progress
 from fastdiff.serving.service import Settings
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed")
@@ -102,12 +102,12 @@ def test_images_come_out_of_the_noise(page, worker):
     job = submitted(page, worker)
     assert job.request.conditioning["class_labels"].tolist() == [7] * 4
     for step in (10, 40):
-        job.tell_progress(step)
+        worker.tell_progress(job, step)
         page.wait(f"document.querySelector('.progress').innerText === 'Step {step} of 50'")
         assert (shown(page) == np.full((4, 8, 8), round((step / 50 + 1) * 127.5))).all()
         assert page.evaluate("document.querySelector('progress').value") == step
     assert page.evaluate("document.querySelector('[role=status]').textContent") == "Half done."
-    job.play()
+    worker.play(job)
     page.wait("document.querySelectorAll('a[download]:not([hidden])').length === 4")
     assert (shown(page) == np.full((4, 8, 8), 128)).all()
     seeds = page.evaluate("[...document.querySelectorAll('figcaption span')].map(e => e.innerText)")
@@ -132,7 +132,7 @@ def test_progress_is_of_all_images_when_they_come_one_after_the_other(page, work
 
 
 def test_page_is_silent_and_speaks_to_its_own_host_alone(page, worker, url):
-    submitted(page, worker).play()
+    worker.play(submitted(page, worker))
     page.wait("document.querySelector('.facts')?.textContent")
     for kind in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
         assert page.events(kind) == []
@@ -159,14 +159,14 @@ def test_keyboard_alone_reaches_everything_in_order_and_generates(page, worker):
     page.type("13")
     page.press("Enter")
     until(lambda: worker.seen and worker.seen[0].request is not None)
-    assert worker.seen[0].demand.steps == 13
+    assert worker.seen[0].steps == 13
     page.press("Escape")
     until(lambda: not worker.jobs)
 
 
 def test_cancel_frees_the_rows_and_gives_the_focus_back(page, worker):
     job = submitted(page, worker)
-    job.tell_progress(20)
+    worker.tell_progress(job, 20)
     page.wait("document.images.length === 4 && document.images[0].src")
     page.evaluate(f"document.querySelector('{CANCEL}').focus()")
     page.press("Enter")
@@ -218,7 +218,7 @@ def test_several_labels_say_how_many_images_there_are(page, worker):
     fill(page, "#n", "2")
     fill(page, CLASS, "3 7 7")
     assert images() == [3, True]
-    assert submitted(page, worker).demand.rows == 3
+    assert submitted(page, worker).rows == 3
     page.press("Escape")
     fill(page, CLASS, "3 7 7 1")
     assert images() == [4, True]
@@ -234,7 +234,7 @@ def test_speed_counts_every_images_steps(page, worker):
 
 def test_stream_that_fails_on_the_way_says_why(page, worker):
     worker.error = ValueError("boom")
-    submitted(page, worker).play()
+    worker.play(submitted(page, worker))
     message = page.wait("document.querySelector('[role=alert]').textContent")
     assert "the engine failed" in message
     assert page.evaluate("document.querySelector('.facts').textContent") == "Failed."
@@ -246,7 +246,7 @@ def test_several_classes_and_64_bit_seeds_arrive_exactly(page, worker):
     job = submitted(page, worker)
     assert job.request.conditioning["class_labels"].tolist() == [3, 7, 7]
     assert job.request.seeds.tolist() == [2**64 - 1] * 3
-    job.play()
+    worker.play(job)
     caption = "[...document.querySelectorAll('figcaption span')].map(e => e.innerText)"
     page.wait("document.querySelector('.facts').textContent")
     numbers = ["", ", image 1", ", image 2"]
@@ -254,7 +254,7 @@ def test_several_classes_and_64_bit_seeds_arrive_exactly(page, worker):
 
 
 def test_every_control_has_a_name(page, worker):
-    submitted(page, worker).play()
+    worker.play(submitted(page, worker))
     page.wait("document.querySelectorAll('a[download]:not([hidden])').length === 4")
     page.evaluate("document.querySelector('details').open = true")
     title = "Any: 50 steps of ddim"
@@ -279,7 +279,7 @@ def test_every_control_has_a_name(page, worker):
 @pytest.mark.parametrize("width", [320, 360])
 def test_phone_needs_no_sideways_scrolling(page, worker, width, tmp_path):
     page.resize(width, 640)
-    submitted(page, worker).play()
+    worker.play(submitted(page, worker))
     page.wait("document.querySelectorAll('a[download]:not([hidden])').length === 4")
     page.evaluate("document.querySelector('details').open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -295,7 +295,7 @@ def test_phone_needs_no_sideways_scrolling(page, worker, width, tmp_path):
 def test_text_has_the_contrast_of_wcag_aa(page, worker, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.call("Emulation.setEmulatedMedia", features=features)
-    submitted(page, worker).play()
+    worker.play(submitted(page, worker))
     page.wait("document.querySelector('.facts')?.textContent")
     page.evaluate("document.querySelector('#error').textContent = 'An error.'")
     page.evaluate("document.querySelector('details').open = true")
@@ -360,6 +360,6 @@ def test_key_is_asked_for_where_the_server_wants_one(browser, worker):
         page.wait("document.querySelector('#key').offsetParent")
         fill(page, "#key", "open-sesame")
         page.wait("document.querySelector('#state').textContent === 'ready'")
-        submitted(page, worker).play()
+        worker.play(submitted(page, worker))
         page.wait("document.querySelector('.facts')?.textContent")
         assert "$FASTDIFF_API_KEY" in page.evaluate("document.querySelector('#curl').textContent")

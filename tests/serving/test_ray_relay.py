@@ -13,7 +13,7 @@ from serving import digits_service, fake_service
 
 from fastdiff.errors import InvalidArgument, Overloaded, Unavailable
 from fastdiff.serving.app import create_app
-from fastdiff.serving.jobs import Demand
+from fastdiff.serving.jobs import Job
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.ray import Fleet, build, deploy
 from fastdiff.serving.ray.relay import ReplicaLost, answer
@@ -242,7 +242,7 @@ def test_queues_add_up():
     held = fake_service()
     worker = held.find("digits")[1].worker
     worker.gate.clear()
-    worker.reserve(Demand(3, 5))
+    worker.reserve(Job(3, 5, (8, 8)))
 
     async def run():
         async with client_of(Mortals(held)) as client:

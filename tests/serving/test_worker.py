@@ -19,7 +19,8 @@ from fastdiff.errors import (
 )
 from fastdiff.networks import Network
 from fastdiff.serving.admission import Queueing
-from fastdiff.serving.jobs import Demand, Failed, Finished, Progress, Started
+from fastdiff.serving.events import Failed, Finished, Progress, Started
+from fastdiff.serving.jobs import Job
 from fastdiff.serving.worker import ModelWorker
 
 SECONDS = 20.0  # nothing here takes that long
@@ -55,6 +56,7 @@ Obeys.gate.set()
 NETWORK = row_by_row_network()
 NETWORK = Network(Obeys(), NETWORK.sample_shape, NETWORK.conditioning, "obeys")
 SAMPLER = eager_sampler(NETWORK, batch=2)
+SIZE = NETWORK.sample_shape[1:]
 
 
 @dataclass
@@ -122,12 +124,19 @@ def worker():
         assert each.status().jobs == each.status().running_rows == 0
 
 
-def start(worker, n=1, steps=4, label=1, seed=7, progress_every=0, solver="ddim", **demand):
-    """Reserve, run, and return what is heard with the reservation."""
+def start(worker, n=1, steps=4, label=1, seed=7, progress_every=0, solver="ddim", **described):
+    """Reserve, run, and return what is heard with the job."""
     request = SAMPLER.request(n, steps=steps, seed=seed, class_labels=label, solver=solver)
-    heard, place = Heard(), worker.reserve(Demand(n, request.steps, **demand))
-    place.run(request, heard, progress_every=progress_every)
-    return heard, place
+    heard, job = Heard(), reserved(worker, n, request.steps, **described)
+    worker.run(job, request, heard, progress_every=progress_every)
+    return heard, job
+
+
+def reserved(worker, rows, steps, size=SIZE, **described):
+    """Return a job that has its place."""
+    job = Job(rows, steps, size, **described)
+    worker.reserve(job)
+    return job
 
 
 def until(condition):
@@ -176,44 +185,58 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(worker):
     running = worker(places=5)
     Obeys.gate.clear()
     first, _ = start(running, 3)
-    second, place = start(running, 2)
+    second, job = start(running, 2)
     with pytest.raises(Overloaded, match="the queue is full: 5 images") as caught:
-        running.reserve(Demand(1, 4))
-    assert 0 < caught.value.retry_after < place.estimate_seconds
+        reserved(running, 1, 4)
+    assert 0 < caught.value.retry_after < job.estimate_seconds
     Obeys.gate.set()
     assert first.end.samples.shape[0] + second.end.samples.shape[0] == 5
     until(lambda: running.status().jobs == 0)
-    running.reserve(Demand(9, 4)).cancel()  # more than all places, but nobody else is there
+    running.cancel(reserved(running, 9, 4))  # more than all places, but nobody else is there
 
 
 def test_a_reservation_holds_a_place_before_it_has_a_request(worker):
     running = worker(places=2)
-    place = running.reserve(Demand(2, 4))
+    job = reserved(running, 2, 4)
     assert running.status().waiting_rows == 2
     with pytest.raises(Overloaded):
-        running.reserve(Demand(1, 4))
-    place.cancel()
+        reserved(running, 1, 4)
+    running.cancel(job)
     assert running.status().jobs == 0
     heard = Heard()
-    place.run(SAMPLER.request(2, steps=4, class_labels=1), heard)
+    running.run(job, SAMPLER.request(2, steps=4, class_labels=1), heard)
     assert isinstance(heard.error, Cancelled)
 
 
 def test_a_request_larger_than_its_reservation_is_refused(worker):
-    place = worker().reserve(Demand(1, 4))
+    running = worker()
+    job = reserved(running, 1, 4)
     with pytest.raises(InvalidArgument, match="reserved 1 images of 4 steps, got 2 of 4"):
-        place.run(SAMPLER.request(2, steps=4, class_labels=1), Heard())
+        running.run(job, SAMPLER.request(2, steps=4, class_labels=1), Heard())
     with pytest.raises(InvalidArgument, match="got 1 of 5"):
-        place.run(SAMPLER.request(1, steps=5, class_labels=1), Heard())
-    place.run(SAMPLER.request(1, steps=4, class_labels=1), Heard())
+        running.run(job, SAMPLER.request(1, steps=5, class_labels=1), Heard())
+    running.run(job, SAMPLER.request(1, steps=4, class_labels=1), Heard())
     with pytest.raises(InvalidArgument, match="reserve again"):
-        place.run(SAMPLER.request(1, steps=4, class_labels=1), Heard())
+        running.run(job, SAMPLER.request(1, steps=4, class_labels=1), Heard())
+
+
+def test_a_job_has_one_place_and_is_not_run_without_it(worker):
+    running = worker()
+    request = SAMPLER.request(1, steps=4, class_labels=1)
+    with pytest.raises(InvalidArgument, match="no place in a queue yet"):
+        running.run(Job(1, 4, SIZE), request, Heard())
+    job = reserved(running, 1, 4)
+    with pytest.raises(InvalidArgument, match="a job is reserved once"):
+        running.reserve(job)
+    running.cancel(job)
+    with pytest.raises(InvalidArgument, match="at least 1 image and 1 step, got 0 and 4"):
+        Job(0, 4, SIZE)
 
 
 def test_a_hopeless_deadline_is_refused_at_once(worker):
     running = worker()
     with pytest.raises(DeadlineImpossible, match="the deadline is in") as caught:
-        running.reserve(Demand(1, 1000, deadline=time.monotonic() + 1e-4))
+        reserved(running, 1, 1000, deadline=time.monotonic() + 1e-4)
     assert caught.value.estimate_seconds > 1e-4
     heard, _ = start(running, deadline=time.monotonic() + SECONDS + 1e6)
     assert isinstance(heard.end, Finished)
@@ -240,12 +263,12 @@ def test_cancelled_jobs_free_their_rows_at_the_next_step(worker):
     counts = Counts()
     running = worker(observer=counts, limit=2)
     Obeys.gate.clear()
-    first, place = start(running, 2, steps=9)
+    first, job = start(running, 2, steps=9)
     assert Obeys.entered.wait(SECONDS)
     second, waiting = start(running, 2, steps=9)
     third, _ = start(running, 2, steps=3)
-    for each in (place, waiting, place):
-        each.cancel()
+    for each in (job, waiting, job):
+        running.cancel(each)
     Obeys.gate.set()
     assert isinstance(first.error, Cancelled)
     assert isinstance(second.error, Cancelled)
@@ -294,7 +317,7 @@ def test_a_worker_stops_after_three_crashes_and_fails_what_it_has(worker):
     running = worker(limit=1)
     Obeys.gate.clear()
     broken = [start(running, 1, steps=2, label=3)[0] for _ in range(3)]
-    place = running.reserve(Demand(1, 4))
+    job = reserved(running, 1, 4)
     other, _ = start(running, 1, steps=9)
     Obeys.armed = 3
     Obeys.gate.set()
@@ -304,9 +327,9 @@ def test_a_worker_stops_after_three_crashes_and_fails_what_it_has(worker):
         raise other.error
     until(lambda: running.status().state == "stopped")
     with pytest.raises(Unavailable, match="its worker is stopped"):
-        running.reserve(Demand(1, 4))
+        reserved(running, 1, 4)
     late = Heard()
-    place.run(SAMPLER.request(1, steps=4, class_labels=1), late)
+    running.run(job, SAMPLER.request(1, steps=4, class_labels=1), late)
     assert isinstance(late.error, Unavailable)
 
 
@@ -325,8 +348,8 @@ def test_a_listener_that_raises_hurts_nobody(worker, caplog):
     def rude(event):
         raise ValueError("rude")
 
-    place = running.reserve(Demand(1, 3))
-    place.run(SAMPLER.request(1, steps=3, class_labels=1), rude, progress_every=1)
+    job = reserved(running, 1, 3)
+    running.run(job, SAMPLER.request(1, steps=3, class_labels=1), rude, progress_every=1)
     assert isinstance(start(running)[0].end, Finished)
     until(lambda: running.status().jobs == 0)
     assert "the listener of a job raised" in caplog.text
@@ -339,7 +362,7 @@ def test_draining_lets_those_finish_who_are_there(worker):
     running.drain()
     assert running.status().state == "draining"
     with pytest.raises(Unavailable, match="its worker is draining"):
-        running.reserve(Demand(1, 4))
+        reserved(running, 1, 4)
     Obeys.gate.set()
     assert isinstance(heard.end, Finished)
 
@@ -364,15 +387,14 @@ def test_sizes_take_steps_of_their_own(worker):
     counts = Counts()
     running = worker([wide, tall], observer=counts)
     heard = {}
-    for sampler, size in ((wide, None), (tall, (4, 2)), (wide, (2, 4))):
+    for sampler, size in ((tall, (4, 2)), (wide, (2, 4))):
         heard[size] = Heard()
-        place = running.reserve(Demand(2, 3, size=size))
-        place.run(sampler.request(2, steps=3, seed=1), heard[size])
-    assert torch.equal(heard[None].end.samples, wide.sample(2, steps=3, seed=1))
+        job = reserved(running, 2, 3, size)
+        running.run(job, sampler.request(2, steps=3, seed=1), heard[size])
     assert torch.equal(heard[2, 4].end.samples, wide.sample(2, steps=3, seed=1))
     assert torch.equal(heard[4, 2].end.samples, tall.sample(2, steps=3, seed=1))
     with pytest.raises(InvalidArgument, match=r"size: expected one of 2x4, 4x2 .* got \(3, 3\)"):
-        running.reserve(Demand(1, 3, size=(3, 3)))
+        reserved(running, 1, 3, (3, 3))
 
 
 class Sized(torch.nn.Module):

@@ -28,19 +28,13 @@ from fastdiff.networks import Network
 from fastdiff.sampler import Sampler
 from fastdiff.sampling import Schedule
 from fastdiff.serving.app import create_app
+from fastdiff.serving.events import Failed, Finished, Listener, Progress, Started
 from fastdiff.serving.images import Pixels, to_pixels
-from fastdiff.serving.jobs import (
-    Demand,
-    Failed,
-    Finished,
-    Listener,
-    Progress,
-    Started,
-    WorkerStatus,
-)
+from fastdiff.serving.jobs import Job, WorkerStatus
 from fastdiff.serving.loading import warm_up
-from fastdiff.serving.models import CheckedRequest, SamplerModel, Served
+from fastdiff.serving.models import CheckedRequest, Served
 from fastdiff.serving.protocol import ImageRequest
+from fastdiff.serving.sampler_model import SamplerModel
 from fastdiff.serving.service import Service, Settings
 from fastdiff.serving.worker import ModelWorker
 
@@ -66,71 +60,20 @@ class FakeModel:
     backend = "none"
     parameters: ClassVar[dict] = {"max_steps": 1000}
 
-    def plan(self, ask: ImageRequest) -> CheckedRequest:
+    def check(self, ask: ImageRequest) -> CheckedRequest:
         steps = ask.num_inference_steps or 10
-        return CheckedRequest(8, 8, steps, Demand(ask.count, steps), build=lambda: None)
+        return CheckedRequest(ask, 8, 8, steps, Job(ask.count, steps, (8, 8)), build=lambda: None)
 
     def pixels(self, samples: torch.Tensor) -> Pixels:
         return to_pixels(samples)
 
 
 @dataclass(eq=False)
-class FakeJob:
-    """A place in a `FakeWorker`, and all that was done with it."""
-
-    worker: FakeWorker
-    demand: Demand
-    request: Request | None = None
-    listener: Listener | None = None
-    progress_every: int = 0
-    cancelled: bool = False
-    ended: bool = False
-    estimate_seconds: float = 1.5
-
-    def run(self, request: Request, listener: Listener, *, progress_every: int = 0) -> None:
-        self.request, self.listener, self.progress_every = request, listener, progress_every
-        if self.worker.gate.is_set():
-            threading.Thread(target=self.play).start()
-
-    def cancel(self) -> None:
-        if not self.ended:
-            self.cancelled = True
-            self.end(Failed(Cancelled("the request was cancelled")))
-
-    def play(self) -> None:
-        """Tell a whole life of the job."""
-        self.tell(Started(0.25))
-        steps, every = self.demand.steps, self.progress_every or self.demand.steps
-        for step in range(every, steps, every):
-            self.tell_progress(step)
-        samples = torch.zeros(self.demand.rows, *self.worker.sample_shape)
-        error = self.worker.error
-        self.end(Failed(error) if error else Finished(samples, 0.25, 0.5))
-
-    def tell_progress(self, step: int) -> None:
-        rows = self.demand.rows
-        estimates = torch.full((rows, *self.worker.sample_shape), step / self.demand.steps)
-        self.tell(Progress(step, self.demand.steps, np.arange(rows), estimates))
-
-    def tell_noise(self) -> None:
-        """Tell an estimate that no picture format makes small."""
-        rows = self.demand.rows
-        estimates = 2 * torch.rand(rows, *self.worker.sample_shape) - 1
-        self.tell(Progress(1, self.demand.steps, np.arange(rows), estimates))
-
-    def end(self, event: Finished | Failed) -> None:
-        self.ended = True
-        self.worker.jobs.discard(self)
-        self.tell(event)
-
-    def tell(self, event) -> None:
-        if self.listener is not None:
-            self.listener(event)
-
-
-@dataclass(eq=False)
 class FakeWorker:
-    """A worker that runs jobs at once while `gate` is set, and raises `refusal` if there is one."""
+    """A worker that runs jobs at once while `gate` is set, and raises `refusal` if there is one.
+
+    ``jobs`` hold a place; ``seen`` are all that were ever reserved.
+    """
 
     name: str = "digits"
     sample_shape: tuple[int, int, int] = (1, 8, 8)
@@ -138,25 +81,59 @@ class FakeWorker:
     refusal: Exception | None = None
     error: BaseException | None = None
     gate: threading.Event = field(default_factory=threading.Event)
-    jobs: set[FakeJob] = field(default_factory=set)
-    seen: list[FakeJob] = field(default_factory=list)
+    jobs: set[Job] = field(default_factory=set)
+    seen: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def reserve(self, demand: Demand) -> FakeJob:
+    def reserve(self, job: Job) -> None:
         if self.refusal is not None:
             raise self.refusal
         if self.state != "ready":
             raise Unavailable(f"the worker is {self.state}")
-        job = FakeJob(self, demand)
+        job.arrival, job.estimate_seconds = time.monotonic(), 1.5
         self.jobs.add(job)
         self.seen.append(job)
-        return job
+
+    def run(
+        self, job: Job, request: Request, listener: Listener, *, progress_every: int = 0
+    ) -> None:
+        job.request, job.listener, job.progress_every = request, listener, progress_every
+        if self.gate.is_set():
+            threading.Thread(target=self.play, args=[job]).start()
+
+    def cancel(self, job: Job) -> None:
+        if not job.ended:
+            job.cancelled = True
+            self.end(job, Failed(Cancelled("the request was cancelled")))
 
     def status(self) -> WorkerStatus:
-        rows = sum(job.demand.rows for job in self.jobs)
+        rows = sum(job.rows for job in self.jobs)
         return WorkerStatus(self.state, 0, rows, len(self.jobs), 0.0, 0.0, {})
+
+    def play(self, job: Job) -> None:
+        """Tell a whole life of the job."""
+        job.tell(Started(0.25))
+        every = job.progress_every or job.steps
+        for step in range(every, job.steps, every):
+            self.tell_progress(job, step)
+        samples = torch.zeros(job.rows, *self.sample_shape)
+        self.end(job, Failed(self.error) if self.error else Finished(samples, 0.25, 0.5))
+
+    def tell_progress(self, job: Job, step: int) -> None:
+        estimates = torch.full((job.rows, *self.sample_shape), step / job.steps)
+        job.tell(Progress(step, job.steps, np.arange(job.rows), estimates))
+
+    def tell_noise(self, job: Job) -> None:
+        """Tell an estimate that no picture format makes small."""
+        estimates = 2 * torch.rand(job.rows, *self.sample_shape) - 1
+        job.tell(Progress(1, job.steps, np.arange(job.rows), estimates))
+
+    def end(self, job: Job, event: Finished | Failed) -> None:
+        job.ended = True
+        self.jobs.discard(job)
+        job.tell(event)
 
 
 @functools.cache

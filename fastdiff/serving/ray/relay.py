@@ -27,8 +27,8 @@ from fastdiff.serving.answers import GENERATIONS, retry_after
 from fastdiff.serving.faults import CLIENT_GONE, ApiError
 from fastdiff.serving.generations import unless_gone
 from fastdiff.serving.images import ImageStore
-from fastdiff.serving.limits import read_body
-from fastdiff.serving.protocol import ImageRequest, read_request
+from fastdiff.serving.limits import read_request
+from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.replies import error_event
 from fastdiff.serving.service import Settings
 
@@ -130,9 +130,7 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request, arrived = Request(scope, receive), time.monotonic()
-        ask = read_request(await read_body(request, self._settings.limits))
-        self._settings.limits.check(ask)
-        ask = ask.seeded()
+        ask = await read_request(request, self._settings.limits)
 
         def with_urls(body: bytes) -> bytes:
             url = file_urls(scope, self._settings.public_url)
