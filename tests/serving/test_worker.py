@@ -2,10 +2,10 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
 
 import pytest
 import torch
+from listening import SECONDS, Counts, Heard
 from networks import RowByRow, eager_sampler, row_by_row_network
 
 from fastdiff.engine.policies import Policy
@@ -22,8 +22,6 @@ from fastdiff.serving.admission import Queueing
 from fastdiff.serving.events import Failed, Finished, Progress, Started
 from fastdiff.serving.jobs import Job
 from fastdiff.serving.worker import ModelWorker
-
-SECONDS = 20.0  # nothing here takes that long
 
 
 class Obeys(RowByRow):
@@ -57,54 +55,6 @@ NETWORK = row_by_row_network()
 NETWORK = Network(Obeys(), NETWORK.sample_shape, NETWORK.conditioning, "obeys")
 SAMPLER = eager_sampler(NETWORK, batch=2)
 SIZE = NETWORK.sample_shape[1:]
-
-
-@dataclass
-class Counts:
-    """An observer."""
-
-    rows: list = field(default_factory=list)
-    waste: list = field(default_factory=list)
-    bad: int = 0
-    rebuilds: int = 0
-
-    def step(self, rows, evaluations, seconds):
-        assert evaluations >= rows
-        assert seconds > 0
-        self.rows.append(rows)
-
-    def wasted(self, row_steps, reason):
-        self.waste.append((row_steps, reason))
-
-    def non_finite(self, rows):
-        self.bad += rows
-
-    def rebuilt(self):
-        self.rebuilds += 1
-
-
-class Heard:
-    """A listener that waits for the end."""
-
-    def __init__(self):
-        self.events, self._ended = [], threading.Event()
-        self.threads = set()
-
-    def __call__(self, event):
-        self.events.append(event)
-        self.threads.add(threading.current_thread().name)
-        if isinstance(event, (Finished, Failed)):
-            self._ended.set()
-
-    @property
-    def end(self):
-        assert self._ended.wait(SECONDS)
-        return self.events[-1]
-
-    @property
-    def error(self):
-        assert isinstance(self.end, Failed)
-        return self.end.error
 
 
 @pytest.fixture
