@@ -32,3 +32,35 @@ def test_nobody_is_told_to_install_the_unrelated_package():
         path = ROOT / name
         if path.suffix in {".md", ".py", ".toml", ".txt", ".cpp", ".h", ""} and path.is_file():
             assert not wrong.search(path.read_text(errors="ignore")), name
+
+
+def glossary():
+    """Yield the words of the glossary, each with the names and files where the code has it."""
+    for line in (ROOT / "docs" / "glossary.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and len(cells) == 3 and cells[0] not in {"word", "---"}:
+            yield cells[0], re.findall(r"`(\w+)` in `([^`]+)`", cells[2])
+
+
+def test_glossary_names_what_exists():
+    missing = [
+        (word, name, file)
+        for word, places in glossary()
+        for name, file in places or [("a place", "nowhere")]
+        if not defines(ROOT / file, name)
+    ]
+    assert missing == []
+
+
+def defines(path, name):
+    """Whether a file defines a class, function, alias or constant of this name."""
+    kind = r"class |def |struct |using |constexpr \w+ |FASTDIFF_INLINE \w+ |"
+    definition = re.compile(rf"^(?:{kind}){name}\b(?!\.)", re.MULTILINE)
+    return path.is_file() and bool(definition.search(path.read_text()))
+
+
+def test_glossary_uses_only_words_that_it_explains():
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    known = {part for word, _ in glossary() for part in word.split(", ")}
+    italic = set(re.findall(r"(?<!\*)\*([a-z][a-z -]*)\*(?!\*)", text))
+    assert {word for word in italic if word.removesuffix("s") not in known} <= {"Italic"}

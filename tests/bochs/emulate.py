@@ -43,7 +43,7 @@ TOOLS = {
     "xz": "xz-utils",
 }
 
-# The Python distributions that the machine gets, where they are installed here.
+# The Python distributions that are copied to the machine, if they are installed here.
 DISTRIBUTIONS = shlex.split("""
     attrs exceptiongroup filelock fsspec hypothesis iniconfig jinja2 markupsafe ml_dtypes mpmath
     networkx numpy onnx packaging pillow pluggy protobuf pygments pytest rich safetensors
@@ -194,7 +194,8 @@ def copy_python(root: Path) -> Path:
     python, library = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
     copy_file(python, root)
     shutil.copytree(library, inside(root, library), symlinks=True, ignore=UNUSED)
-    # Hypothesis takes modules elsewhere for the tests' own, and reads all of torch for constants.
+    # The modules are put where Hypothesis expects installed packages. Elsewhere it would take them
+    # for modules under test, and read all of torch in search of constants.
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = inside(root, Path(call(python, "-I", "-c", code).strip()))
     packages.mkdir(parents=True)
@@ -270,7 +271,8 @@ def make_disk(run: Path, files: list[Path], arguments: list[str]) -> None:
     shutil.copy(run / "initramfs" / "bin" / "busybox", root / "bin" / "sh")
     words = f"python={shlex.quote(str(python))}\nset -- {shlex.join(arguments)}\n"
     (root / "run.sh").write_text(words + (GUEST / "run.sh").read_text())
-    # Here it takes seconds, there minutes. Some files of torch are templates and do not compile.
+    # Compiling to bytecode takes seconds on this machine, and minutes in the emulated one. Some
+    # files of torch are templates, which do not compile.
     compiler = [sys.executable, "-m", "compileall", "-q", "-s", str(root), "-p", "/"]
     subprocess.run([*compiler, root], capture_output=True)
     used = sum(path.lstat().st_size + 4096 for path in root.rglob("*")) / 2**20

@@ -1,4 +1,4 @@
-"""Fail unless every level of the native backend runs here: tests skip a level that does not."""
+"""Fail unless every instruction level runs here, since tests skip a level that does not."""
 
 from fastdiff import _native
 

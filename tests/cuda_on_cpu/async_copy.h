@@ -1,4 +1,5 @@
-// cp.async: copies to shared memory that land at some moment before the wait for their group.
+// cp.async: asynchronous copies to shared memory. A copy lands, which means that its bytes are
+// written, at any moment between its start and the wait for its group.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,7 @@ namespace emulator {
 /// The asynchronous copies of one thread.
 class AsyncCopies {
  public:
-  /// Copies 16 bytes, the first `valid` of them from `from` and the rest zeros.
+  /// Starts a copy of 16 bytes: the first `valid` of them come from `from`, the rest are zeros.
   void issue(void* to, const void* from, size_t valid, std::mt19937_64& random) {
     const Copy copy{to, from, valid, false};
     open_.push_back(copy);
@@ -22,19 +23,21 @@ class AsyncCopies {
     drift(random);
   }
 
+  /// Makes a group of the copies that were started since the last group.
   void commit() {
     groups_.push_back(std::move(open_));
     open_.clear();
   }
 
-  /// Lands all but the newest `pending` groups.
+  /// Lands the copies of all groups but the newest `pending` ones.
   void wait(size_t pending) {
     for (; groups_.size() > pending; groups_.pop_front()) {
       for (Copy& copy : groups_.front()) copy.land();
     }
   }
 
-  /// In the random schedule, lands any of the copies in flight; called wherever time passes.
+  /// In the random schedule, lands some of the copies that have not landed. The emulator calls it
+  /// wherever time could pass on a GPU.
   void drift(std::mt19937_64& random) {
     if (schedule().copies != Copies::kRandom) return;
     const auto maybe_land = [&](Copy& copy) {

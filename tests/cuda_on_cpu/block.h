@@ -1,4 +1,4 @@
-// A block of CUDA threads on one CPU core: each thread a fiber, run until it must wait.
+// A block of CUDA threads on one CPU core. Each thread is a fiber, which runs until it must wait.
 #pragma once
 
 #include <signal.h>
@@ -30,7 +30,7 @@ constexpr size_t kStackBytes = 512 * 1024;  // instrumented frames are large
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
 
-/// A place in the kernel's source where threads wait for each other.
+/// A place in the source of the kernel where threads wait for each other.
 struct Site {
   const char* operation;
   const char* file;
@@ -45,21 +45,24 @@ struct Site {
   }
 };
 
+/// What a thread waits for.
 enum class Wait { kNone, kBlock, kWarp, kExited };
 
+/// One thread of the block.
 struct Thread {
   Fiber fiber;
   uint3 index = {};
-  int number = 0;  // in the block
+  int number = 0;  // its number in the block
   Wait wait = Wait::kExited;
   Site site = {};  // where it waits
-  int vote = 0;    // what it brought to __syncthreads_or
+  int vote = 0;    // its argument of __syncthreads_or
   AsyncCopies copies;
 
   int lane() const { return number % kWarpSize; }
 };
 
-/// Lanes that have arrived at a collective operation, with what each brought and gets.
+/// The lanes of a warp that have arrived at a collective operation, with the operand and the result
+/// of each.
 struct Warp {
   static constexpr size_t kBytes = 64;
   uint32_t arrived = 0;
@@ -67,6 +70,8 @@ struct Warp {
   alignas(16) char in[kWarpSize][kBytes], out[kWarpSize][kBytes];
 };
 
+/// The block that runs: its threads, its shared memory, and the scheduler that runs one thread at a
+/// time. The same object runs all blocks of a grid, one after the other.
 class Block {
  public:
   Block(dim3 grid, dim3 size, size_t shared_bytes, std::function<void()> kernel);
@@ -82,7 +87,7 @@ class Block {
   static bool in_kernel() { return current_ && current_->on_fiber_; }
   static Thread& thread() { return *current_->running_; }
 
-  /// Leaves the running thread in a wait, until another thread ends it.
+  /// Suspends the running thread until another thread ends the wait.
   void wait(Wait kind, const Site& site);
   /// __syncthreads: returns whether any thread voted.
   int barrier(const Site& site, int vote);
@@ -181,7 +186,7 @@ inline void Block::run_block() {
   }
 }
 
-/// One visit to every thread or warp; false if none could run.
+/// Visits every thread or warp once. Returns false if none could run.
 inline bool Block::run_round() {
   bool progress = false;
   if (schedule().order == Order::kLockStep) {
@@ -216,7 +221,7 @@ inline bool Block::run_thread(int number) {
   return true;
 }
 
-/// What every fiber runs: the kernel, once for each block.
+/// The function that every fiber runs: it calls the kernel once for each block.
 inline void Block::enter() {
   for (;;) {
     Block& block = current();
@@ -252,7 +257,7 @@ inline int Block::barrier(const Site& site, int vote) {
   return result_;
 }
 
-/// Ends the barrier once every thread that has not exited is at it.
+/// Ends the barrier as soon as all threads that have not exited are at it.
 inline void Block::release_barrier() {
   if (at_barrier_ == 0 || at_barrier_ + exited_ < int(threads_.size())) return;
   for (Thread& thread : threads_) {
@@ -268,7 +273,7 @@ inline void Block::fail(const std::string& message) {
   for (;;) running_->fiber.suspend();
 }
 
-/// A memory fault on a fiber is the kernel's: reported like every other mistake.
+/// Reports a memory fault on a fiber as a mistake of the kernel, like every other one.
 inline bool Block::on_fault(const void* address) {
   if (!in_kernel()) return false;
   char where[32];

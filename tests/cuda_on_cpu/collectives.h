@@ -1,4 +1,4 @@
-// What threads of a block or of a warp do together.
+// The operations that threads of a block or of a warp do together.
 #pragma once
 
 #include <type_traits>
@@ -7,9 +7,11 @@
 
 namespace emulator {
 
-/// A collective of the lanes in `mask`: the last lane to arrive computes every lane's result.
+/// Does a collective operation of the lanes in `mask`. The last lane to arrive computes the results
+/// of all of them.
 ///
-/// `compute(in, out, mask)` gets arrays of 32, of which only the lanes of the mask count.
+/// `compute(in, out, mask)` gets arrays of 32 elements, of which only those of lanes in the mask
+/// are used.
 template <class Out, class In, class Compute>
 Out collective(const Site& site, uint32_t mask, const In& in, Compute compute) {
   static_assert(sizeof(In) <= Warp::kBytes && sizeof(Out) <= Warp::kBytes);
@@ -49,7 +51,7 @@ Out collective(const Site& site, uint32_t mask, const In& in, Compute compute) {
   return result;
 }
 
-/// Every lane of the mask gets the value of a lane that it names.
+/// Returns to every lane of the mask the value of the lane `source` that it names.
 template <class T>
 T shuffle(const Site& site, uint32_t mask, T value, int source) {
   struct Request {
@@ -71,7 +73,8 @@ T shuffle(const Site& site, uint32_t mask, T value, int source) {
 
 }  // namespace emulator
 
-// CUDA's own names. The default arguments say where in the kernel a wait stands.
+// The functions under CUDA's own names. Their default arguments are the place of the call in the
+// kernel.
 #define EMULATOR_SITE(operation) \
   ::emulator::Site { operation, file, line }
 #define EMULATOR_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -103,8 +106,8 @@ inline int __all_sync(uint32_t mask, int vote, EMULATOR_HERE) {
   return __ballot_sync(mask, vote, file, line) == mask;
 }
 
-// Lanes are numbered within segments of `width`; a source outside of its segment gives the lane's
-// own value (CUDA C++ Programming Guide, "Warp Shuffle Functions").
+// Lanes are numbered within segments of `width`. If the source is outside of the lane's segment,
+// the lane gets its own value (CUDA C++ Programming Guide, "Warp Shuffle Functions").
 template <class T>
 T __shfl_sync(uint32_t mask, T value, int source, int width = 32, EMULATOR_HERE) {
   const int lane = emulator::Block::thread().lane();

@@ -1,4 +1,4 @@
-// CUDA on a CPU: included by csrc/cuda/intrinsics.cuh where the compiler is not nvcc. README.md
+// CUDA on a CPU. csrc/cuda/intrinsics.cuh includes this file if the compiler is not nvcc. README.md
 // says what is modelled and what is not.
 #pragma once
 
@@ -33,7 +33,8 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 
-/// Blocks run one after the other and fibers are not preempted, so plain operations are atomic.
+/// Plain operations are atomic here, since blocks run one after the other and fibers are not
+/// preempted.
 template <class T>
 T atomicAdd(T* address, T value) {
   const T before = *address;
@@ -52,11 +53,12 @@ template <class T>
 struct SameType {
   using type = T;
 };
-/// T, in a form that can declare a reference to an array.
+/// The type T. `Same<float[4]>& name` declares a reference to an array, which `float[4]& name`
+/// cannot.
 template <class T>
 using Same = typename SameType<T>::type;
 
-/// The address of a kernel's shared variable; `key` tells the variables apart.
+/// Returns a shared variable of the kernel. Each variable has a `key` of its own.
 template <class T>
 T& shared_variable(const void* key) {
   return *reinterpret_cast<T*>(Block::current().shared.variable(key, sizeof(T), alignof(T)));
@@ -64,18 +66,19 @@ T& shared_variable(const void* key) {
 
 }  // namespace emulator
 
-/// A variable in shared memory: FASTDIFF_SHARED(float[4], sums). Poisoned, never initialised.
+/// Declares a variable in shared memory, such as FASTDIFF_SHARED(float[4], sums). It is filled with
+/// NaN and never initialised.
 #define FASTDIFF_SHARED(type, name)             \
   static const char fastdiff_shared_##name = 0; \
   ::emulator::Same<type>& name = ::emulator::shared_variable<type>(&fastdiff_shared_##name)
 
-/// The dynamic shared memory of the launch, aligned to 128 bytes.
+/// Declares a pointer to the dynamic shared memory of the launch, which is aligned to 128 bytes.
 #define FASTDIFF_DYNAMIC_SHARED(type, name) \
   type* const name = reinterpret_cast<type*>(::emulator::Block::current().shared.dynamic())
 
 namespace fastdiff::cuda {
 
-/// Refuses an `address` that is not a multiple of 16, which a GPU answers with a fault.
+/// Reports an `address` that is not a multiple of 16, for which a GPU would raise a fault.
 inline void check_aligned(const void* address, const char* operation) {
   if (reinterpret_cast<uintptr_t>(address) % 16) {
     emulator::Block::current().fail(std::string(operation) + " of 16 bytes that are not aligned");
@@ -114,7 +117,7 @@ constexpr const char* kDevice = "cpu";
 inline const char* error_text(int) { return emulator::last_error().c_str(); }
 inline int status() { return 0; }
 
-/// Runs the kernel on the whole grid; 0, or 1 with the reason in emulator_error().
+/// Runs the kernel on the whole grid. Returns 0, or 1 if it failed: emulator_error() then says why.
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void*,
            Arguments... arguments) {
@@ -129,7 +132,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_b
 
 }  // namespace fastdiff::cuda
 
-// Called from Python; `used` puts them into every library.
+// These are called from Python. The attribute `used` puts them into every library.
 extern "C" {
 __attribute__((used, visibility("default"))) inline const char* emulator_error() {
   return emulator::last_error().c_str();

@@ -1,4 +1,4 @@
-// Turns a memory fault inside a kernel into an error, for the time of a launch.
+// Turns a memory fault inside a kernel into an error while a launch runs.
 #pragma once
 
 #include <signal.h>
@@ -11,7 +11,7 @@ namespace emulator {
 
 #if defined(EMULATOR_ASAN)
 
-/// AddressSanitizer reports faults itself, and better.
+/// Does nothing, since AddressSanitizer reports faults itself, and with more detail.
 class FaultHandler {
  public:
   explicit FaultHandler(bool (*)(const void*)) {}
@@ -19,14 +19,17 @@ class FaultHandler {
 
 #else
 
+/// Handles SIGSEGV and SIGBUS as long as the object lives.
 class FaultHandler {
  public:
-  /// `report` gets the address; it leaves the faulting fiber for good, or returns false for a fault
-  /// that is not a kernel's, which then goes to whoever handled it before.
+  /// `report` gets the address of a fault. If the fault is a kernel's, it leaves the faulting fiber
+  /// and does not return. Otherwise it returns false, and the handler that was there before gets
+  /// the fault.
   explicit FaultHandler(bool (*report)(const void*)) : stack_(64 * 1024) {
     report_ = report;
-    // A fiber's stack may be what overflowed, so the handler needs one of its own. It is left by
-    // switching fibers, never by returning, so the signal must not stay blocked: SA_NODEFER.
+    // The handler needs a stack of its own, since it may be a fiber's stack that overflowed. It is
+    // left by switching to another fiber and does not return, so the signal must not be blocked in
+    // the meantime: SA_NODEFER.
     stack_t alternate = {};
     alternate.ss_sp = stack_.data();
     alternate.ss_size = stack_.size();

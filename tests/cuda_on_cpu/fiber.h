@@ -1,7 +1,8 @@
-// One CUDA thread: a stack that the scheduler enters and that leaves itself at every wait.
+// A fiber, which runs one CUDA thread: a stack that the scheduler switches to, and that switches
+// back at every wait.
 //
-// ucontext works everywhere but makes a system call at each switch; on x86-64 a dozen instructions
-// do the same. Sanitizers must be told about every switch and get the portable form.
+// ucontext works everywhere, but makes a system call at each switch. On x86-64 a dozen instructions
+// do the same. Sanitizers must be told of every switch, so they get the portable form.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,8 @@
 #if defined(__x86_64__) && defined(__ELF__) && !defined(EMULATOR_ASAN) && \
     !defined(EMULATOR_UCONTEXT)
 #define EMULATOR_FAST_SWITCH 1
-// Saves the callee-saved registers of the System V ABI on the stack it leaves.
+// Saves the callee-saved registers of the System V ABI on the stack that it leaves, and restores
+// those of the stack that it switches to.
 extern "C" void emulator_switch(void** save_stack, void* load_stack);
 asm(".text\n"
     ".weak emulator_switch\n"
@@ -35,14 +37,15 @@ asm(".text\n"
 
 namespace emulator {
 
+/// A function with a stack of its own, which can be suspended and resumed.
 class Fiber {
  public:
   using Entry = void (*)();  // must never return
 
   void start(char* stack, size_t bytes, Entry entry);
-  /// Called by the scheduler: runs the fiber until it suspends.
+  /// Runs the fiber until it suspends itself. The scheduler calls this.
   void resume();
-  /// Called on the fiber: goes back to the scheduler.
+  /// Switches back to the scheduler. The fiber calls this.
   void suspend();
   bool started() const { return started_; }
 
@@ -57,7 +60,7 @@ class Fiber {
   char* stack_ = nullptr;
   size_t bytes_ = 0;
   static void trampoline(unsigned high, unsigned low);
-  // What AddressSanitizer keeps of the side that is left.
+  // What AddressSanitizer remembers of the stack that is left.
   void *own_fake_ = nullptr, *scheduler_fake_ = nullptr;
   const void* scheduler_bottom_ = nullptr;
   size_t scheduler_bytes_ = 0;
@@ -67,7 +70,8 @@ class Fiber {
 #if defined(EMULATOR_FAST_SWITCH)
 
 inline void Fiber::start(char* stack, size_t bytes, Entry entry) {
-  // The first switch pops six zeros and "returns" to entry, with the stack aligned as after a call.
+  // The first switch pops six zeros as registers and "returns" to `entry`, with the stack aligned
+  // as after a call.
   const uintptr_t top = (reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t(15);
   void** frame = reinterpret_cast<void**>(top) - 8;
   memset(frame, 0, 8 * sizeof(void*));

@@ -1,9 +1,9 @@
-// Each instruction that the emulator knows, and each mistake that it must report.
+// Kernels for each instruction that the emulator knows, and for each mistake that it must report.
 #include "intrinsics.cuh"
 
 namespace fastdiff::cuda {
 
-/// One warp: d = a b + d for a (16, 16), b (16, 8) and d (16, 8), all row-major.
+/// Computes d = a b + d in one warp, for a (16, 16), b (16, 8) and d (16, 8), all row-major.
 template <class T>
 __global__ void product(const T* a, const T* b, float* d) {
   FASTDIFF_SHARED(T[16][16], A);
@@ -21,7 +21,7 @@ __global__ void product(const T* a, const T* b, float* d) {
   for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair + i % 2] = fragment_d[i];
 }
 
-/// The registers of every lane as loaded from `matrices`, 8 x 8 elements each.
+/// Stores the registers that every lane has after loading `matrices`, each of 8 x 8 elements.
 template <int kMatrices, bool kTransposed>
 __global__ void load_matrices(const uint16_t* matrices, uint32_t* registers) {
   FASTDIFF_SHARED(uint16_t[kMatrices][8][8], rows);
@@ -33,7 +33,7 @@ __global__ void load_matrices(const uint16_t* matrices, uint32_t* registers) {
   for (int i = 0; i < kMatrices; ++i) registers[lane * kMatrices + i] = r[i];
 }
 
-/// A product straight from registers, so that its layout can be compared with the manual's.
+/// Computes a product from given registers, so that its layout can be compared with the manual's.
 template <class T>
 __global__ void raw_product(const uint32_t* a, const uint32_t* b, float* d) {
   const int lane = int(threadIdx.x);
@@ -45,7 +45,7 @@ __global__ void raw_product(const uint32_t* a, const uint32_t* b, float* d) {
   for (int i = 0; i < 4; ++i) d[lane * 4 + i] = fragment_d[i];
 }
 
-/// Shuffles within segments of 8 lanes: what each of the four kinds gives every lane.
+/// Stores what each of the four kinds of shuffle returns to every lane, in segments of 8 lanes.
 __global__ void shuffles(int* out) {
   const int lane = int(threadIdx.x);
   out[lane * 5 + 0] = __shfl_sync(~0u, lane, 11, 8);
@@ -60,7 +60,7 @@ __device__ __attribute__((noinline)) int fill_stack(int depth) {
   return depth ? fill_stack(depth - 1) + frame[0] : 0;
 }
 
-/// Mistakes that must be reported, one for each number.
+/// Makes the mistake of the number `which`, which must be reported.
 __global__ void mistake(int which, int* out) {
   FASTDIFF_SHARED(int[20], values);
   FASTDIFF_DYNAMIC_SHARED(int, dynamic);
@@ -68,7 +68,7 @@ __global__ void mistake(int which, int* out) {
   values[lane % 20] = lane;
   dynamic[lane] = 0;
   int at = which == 0 ? 20 : which == 1 ? -1 : which == 2 ? 32 : which == 3 ? -1500 : 0;
-  asm volatile("" : "+r"(at));  // so that no compiler sees the bounds
+  asm volatile("" : "+r"(at));  // hides the value, so that no compiler checks the bounds
   if (which <= 1) values[at] = 1;
   if (which == 2 || which == 3) dynamic[at] = 1;
   if (which == 4) {

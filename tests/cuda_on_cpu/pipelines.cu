@@ -1,9 +1,11 @@
-// Kernels whose threads wait for each other: without any one of the barriers they are wrong.
+// Kernels whose threads wait for each other. Without any one of their barriers, the result is
+// wrong.
 #include "intrinsics.cuh"
 
 namespace fastdiff::cuda {
 
-/// out[block] = sum of the block's 128 values: shuffles, shared memory used twice, two barriers.
+/// Sums the 128 values of a block in each round, and adds up the rounds. It uses shuffles, and
+/// shared memory that is written again after a barrier.
 __global__ void block_sums(const float* values, float* out, int rounds) {
   FASTDIFF_SHARED(float[4], warp_sums);
   const int thread = int(threadIdx.x);
@@ -19,7 +21,7 @@ __global__ void block_sums(const float* values, float* out, int rounds) {
   if (thread == 0) out[blockIdx.x] = total;
 }
 
-/// Reverses each tile of 128 floats, loading the next tile while one is in use.
+/// Reverses each tile of 128 floats. The next tile is loaded while one is in use.
 __global__ void reverse_tiles(const float* values, float* out, int tiles) {
   FASTDIFF_DYNAMIC_SHARED(float, buffers);  // two of 128
   const int thread = int(threadIdx.x);

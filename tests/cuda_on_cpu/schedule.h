@@ -1,4 +1,4 @@
-// In which order threads run, and when asynchronous copies land.
+// The schedule: in which order threads run, and when asynchronous copies land.
 #pragma once
 
 #include <algorithm>
@@ -9,15 +9,16 @@
 
 namespace emulator {
 
-/// No order is promised by a GPU, so a correct kernel gives the same result in every one.
+/// The order in which threads run. A GPU promises none, so a correct kernel gives the same result
+/// in each of them.
 enum class Order : int {
-  kLockStep,  // every thread to its next wait, in turn
-  kAhead,     // warp 0 runs until it must wait for others, then warp 1, ...
-  kReverse,   // the same from the last block, warp and lane
-  kRandom,    // blocks, warps and lanes shuffled anew at every round
+  kLockStep,  // every thread in turn runs to its next wait
+  kAhead,     // warp 0 runs until it must wait for others, then warp 1, and so on
+  kReverse,   // as kAhead, but from the last block, warp and lane to the first
+  kRandom,    // blocks, warps and lanes in an order that is drawn anew in every round
 };
 
-/// When a cp.async lands: any moment between its issue and the wait for its group.
+/// When a cp.async lands: at its start, at the wait for its group, or at random in between.
 enum class Copies : int { kEarly, kLate, kRandom };
 
 struct Schedule {
@@ -31,7 +32,7 @@ inline Schedule& schedule() {
   return current;
 }
 
-/// 0, 1, ..., count - 1 in the order in which the schedule visits them.
+/// Returns the numbers 0 to count - 1 in the order in which the schedule visits them.
 inline std::vector<int> visiting_order(int count, std::mt19937_64& random) {
   std::vector<int> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
@@ -40,10 +41,10 @@ inline std::vector<int> visiting_order(int count, std::mt19937_64& random) {
   return order;
 }
 
-/// What the kernels did since the counters were last read.
+/// Counts of what the kernels did since the counters were last read.
 struct Counters {
   uint64_t blocks, barriers, matrix_products, matrix_loads;
-  uint64_t bank_conflicts;  // of matrix loads: 16-byte rows of one 8 x 8 matrix in the same banks
+  uint64_t bank_conflicts;  // of ldmatrix: 16-byte rows of an 8 x 8 matrix in the same banks
 };
 
 inline Counters& counters() {

@@ -1,9 +1,10 @@
-// Shared memory of the running block: poisoned before each block, fenced at both ends.
+// The shared memory of the running block. It is filled with NaN before each block, and fenced at
+// both ends.
 //
-// Every allocation has pages of its own. It ends (up to its alignment) at a page that cannot be
-// touched, and a second one lies before it, so an overrun stops at the faulting instruction. What
-// alignment leaves between the allocation and the pages is checked when the block ends.
-// AddressSanitizer, when built in, is told the exact bounds.
+// Every allocation has pages of its own, between two pages that cannot be accessed. It ends where
+// the second of these begins, as nearly as its alignment allows, so an access beyond it faults at
+// once. The bytes that alignment leaves between the allocation and the fences are checked when the
+// block ends. AddressSanitizer, if it is compiled in, is told the exact bounds.
 #pragma once
 
 #include <sys/mman.h>
@@ -20,12 +21,12 @@
 
 namespace emulator {
 
-/// A kernel did what no GPU promises to survive; the message names threads and source lines.
+/// A kernel did what a GPU does not allow. The message names the thread and the source line.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Memory between two pages that fault.
+/// Memory between two pages that fault when they are accessed.
 class FencedMemory {
  public:
   FencedMemory(size_t bytes, size_t alignment) : bytes_(bytes) {
@@ -49,7 +50,7 @@ class FencedMemory {
   size_t bytes() const { return bytes_; }
   bool owns(const void* address) const { return address >= map_ && address < end() + page_; }
 
-  /// 0xFF is NaN in float32, float16 and bfloat16.
+  /// Fills the memory with bytes of 0xFF, which are NaN in float32, float16 and bfloat16.
   void poison() {
     unpoison();
     memset(map_ + page_, 0xFF, body_);
@@ -59,7 +60,7 @@ class FencedMemory {
 #endif
   }
 
-  /// Whether nothing was written between the allocation and its fences.
+  /// Whether nothing was written to the bytes between the allocation and its fences.
   bool margins_intact() {
     unpoison();
     for (const char* p = map_ + page_; p < end(); ++p) {
@@ -84,7 +85,7 @@ class FencedMemory {
 /// All shared memory of a block: one dynamic array and the variables that its kernel declares.
 class SharedMemory {
  public:
-  static constexpr size_t kLimit = 227 * 1024;  // what one block of sm_90 or sm_100 can have
+  static constexpr size_t kLimit = 227 * 1024;  // the most that a block of sm_90 or sm_100 can have
 
   explicit SharedMemory(size_t dynamic_bytes) {
     if (dynamic_bytes) dynamic_ = std::make_unique<FencedMemory>(reserve(dynamic_bytes), 128);
@@ -95,7 +96,7 @@ class SharedMemory {
     return dynamic_->data();
   }
 
-  /// The variable that belongs to `key`; the same one for every thread of the block.
+  /// Returns the memory of the variable `key`, which is the same for every thread of the block.
   char* variable(const void* key, size_t bytes, size_t alignment) {
     auto& memory = variables_[key];
     if (!memory) {

@@ -1,5 +1,5 @@
-// mma.sync and ldmatrix, with the fragment layouts of the PTX manual: section "Warp-level matrix
-// instructions", figures of mma.m16n8k16 (.f16/.bf16) and of ldmatrix.
+// mma.sync and ldmatrix. The layouts of fragments are those of the PTX manual, section "Warp-level
+// matrix instructions", in the figures of mma.m16n8k16 (.f16 and .bf16) and of ldmatrix.
 #pragma once
 
 #include "collectives.h"
@@ -7,15 +7,20 @@
 
 namespace fastdiff::cuda {
 
-/// D = A B + D: A 16 x 16 row-major, B 16 x 8 column-major, D 16 x 8 float32.
+/// Computes D = A B + D: A is 16 x 16 and row-major, B 16 x 8 and column-major, D 16 x 8 in
+/// float32.
 ///
-/// With group = lane / 4 and pair = 2 (lane % 4), a lane holds, two elements to a register:
-///   a[0..3]  A[group][pair..], A[group + 8][pair..], A[group][pair + 8..], A[group + 8][pair
-///   + 8..] b[0..1]  B[pair..][group], B[pair + 8..][group] d[0..3]  D[group][pair], D[group][pair
-///   + 1], D[group + 8][pair], D[group + 8][pair + 1]
+/// A lane holds the following elements, where group = lane / 4 and pair = 2 (lane % 4). A register
+/// of a or b holds two elements: the one that is named and the next.
 ///
-/// Hardware neither fixes nor promises an order of additions; here a sum is exact but for its last
-/// rounding.
+///   a[0], a[1]  A[group][pair], A[group + 8][pair]
+///   a[2], a[3]  A[group][pair + 8], A[group + 8][pair + 8]
+///   b[0], b[1]  B[pair][group], B[pair + 8][group]
+///   d[0], d[1]  D[group][pair], D[group][pair + 1]
+///   d[2], d[3]  D[group + 8][pair], D[group + 8][pair + 1]
+///
+/// Hardware does not specify the order of additions. Here a sum is exact, and rounded once at the
+/// end.
 template <class T>
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          EMULATOR_HERE) {
@@ -54,9 +59,10 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   memcpy(d, result.d, sizeof d);
 }
 
-/// Loads kMatrices 8 x 8 matrices of 16-bit elements from shared memory. Lanes 8 i .. 8 i + 7 name
-/// the rows of matrix i, 16 aligned bytes each; lane l then holds in r[i] elements
-/// [l / 4][2 (l % 4)..] of matrix i, or with kTransposed those of its transpose.
+/// Loads kMatrices matrices of 8 x 8 16-bit elements from shared memory. Lanes 8 i to 8 i + 7 pass
+/// the addresses of the rows of matrix i, each 16 aligned bytes. Lane l then holds in r[i] the
+/// elements [l / 4][2 (l % 4)] and [l / 4][2 (l % 4) + 1] of matrix i, or of its transpose with
+/// kTransposed.
 template <int kMatrices, bool kTransposed>
 inline void ldmatrix(uint32_t (&r)[kMatrices], const void* row, EMULATOR_HERE) {
   static_assert(kMatrices == 1 || kMatrices == 2 || kMatrices == 4);
@@ -67,7 +73,7 @@ inline void ldmatrix(uint32_t (&r)[kMatrices], const void* row, EMULATOR_HERE) {
   const auto compute = [&](const uint16_t* const* rows, Result* out, uint32_t) {
     for (int matrix = 0; matrix < kMatrices; ++matrix) {
       const uint16_t* const* of = rows + matrix * 8;
-      uint32_t banks = 0;  // 32 banks of 4 bytes; a row of 16 bytes covers four in line
+      uint32_t banks = 0;  // 32 banks of 4 bytes; a row of 16 bytes covers four in a row
       for (int i = 0; i < 8; ++i) {
         const uintptr_t address = reinterpret_cast<uintptr_t>(of[i]);
         if (address % 16) emulator::Block::current().fail(site.text() + " of an unaligned row");
