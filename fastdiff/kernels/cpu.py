@@ -1,6 +1,6 @@
-"""Which instruction-set level the CPU kernels run at, and why another one does not.
+"""The instruction level that the CPU kernels use, and why the others are not used.
 
-``FASTDIFF_CPU=portable|avx2|avx512`` forces a level for the whole process.
+``FASTDIFF_CPU=portable|avx2|avx512`` chooses an instruction level for the whole process.
 """
 
 from __future__ import annotations
@@ -20,22 +20,29 @@ except ImportError as error:
     ) from error
 
 FINGERPRINT = 0x963F10ACC6F2ACD3
-"""Hash of normals and of one solver step, fixed by the arithmetic (csrc/cpu/fingerprint.cpp)."""
+"""The hash of some normals and of a solver step, if no compiler has changed their arithmetic.
+
+csrc/cpu/fingerprint.cpp computes it. It has nothing to do with the fingerprint of a machine
+(`fastdiff.compiling.machine`).
+"""
 
 
 def cpu_levels() -> dict[str, str | None]:
-    """Levels of this build, slowest first, each with None if usable here, else with the reason."""
+    """Return the instruction levels of this build, slowest first.
+
+    The value is None if the level can be used on this CPU, else the reason why not.
+    """
     return _native.levels()
 
 
 def active_level() -> str:
-    """Name of the level that the kernels run at."""
+    """Return the name of the instruction level that the kernels use."""
     return _native.active_level()
 
 
 @contextmanager
 def use_level(name: str) -> Iterator[None]:
-    """Run the kernels of the whole process at another level, all of which give the same bits.
+    """Run the kernels of the whole process at another instruction level. The bits are the same.
 
     Parameters
     ----------
@@ -67,7 +74,7 @@ def _select(name: str, kind: str) -> None:
 
 
 def check_arithmetic() -> None:
-    """Raise Unavailable if the compiler did not round as the source says, at any usable level."""
+    """Raise Unavailable if a usable instruction level does not round as the source says."""
     for name, reason in cpu_levels().items():
         if reason is None and (got := _native.fingerprint(name)) != FINGERPRINT:
             raise Unavailable(

@@ -1,4 +1,4 @@
-"""The compiled noise."""
+"""The noise of the compiled CPU kernels."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def fill_normal(
     first: int,
     scale: float,
 ) -> None:
-    """Fill ``out``, (rows, n) float32, on torch's number of threads; arguments are checked."""
+    """Fill ``out``, (rows, n) float32, on as many threads as torch uses. Arguments are checked."""
     threads = torch.get_num_threads()
     _native.fill_normal(to_native(out), seeds, images, draw, tag, first, scale, threads)

@@ -1,10 +1,10 @@
-"""The normalizations that diffusion models are made of, each fused with what follows it.
+"""The normalizations of diffusion models, each fused with the operations that follow it.
 
 ``group_norm``
-    GroupNorm, then SiLU: the body of convolutional U-Nets.
+    GroupNorm, then SiLU, as in convolutional U-Nets.
 ``modulated_layer_norm``
-    LayerNorm, then a shift and a scale of each image: adaLN of diffusion transformers.
+    LayerNorm, then a scale and a shift for each image: the adaLN of diffusion transformers.
 
-``reference`` has them in NumPy float64, ``triton`` on a GPU. Statistics are taken in float32 from
-inputs of any floating dtype; no bits are promised.
+``reference`` computes them in NumPy float64, and ``triton`` on a GPU. Inputs may have any floating
+dtype. On a GPU, statistics are in float32, and their bits are not specified.
 """

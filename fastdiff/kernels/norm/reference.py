@@ -62,7 +62,7 @@ def modulated_layer_norm(
 
 
 def _standardized(x: NDArray[np.float64], eps: float) -> NDArray[np.float64]:
-    """To mean 0 and variance 1 along the last axis."""
+    """Scale to mean 0 and variance 1 along the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred**2).mean(-1, keepdims=True)
     standardized: NDArray[np.float64] = centred / np.sqrt(variance + eps)

@@ -1,7 +1,7 @@
 """The fused normalizations in Triton, with float32 statistics.
 
-A program owns what shares a mean: a group of one image, or a token. It is read once where it fits
-in registers; larger groups are read twice, the second time mostly from cache.
+A program computes the elements that share a mean: a group of one image, or a token. They are read
+once if they fit in registers. Larger groups are read twice, the second time mostly from cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_FEATURES = 16384
 
 @triton.jit
 def statistics(values, live, size):
-    """Mean and variance of the live elements; the others are 0."""
+    """Return mean and variance of the live elements. The others must be 0."""
     mean = tl.sum(values, 0) / size
     centred = tl.where(live, values - mean, 0.0)
     return mean, tl.sum(centred * centred, 0) / size
@@ -32,13 +32,13 @@ def statistics(values, live, size):
 
 @triton.jit
 def standardize(x, mean, variance, eps):
-    """To mean 0 and variance 1."""
+    """Scale to mean 0 and variance 1."""
     return (x - mean) * tl.rsqrt(variance + eps)
 
 
 @triton.jit
 def affine_silu(y, weight, bias, channel, live, SILU: tl.constexpr):
-    """Weight, bias and SiLU, which follow the statistics of a group."""
+    """Apply weight, bias and SiLU, which follow the normalization of a group."""
     if weight is not None:
         y = y * tl.load(weight + channel, live, 0.0).to(tl.float32)
     if bias is not None:
@@ -50,7 +50,7 @@ def affine_silu(y, weight, bias, channel, live, SILU: tl.constexpr):
 
 @triton.jit
 def place(i, channels, PIXELS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Offset from the group's first element, and channel in the group, of its element i."""
+    """Return the offset of element i from the first one of its group, and its channel in it."""
     if CHANNELS_LAST:
         return i // WIDTH * channels + i % WIDTH, i % WIDTH
     return i, i // PIXELS
@@ -65,10 +65,10 @@ def chunked_statistics(
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Mean and variance of a group that is read in chunks.
+    """Return mean and variance of a group that is read in chunks.
 
-    Each lane keeps a running mean and sum of squares about it (Welford 1962), which do not cancel
-    where the mean is large; the lanes are then combined as by Chan, Golub and LeVeque (1983).
+    Each lane keeps a running mean and the sum of squares about it (Welford 1962), which does not
+    cancel if the mean is large. The lanes are then combined as by Chan, Golub and LeVeque (1983).
     """
     SIZE: tl.constexpr = PIXELS * WIDTH
     lane = tl.arange(0, BLOCK)
@@ -101,7 +101,7 @@ def group_norm_kernel(
     SILU: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One group of ``WIDTH`` channels of one image of ``PIXELS`` pixels."""
+    """Normalize one group of ``WIDTH`` channels of one image of ``PIXELS`` pixels."""
     SIZE: tl.constexpr = PIXELS * WIDTH
     groups = channels // WIDTH
     image = (tl.program_id(0) // groups).to(tl.int64) * channels * PIXELS
@@ -140,7 +140,7 @@ def modulated_layer_norm_kernel(
     eps: tl.float32,
     BLOCK: tl.constexpr,
 ):
-    """One token."""
+    """Normalize one token."""
     image = (tl.program_id(0) // tokens).to(tl.int64)
     base = tl.program_id(0).to(tl.int64) * features
     i = tl.arange(0, BLOCK)
@@ -234,7 +234,7 @@ def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1
     x : (B, L, D) float32, bfloat16 or float16
         Contiguous; D is at most 16384.
     shift, scale : (B, D) float32, bfloat16 or float16
-        Rows may lie apart, as the chunks of one projection do.
+        Rows need not follow each other: they may be parts of one projection.
     eps : float
         Added to the variance.
 
@@ -255,7 +255,7 @@ def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1
     if features > _MAX_FEATURES:
         raise InvalidShape(f"x: expected at most {_MAX_FEATURES} features, got {features}")
     for name, rows in (("shift", shift), ("scale", scale)):
-        # A row is what must be contiguous.
+        # Only each row must be contiguous.
         check(name, rows[:1] if rows.dim() == 2 else rows, FLOATS, (None, features), device)
         if len(rows) != images:
             raise InvalidShape(f"{name}: expected {images} rows, got {len(rows)}")
