@@ -1,8 +1,8 @@
 """What all CUDA kernels need: their extension module, the state of the driver, and the launch.
 
-``fastdiff._cuda`` is built with nvcc (``FASTDIFF_CUDA=ON``). It links the CUDA runtime statically, so
-it can be imported on a machine without a driver. There, :func:`status` says what is missing, and a
-launch raises Unavailable.
+``fastdiff._cuda`` is built with nvcc (``FASTDIFF_CUDA=ON``). It links the CUDA runtime statically,
+so it can be imported on a machine without a driver. There, :func:`status` says what is missing, and
+a launch raises Unavailable.
 
 No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has been verified instead.
 """

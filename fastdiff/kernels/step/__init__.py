@@ -17,7 +17,7 @@ from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 __all__ = ["step"]
 
-# The dtypes that were accepted before, by identity. Comparing structured dtypes takes a microsecond.
+# Dtypes that were accepted before, by identity. Comparing structured dtypes takes a microsecond.
 _accepted: dict[tuple[str, int], np.dtype[np.void]] = {}
 
 

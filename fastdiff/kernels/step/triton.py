@@ -37,9 +37,9 @@ def step(
     """Take one solver step of each row of a batch, in one launch on the current stream.
 
     All tensors are contiguous and on one device. Those that are written must not share memory with
-    each other or with ``output``. The call waits for nothing. When a ``flags`` tensor is first used,
-    eight bytes are allocated for each row, so the tensor should be kept. Two launches must not use
-    the same one at the same time.
+    each other or with ``output``. The call waits for nothing. When a ``flags`` tensor is first
+    used, eight bytes are allocated for each row, so the tensor should be kept. Two launches must
+    not use the same one at the same time.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ def step(
 def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor) -> None:
     """Gather the inputs of the denoiser for each row of a batch, in one launch.
 
-    It sets ``x[r] = next_input[slot]`` and ``t[r] = table[table_row].t`` for r = cond of each row of
-    the batch, and for r = uncond if that is not -1.
+    It sets ``x[r] = next_input[slot]`` and ``t[r] = table[table_row].t`` for r = cond of each row
+    of the batch, and for r = uncond if that is not -1.
 
     Parameters
     ----------
