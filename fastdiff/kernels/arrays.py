@@ -1,4 +1,4 @@
-"""How arrays reach the compiled kernels."""
+"""Passing arrays to the compiled kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ Array: TypeAlias = "NDArray[Any] | torch.Tensor"
 
 
 def to_native(array: Array) -> Any:
-    """Pass a NumPy array as it is and a torch CPU tensor as a DLPack capsule, without a copy.
+    """Return what the compiled kernels take: a NumPy array, or a DLPack capsule of a CPU tensor.
+
+    Nothing is copied.
 
     Raises
     ------

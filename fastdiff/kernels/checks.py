@@ -1,7 +1,7 @@
-"""What each GPU kernel is asked the first time it runs on a device: random inputs, known results.
+"""The checks of GPU kernels when they first run on a device, on random inputs.
 
-Results are compared with the compiled CPU kernels, bit for bit where bits are promised, and with
-float64 where they are not.
+Their results are compared with those of the compiled CPU kernels, bit for bit, where the bits are
+specified, and with float64 where they are not.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ CHECKS: dict[str, Callable[[Kernel, torch.device], str | None]] = {
     "gather": _check_gather,
     "attention": _check_attention,
 }
-"""By operator: takes a kernel and a device, returns the first difference or None."""
+"""The check of each operator. It takes a kernel and a device, and returns a difference or None."""
 
 
 def random_step(seed: int, n: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -108,8 +108,8 @@ def random_step(seed: int, n: int, dtype: torch.dtype) -> dict[str, Tensor]:
     table = np.zeros(ROWS, TABLE_ROW)
     table["x"] = rng.normal(size=(ROWS, 8))
     table["h"] = rng.normal(size=(ROWS, 8))
-    table["x"][1, 1:5] = table["h"][1, 1:5] = 0  # a row without history,
-    table["x"][2, 6:] = table["h"][2, 6:] = 0  # one without output and noise terms
+    table["x"][1, 1:5] = table["h"][1, 1:5] = 0  # a row that reads no history
+    table["x"][2, 6:] = table["h"][2, 6:] = 0  # a row without the terms of output and noise
     table["p"], table["q"] = rng.normal(size=(2, ROWS))
     table["clip"] = [1, np.inf, 0.5, np.inf, 2]
     table["c_in_next"], table["t"] = rng.normal(size=(2, ROWS))
@@ -138,7 +138,7 @@ def random_step(seed: int, n: int, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _bits(what: str, got: Tensor, expected: Tensor) -> str | None:
-    """Say where two tensors differ in any bit."""
+    """Return where two tensors differ in any bit, or None."""
     a, b = got.cpu().contiguous(), expected.contiguous()
     wrong = (a.view(torch.uint8) != b.view(torch.uint8)).reshape(a.numel(), -1).any(1)
     if not wrong.any():
@@ -155,7 +155,7 @@ def _exact(tensor: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _close(what: str, got: object, plain: Tensor, expected: npt.NDArray[np.float64]) -> str | None:
-    """Say by how much `got` exceeds twice the error of torch's own operator on a CPU."""
+    """Return an error above twice that of torch's own operator on a CPU, or None."""
     if not isinstance(got, Tensor):
         return f"{what}: expected a tensor, got {type(got).__name__}"
     exact = torch.from_numpy(expected)

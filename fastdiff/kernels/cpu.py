@@ -23,7 +23,11 @@ except ImportError as error:
     ) from error
 
 FINGERPRINT = 0x963F10ACC6F2ACD3
-"""Hash of normals and of one solver step, fixed by the arithmetic (csrc/cpu/fingerprint.cpp)."""
+"""The hash of some normals and of a solver step, if no compiler has changed their arithmetic.
+
+csrc/cpu/fingerprint.cpp computes it. It has nothing to do with the fingerprint of a machine
+(`fastdiff.compiling.machine`).
+"""
 
 _active = ""
 

@@ -1,8 +1,8 @@
-"""What the CUDA kernels share: their extension module, the state of the driver, the launch.
+"""What all CUDA kernels need: their extension module, the state of the driver, and the launch.
 
-``fastdiff._cuda`` is built where nvcc is (``FASTDIFF_CUDA=ON``) and links the CUDA runtime
-statically, so it imports on a machine without a driver; there :func:`status` says what is missing
-and a launch raises Unavailable.
+``fastdiff._cuda`` is built with nvcc (``FASTDIFF_CUDA=ON``). It links the CUDA runtime statically,
+so it can be imported on a machine without a driver. There, :func:`status` says what is missing, and
+a launch raises Unavailable.
 
 No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has been verified instead.
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 from fastdiff.errors import Unavailable
 
 ELEMENT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""How csrc/cuda/launch.h numbers the types of elements."""
+"""The numbers of the element types in csrc/cuda/launch.h."""
 MAX_ROWS = 65_535
-"""Rows of one launch: the second dimension of its grid."""
+"""The most rows of one launch, which are the second dimension of its grid."""
 
 
 def module() -> ModuleType:
@@ -45,7 +45,7 @@ def module() -> ModuleType:
 
 
 def status() -> str | None:
-    """Say why the CUDA kernels cannot run in this process; None if they can."""
+    """Return why the CUDA kernels cannot run in this process, or None if they can."""
     try:
         reason: str | None = module().status()
     except Unavailable as error:
@@ -70,7 +70,7 @@ def check_device(tensor: Tensor) -> torch.device:
 
 
 def address(tensor: Tensor | None) -> int:
-    """Return where a tensor's elements are; 0 for none."""
+    """Return the address of a tensor's elements, or 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -80,7 +80,7 @@ def launch(kernel: str, device: torch.device, *arguments: Any) -> None:
     Raises
     ------
     Unavailable
-        If the CUDA runtime refuses, in its words.
+        If the CUDA runtime reports an error, which is the message.
     """
     on_gpu = device.type == "cuda"
     stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0

@@ -1,11 +1,11 @@
-"""A kernel is checked the first time it runs on a device; what fails is not used again there.
+"""Checks a GPU kernel the first time it runs on a device. One that fails is not used there.
 
-No test run elsewhere can vouch for the driver, compiler and card of this machine. So before its
-first real work every GPU kernel runs on random inputs (`fastdiff.kernels.checks`). The verdict is
-kept under the cache folder, by device, driver, compiler and the kernels' own content, so that it is
-asked once. A kernel that raises is reported in the same place, but asked again by the next process:
-a missing header or too little memory may be mended by then. Only one that cost its process the
-device is remembered.
+Tests on other machines cannot tell whether a kernel works with the driver, compiler and GPU of this
+one. Every GPU kernel therefore first runs on random inputs (`fastdiff.kernels.checks`). The verdict
+is kept under the cache folder, by device, driver, compiler and the content of the kernels, so the
+check runs once. A kernel that raises is reported there too, but the next process tries it again,
+since a missing header or too little memory may be mended by then. It is not tried again if its
+process could no longer use the device afterwards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastdiff.paths import cache_folder
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a first use found.
+    """The result of the check of a kernel.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class Verdict:
     mismatch : str or None
         The first difference, or the error that was raised; None if the kernel may be used.
     report : str
-        Path of the JSON file with these facts, to be sent with a bug report, or why there is none.
+        Path of the JSON file with these facts, for a bug report, or why there is none.
     traceback : str or None
-        Of the error.
+        The traceback of the error.
     """
 
     operator: str
@@ -52,16 +52,16 @@ class Verdict:
 
 
 def verdict(operator: str, language: str, kernel: Kernel, device: torch.device) -> Verdict:
-    """Check `kernel` on `device`, or recall what an earlier check found.
+    """Check `kernel` on `device`, or read the result of an earlier check.
 
     Parameters
     ----------
     operator : str
         One of `fastdiff.kernels.checks.CHECKS`.
     language : str
-        What the kernel is written in: a part of its name.
+        The language that the kernel is written in.
     kernel : callable
-        Takes the operator's arguments. What it raises passes through: see `raised`.
+        Takes the operator's arguments. Errors that it raises are not caught: see `raised`.
     device : torch.device
     """
     path = _path(operator, language, device)
@@ -77,9 +77,9 @@ def raised(operator: str, language: str, error: Exception, device: torch.device)
     Parameters
     ----------
     operator, language, device
-        As for `verdict`, which recalls what is found here if the device is lost.
+        As for `verdict`. If the device is lost, `verdict` returns this report from now on.
     error : Exception
-        As it was caught.
+        The error that was caught.
     """
     mismatch = described(error)
     path = _path(operator, language, device)
@@ -92,18 +92,18 @@ def raised(operator: str, language: str, error: Exception, device: torch.device)
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether this process can use the device no more, as after an illegal access to memory."""
+    """Whether this process cannot use the device any more, as after an illegal memory access."""
     if device.type != "cuda":
         return False
     try:
         torch.cuda.synchronize(device)
-    except Exception:  # of a driver
+    except Exception:  # whatever the driver raises
         return True
     return False
 
 
 def describe_device(device: torch.device) -> str:
-    """Return what a compiled kernel's behaviour may depend on besides itself."""
+    """Return what the behaviour of a compiled kernel may depend on besides its source."""
     software = f"torch {torch.__version__}"
     with suppress(PackageNotFoundError):
         software += f", Triton {version('triton')}"
@@ -118,7 +118,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def content_hash() -> str:
-    """Return a hash of the Python files of this room, and of the compiled kernels."""
+    """Return a hash of the Python files of this package, and of the compiled kernels."""
     room = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*room.rglob("*.py"), *room.parent.glob("_cuda*.so")]):
@@ -147,7 +147,7 @@ def _recall(path: Path) -> Verdict | None:
 
 
 def _keep(found: Verdict) -> Verdict:
-    """Write the report; a folder that cannot be written to costs the file alone."""
+    """Write the report. If the folder cannot be written to, there is only no file."""
     path = Path(found.report)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:

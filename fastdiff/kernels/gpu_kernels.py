@@ -1,9 +1,9 @@
-"""Which kernel computes an operator on a GPU, and why the others do not.
+"""Chooses the kernel that computes an operator on a GPU, and says why the others do not.
 
-A kernel that is not built, cannot be compiled, raises or gives wrong results when it is first used
-on a device (`fastdiff.kernels.first_use`) is named and reported, and the next language takes its
-place. ``FASTDIFF_GPU=cuda|triton`` allows one language only. ``fastdiff doctor --gpu`` asks for the
-state of every kernel.
+A kernel is not used if it is not built, cannot be compiled, raises, or gives wrong results when it
+first runs on a device (`fastdiff.kernels.first_use`). It is then reported by name, and the kernel
+in the next language is tried. ``FASTDIFF_GPU=cuda|triton`` allows one language only.
+``fastdiff doctor --gpu`` shows the state of every kernel.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fastdiff.errors import KernelWarning, Unavailable, UnknownName
 from fastdiff.kernels import cuda_module, triton_module
 
 LANGUAGES = ("cuda", "triton")
-"""What GPU kernels are written in, in order of preference."""
+"""The languages of GPU kernels, in order of preference."""
 
 STATUS = {"cuda": cuda_module.status, "triton": triton_module.status}
-"""By language: says why this installation or machine lacks it; None if it does not."""
+"""For each language a function that returns why it is not available here, or None if it is."""
 
 KERNELS = {"fill_normal": "noise", "step": "step", "gather": "step", "attention": "attention"}
 """By operator: its room, which has a module for each of `LANGUAGES`."""
@@ -33,7 +33,7 @@ KERNELS = {"fill_normal": "noise", "step": "step", "gather": "step", "attention"
 
 @cache
 def gpu_kernel(operator: str, device: torch.device) -> Callable[..., Any]:
-    """Return what computes `operator` on a CUDA device: the first kernel that can be used there.
+    """Return the first kernel of `operator` that can be used on a CUDA device.
 
     Parameters
     ----------
@@ -65,15 +65,15 @@ def load(operator: str, language: str) -> Callable[..., Any]:
 
 
 def refusal(operator: str, language: str, device: torch.device) -> str | None:
-    """Say why a kernel cannot be used on a device; None if it can.
+    """Return why a kernel cannot be used on a device, or None if it can.
 
-    The kernel is checked there when it is asked for the first time in a process.
+    The first call in a process checks the kernel on the device.
 
     Warns
     -----
     KernelWarning
-        The language is there, but the kernel raised or its results differ; with the path of a
-        report.
+        The language is available, but the kernel raised or its results are wrong. The message has
+        the path of a report.
     """
     allowed = os.environ.get("FASTDIFF_GPU")
     if allowed and allowed not in LANGUAGES:
@@ -85,7 +85,7 @@ def refusal(operator: str, language: str, device: torch.device) -> str | None:
 
 @cache
 def _first_use(operator: str, language: str, device: torch.device) -> str | None:
-    from fastdiff.kernels import first_use  # it checks with the operators that import this module
+    from fastdiff.kernels import first_use  # it uses operators that import this module
 
     if (missing := STATUS[language]()) is not None:
         return missing
@@ -93,7 +93,7 @@ def _first_use(operator: str, language: str, device: torch.device) -> str | None
         return f"this process can use {device} no more, after an error of another kernel"
     try:
         found = first_use.verdict(operator, language, load(operator, language), device)
-    except Exception as error:  # what compilers and drivers raise shares no other root
+    except Exception as error:  # the errors of compilers and drivers have no narrower base class
         found = first_use.raised(operator, language, error, device)
     if found.mismatch is not None:
         warnings.warn(

@@ -1,20 +1,20 @@
-"""The kernels as torch operators, ``torch.ops.fastdiff.*``: one node in any graph.
+"""The kernels as torch operators, ``torch.ops.fastdiff.*``. Each is one node of a graph.
 
 ``step(table, rows, state, output, flags, history=None, next_input=None, denoised=None)``
-    One solver step of each row, one launch: docs/contracts.md has the arithmetic. `flags`, (B,)
-    uint8, gets 1 where m, v or x' is not finite, else 0.
+    One solver step of each row, in one launch. docs/contracts.md has the arithmetic. `flags`, (B,)
+    uint8, gets 1 for rows where an m, v or x' is not finite, else 0.
 ``gather(table, rows, next_input, x, t)``
-    The denoiser's inputs: ``x[e] = next_input[slot]`` and ``t[e] = table[table_row].t`` for the
-    conditional evaluation e of every row, and for its unconditional one where it has one.
+    The inputs of the denoiser: ``x[e] = next_input[slot]`` and ``t[e] = table[table_row].t`` for
+    the conditional evaluation e of every row, and for the unconditional one if the row is guided.
 ``fill_normal(out, seeds, images, draw, tag, scale=1.0, first=0)``
-    Standard normals; `seeds` and `images` are (rows,) int64, the bits of unsigned numbers.
+    Standard normals. `seeds` and `images` are (rows,) int64 with the bits of unsigned numbers.
 
 `table`, (R, 96) uint8, and `rows`, (B, 40) uint8, are the records of docs/contracts.md as bytes, so
-that they can live in device memory. A row whose slot is -1 is padding: nothing of it is touched,
-its flag included.
+that they can be in device memory. A row whose slot is -1 is padding: nothing is read or written for
+it, not even its flag.
 
-On a CPU these are the compiled kernels. On a CUDA device they are the kernels in CUDA C++, or those
-in Triton where the former cannot be used (`fastdiff.kernels.gpu_kernels`).
+On a CPU, the compiled kernels compute them. On a CUDA device, the kernels in CUDA C++ do, or those
+in Triton if the former cannot be used (`fastdiff.kernels.gpu_kernels`).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _register(operator: str, on_cpu: Callable[..., None]) -> None:
         gpu_kernel(operator, first.device)(first, *args, **kwargs)
 
     def fake(*args: Any, **kwargs: Any) -> None:
-        """Only arguments are written, so their shapes are all there is to know."""
+        """Return nothing: operators that only write to their arguments have no result."""
 
     torch.library.define(name, _SCHEMAS[operator])
     torch.library.impl(name, "cpu")(on_cpu)

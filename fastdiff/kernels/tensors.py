@@ -1,4 +1,4 @@
-"""The check that device kernels make of their tensors, whatever they are written in."""
+"""The check of tensors that all device kernels use, in whichever language they are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(
 ) -> None:
     """Raise unless a tensor is contiguous on ``device``, of one of ``dtypes`` and of ``shape``.
 
-    A None of ``shape`` accepts every size.
+    A None in ``shape`` accepts every size.
     """
     if tensor.device != device:
         raise InvalidArgument(f"{name}: expected a tensor on {device}, got {tensor.device}")

@@ -1,8 +1,8 @@
-"""What the Triton kernels share: the import of Triton, the checks of their tensors, the launch.
+"""What all Triton kernels need: the import of Triton, checks of their tensors, and the launch.
 
-Triton comes with the CUDA and ROCm builds of torch, and alone as ``pip install triton`` (Linux).
-Nothing of fastdiff imports it until a kernel is asked for. With ``TRITON_INTERPRET=1`` set before
-that, kernels run in Triton's interpreter, on tensors in CPU memory.
+Triton comes with the CUDA and ROCm builds of torch, and on Linux by ``pip install triton``. fastdiff
+imports it only when a kernel is used. If ``TRITON_INTERPRET=1`` is set before that, kernels run in
+Triton's interpreter, on tensors in CPU memory.
 
 No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has been verified instead.
 """
@@ -45,11 +45,11 @@ _TO_INSTALL = (
 )
 
 BLOCK = 1024
-"""Elements of one program: eight for each of its 128 threads, 128 bits of a 16-bit dtype."""
+"""The elements of one program: eight for each of its 128 threads, 128 bits of a 16-bit dtype."""
 INTERPRETED_BLOCK = 1 << 16
-"""The interpreter's time goes by programs, not by elements."""
+"""The elements of one program in the interpreter, whose time depends on the number of programs."""
 MAX_ELEMENTS = 2**31 - INTERPRETED_BLOCK
-"""Of one row: offsets inside a row have 32 bits, those of rows 64."""
+"""The most elements of a row, since offsets inside a row have 32 bits. Those of rows have 64."""
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -68,14 +68,14 @@ def interpreting() -> bool:
 
 
 def missing() -> str | None:
-    """Say what to install before the Triton kernels can be compiled; None if nothing."""
+    """Return what to install before the Triton kernels can be compiled, or None if nothing."""
     return _TO_INSTALL if find_spec("triton") is None else None
 
 
 def status() -> str | None:
-    """Say why the Triton kernels cannot run in this process; None if they can.
+    """Return why the Triton kernels cannot run in this process, or None if they can.
 
-    Imports nothing and starts no device context.
+    It imports nothing and does not start a device context.
     """
     if reason := missing():
         return reason
@@ -100,7 +100,7 @@ def check_device(tensor: Tensor) -> torch.device:
 
 
 def block(size: int) -> int:
-    """Elements of one program of an elementwise kernel over ``size`` elements."""
+    """Return how many of ``size`` elements one program of an element-wise kernel computes."""
     if not interpreting():
         return BLOCK
     return min(INTERPRETED_BLOCK, max(64, 1 << (size - 1).bit_length()))
@@ -111,8 +111,8 @@ def launch(
 ) -> None:
     """Start ``programs`` programs of a kernel on the device's current stream, and return at once.
 
-    Contraction of ``a * b + c`` is off: kernels that promise bits need it, the others lose nothing
-    beside their memory traffic.
+    ``a * b + c`` is not contracted into a fused multiply-add. Kernels whose bits are specified need
+    that. The others are limited by memory traffic and do not become slower.
     """
     if programs == 0:
         return

@@ -52,11 +52,11 @@ def products(betas: Float64Array, *, zero_snr: bool) -> Float64Array:
     Raises
     ------
     InvalidArgument
-        If they do not descend within (0, 1); zero terminal SNR may end at 0.
+        If they do not descend within (0, 1). With `zero_snr` the last one may be 0.
     """
     alphas_cumprod = np.cumprod(1.0 - betas)
     if zero_snr:
-        with np.errstate(divide="ignore", invalid="ignore"):  # what is no number is refused below
+        with np.errstate(divide="ignore", invalid="ignore"):  # NaN and infinity are refused below
             root = np.sqrt(alphas_cumprod)
             alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
     inner, last = alphas_cumprod[:-1], alphas_cumprod[-1]

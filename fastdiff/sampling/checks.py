@@ -1,6 +1,6 @@
-"""Checks of numbers that users give, each with the error it raises.
+"""Checks of numbers that users give. Each raises `InvalidArgument` with the name of the argument.
 
-Every check takes the scalars of NumPy and torch like Python's own numbers, and returns Python's.
+A check accepts Python's numbers and the scalars of NumPy and torch, and returns a Python number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastdiff.errors import InvalidArgument
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of NumPy or torch as the Python number it holds; anything else as it is."""
+    """Return the Python number that a scalar of NumPy or torch holds; other values unchanged."""
     is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
     return value.item() if is_scalar else value
 
@@ -72,24 +72,24 @@ def check_number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False.
+    """Refuse a value that is neither True nor False.
 
     Raises
     ------
     InvalidArgument
-        Naming the option.
+        The message names the option.
     """
     if not isinstance(plain(value), bool):
         raise InvalidArgument(f"{name} must be a bool, got {value!r}")
 
 
 def require_memory(what: str, size_bytes: int) -> None:
-    """Refuse what this machine's memory cannot hold, before anybody tries to allocate it.
+    """Refuse an array that is larger than the memory of this machine, before it is allocated.
 
     Raises
     ------
     InvalidArgument
-        With both sizes.
+        The message gives both sizes.
     """
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size_bytes > there:

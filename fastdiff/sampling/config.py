@@ -1,7 +1,7 @@
 """Reading the ``scheduler_config.json`` that diffusers writes.
 
-Every key of a configuration is either understood, known to leave the result alone, or refused:
-a key that is silently dropped would give other images than the ones the model was made for.
+Every key of a configuration is either read, known not to change the result, or refused. If a key
+were dropped silently, the images could differ from those that the model was made for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fastdiff.sampling.scheduler_keys import DEFAULTS, KEYS, READS
 CONFIG_NAME = "scheduler_config.json"
 MAX_CONFIG_BYTES = 1 << 20
 
-# Keys that change the result in a way no table here reproduces, with the values that switch them
-# off. Anything else in such a key is refused.
+# Keys that change the result in a way that no table here reproduces, each with the values that
+# switch it off. Any other value of such a key is refused.
 _INERT_VALUES: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear",),
     "invert_sigmas": (False,),
@@ -31,7 +31,8 @@ _SAME_STEPS = {
     "DDIMParallelScheduler": "DDIMScheduler",
     "DDPMParallelScheduler": "DDPMScheduler",
 }
-# No other solver looks at these, so they are kept for a caller who asks for one of the two.
+# Only the solvers ddpm and ddim read these keys. They are kept whatever class the configuration
+# names, for a caller who asks for one of the two.
 _OF_DDPM_AND_DDIM = {"clip_sample", "clip_sample_range", "set_alpha_to_one", "variance_type"}
 _INVERSE = "DDIMInverseScheduler"
 _EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
@@ -81,10 +82,11 @@ def read_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
 
 
 def _canonical(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what a configuration says to the class that it names, in the terms of today.
+    """Return what a configuration means for the class that it names, in today's keys.
 
-    The class becomes the one that does the same step by step. Null says nothing, and neither does
-    a key that only other classes read, from one of which the configuration came.
+    A class that takes the same steps as another is replaced by that one. Keys whose value is null
+    are left out, and so are keys that only other classes read: a configuration keeps the keys of
+    the class that it was made from.
     """
     name = config.get("_class_name")
     if not isinstance(name, (str, type(None))):  # a list names a class in a file of its own
@@ -99,12 +101,12 @@ def _canonical(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_old_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration without keys that classes of diffusers had once.
+    """Return a configuration without the keys that only older versions of diffusers read.
 
     Raises
     ------
     InvalidArgument
-        One of them contradicts what is read today.
+        An old key contradicts a key of today.
     """
     config.pop("tensor_format", None)  # whether to compute in NumPy or in torch
     if "timestep_values" in config:
@@ -148,7 +150,7 @@ def schedule_settings(config: Mapping[str, Any], fields: frozenset[str]) -> dict
     if settings.get("lambda_min_clipped") == -math.inf:
         settings["lambda_min_clipped"] = None
     if config.get("use_lu_lambdas") and not settings.get("use_karras_sigmas"):
-        # Its exponent is 1, so it is even in log(sigma).
+        # The spacing of `use_lu_lambdas` is even in log(sigma), as its exponent is 1.
         settings["use_exponential_sigmas"] = True
     settings.update(_edm_settings(config, settings))
     if config.get("use_flow_sigmas"):
@@ -168,7 +170,7 @@ def _edm_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
     if config.get("_class_name") in _EDM_CLASSES:
         spacing = f"use_{config.get('sigma_schedule') or 'karras'}_sigmas"
         kind = settings.get("prediction_type", "epsilon")
-        # The network F of EDM is called epsilon there.
+        # These classes call the network F of EDM epsilon.
         return {
             "process": "edm",
             spacing: True,

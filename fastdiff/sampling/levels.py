@@ -1,4 +1,4 @@
-"""What follows from the settings of a schedule: levels, times, and the forward process."""
+"""What follows from the settings of a schedule: noise levels, times, and the forward process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Float64Array = npt.NDArray[np.float64]
 
 
 class Levels:
-    """The arithmetic of a `Schedule`, which holds the settings that are named here.
+    """The arithmetic of noise levels, for a `Schedule`, whose fields are the settings named here.
 
-    A process makes a level from one number, its sigma (see `Schedule`); here are the levels of
-    times, the times of levels, and the scale of the network's input. Everything is float64.
+    A noise level is a pair (alpha, sigma), which a process makes from one number (see `Schedule`).
+    The methods convert times to levels and levels to times, and give the scale of the network's
+    input. All numbers are float64.
     """
 
     num_train_timesteps: int
@@ -54,7 +55,7 @@ class Levels:
 
     @cached_property
     def spaced_range(self) -> int:
-        """How many of the T discrete times a spacing runs over; the noisiest may be left out."""
+        """How many of the T times are spaced over; `lambda_min_clipped` leaves some out."""
         if self.lambda_min_clipped is None:
             return self.num_train_timesteps
         with np.errstate(divide="ignore"):
@@ -196,7 +197,7 @@ class Levels:
 
 
 def _like(x0: Any, values: Float64Array) -> Any:
-    """Coefficients as an array of the kind, dtype and device of `x0`."""
+    """Return coefficients as an array of the kind, dtype and device of `x0`."""
     if hasattr(x0, "new_tensor"):
         return x0.new_tensor(values.tolist())
     return values.astype(x0.dtype)

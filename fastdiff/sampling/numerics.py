@@ -1,4 +1,4 @@
-"""Functions of the log-SNR that solvers share, stable where their textbook forms cancel."""
+"""Functions of the log-SNR that solvers share, accurate where their textbook forms cancel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log_snr(alpha: npt.ArrayLike, sigma: npt.ArrayLike) -> Float64Array:
 def phi(n: int, z: float) -> float:
     """Return phi_n(z) of exponential integrators.
 
-    phi_0 = exp, phi_{n+1}(z) = (phi_n(z) - 1/n!) / z; the recursion cancels for small z, where the
+    phi_0 = exp and phi_{n+1}(z) = (phi_n(z) - 1/n!) / z. For small z this recursion cancels, so the
     Taylor series sum_j z^j / (n + j)! is summed instead. phi_n(-inf) = 0.
     """
     if z == -math.inf:
@@ -41,12 +41,12 @@ def ancestral_std(
 ) -> Float64Array:
     """Return the standard deviation of a step's fresh noise.
 
-    eta sigma_to sqrt(1 - (r_to / r)^2) with r = sigma / alpha. In any coordinates this is at once
+    It is eta sigma_to sqrt(1 - (r_to / r)^2) with r = sigma / alpha. In any coordinates this is
     the noise of DDIM (arXiv 2010.02502, eq. 16), for eta = 1 the posterior deviation of DDPM
     (arXiv 2006.11239, eq. 7), sigma_up of the ancestral samplers of k-diffusion, and the noise of
     the first-order SDE-DPM-Solver++ (arXiv 2211.01095).
     """
     scale = np.asarray(alpha_to) * sigma
-    # Both are 0 for a step from pure noise to itself, which adds none.
+    # Both terms are 0 for a step from pure noise to itself, which adds no noise.
     ratio = np.divide(sigma_to * alpha, scale, out=np.ones_like(scale), where=scale != 0)
     return np.asarray(eta * sigma_to * np.sqrt(np.maximum(0.0, 1.0 - ratio * ratio)))

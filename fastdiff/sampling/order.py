@@ -1,9 +1,10 @@
 """The order of a row, proved by integrating polynomials.
 
-Differences of D vanish for constant data, so the mean and the variance of a row say nothing about
-the higher-order weights of a method. What does is a quantity f along the exact solution that is a
-polynomial of degree d: a row of order o must integrate it without error for every d < o. Each
-family has the quantity that it interpolates, its *basis*, with zero at the level of the row:
+For constant data all differences of D are zero, so the checks of mean and variance cannot see the
+higher-order weights of a method. They are checked with exact solutions along which a quantity f is
+a polynomial of degree d: a row of order o must integrate f without error for every d < o. Which
+quantity that is, the *basis*, depends on what the solver family interpolates. Its argument is zero
+at the noise level of the row:
 
 ======== ============================ ==========================================================
 basis    f                            exact solution with x = 0 at the level of the row
@@ -17,9 +18,10 @@ slope    dx/dsigma = s^d,             x = s^(d + 1) / (d + 1)
          s = change of sigma          (Heun, arXiv 2206.00364)
 ======== ============================ ==========================================================
 
-Every evaluation is taken to be at the exact solution: x and D of the rows before are its values,
-and what a history slot holds follows from them. So a row that completes a step of two evaluations
-is checked as the quadrature that it is. An x inside a step is what the row before made of it.
+Every earlier evaluation is taken to be at the exact solution: x and D of the rows before have its
+values, and what a history slot holds follows from them. A row that completes a step of two
+evaluations is thus checked as a quadrature formula. Only an x inside a step is not exact: it is
+what the row before computes.
 """
 
 from __future__ import annotations
@@ -39,11 +41,12 @@ if TYPE_CHECKING:
 BASES = ("data", "epsilon", "slope")
 
 RULES = ("exact", "midpoint", "leading")
-"""How rows of order 2 integrate degree 1: exactly; as step / 2 times degree 0 (DPM-Solver++
-"midpoint"); or up to a term of the next order in the step (UniPC, which sets a weight to 1/2)."""
+"""How rows of order 2 integrate degree 1: exactly; as step / 2 times the integral of degree 0
+(DPM-Solver++ "midpoint"); or up to a term of the next order in the step (UniPC, which sets a
+weight to 1/2)."""
 
 TOLERANCE = 1e-9
-"""Allowed error, relative to the size of the level."""
+"""Allowed error, relative to the size of the noise level."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -58,7 +61,7 @@ def wrong_moments(table: StepTable) -> Iterator[tuple[int, str]]:
         used = np.flatnonzero(np.any(recipes[i], axis=0))
         alpha = np.append(table.alpha[used], table.alpha_to[i])
         sigma = np.append(table.sigma[used], table.sigma_to[i])
-        start = i - int(np.argmin(table.inner[i::-1]))  # of the step that the row belongs to
+        start = i - int(np.argmin(table.inner[i::-1]))  # the first row of the step
         solution = _Solution(table, start, alpha, sigma)
         if not np.all(np.isfinite(solution.places)):
             yield i, "order 2 or more needs finite log-SNR on all its levels"
@@ -125,7 +128,7 @@ class _Solution:
         return x, f if self.basis == "data" else (x - self.sigma * f) / self.alpha
 
     def size(self, degree: int) -> float:
-        """Return what an error in x' at this degree is measured by."""
+        """Return the size of x' to which an error at this degree is relative."""
         if self.basis == "slope":
             return self.reach ** (degree + 1)
         level = self.alpha if self.basis == "data" else self.sigma

@@ -1,9 +1,9 @@
-"""From logical history to the few slots that a kernel keeps.
+"""Assigns the logical history of a solver to the few slots that a kernel keeps.
 
-Solvers are written with a history that shifts: H1 the newest output, H2 the one before. Moving
-images through memory for that would be waste. Two classical compiler passes remove it: liveness
-(backwards) finds which slots are still read, and slot assignment (forwards) turns each pure move
-into a new name for the same memory.
+Solvers are written with a history that shifts: H1 is the newest output, H2 the one before. Copying
+images from slot to slot in every step would waste time. Two classical compiler passes avoid it:
+liveness analysis, backwards, finds the slots that are still read, and slot assignment, forwards,
+turns each pure copy into a new name for the same memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastdiff.errors import TableError
 
 MAX_SLOTS = 4
-"""History slots that a table row can address."""
+"""The number of history slots that a table row can address."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def assign_slots(
 
 
 def _live_after(update: Float64Array) -> list[set[int]]:
-    """History slots whose value after each row is still needed."""
+    """Return for each row the history slots whose value after it is read later."""
     n, slots = len(update), update.shape[1] - 1
     live: list[set[int]] = [set() for _ in range(n)]
     for i in range(n - 1, 0, -1):
@@ -81,7 +81,7 @@ def _live_after(update: Float64Array) -> list[set[int]]:
 
 
 def _moved_from(row: Float64Array, place: dict[int, int]) -> int | None:
-    """Return the physical slot that `row` merely copies, if it does."""
+    """Return the physical slot that `row` copies, or None if it is not a pure copy."""
     (sources,) = np.nonzero(row)
     if len(sources) == 1 and row[sources[0]] == 1.0:
         return place.get(int(sources[0]))
@@ -89,7 +89,7 @@ def _moved_from(row: Float64Array, place: dict[int, int]) -> int | None:
 
 
 def _physical(row: Float64Array, place: dict[int, int]) -> Float64Array:
-    """Spread a logical row over (x, P1..P4, D, m, z)."""
+    """Return the coefficients of a logical row over (x, P1..P4, D, m, z)."""
     result = np.zeros(MAX_SLOTS + 4)
     result[0], result[-3:] = row[0], row[-3:]
     for logical, physical in place.items():

@@ -1,13 +1,14 @@
-"""What a step needs to know of a whole image before it: two numbers, k and s.
+"""The two numbers of a whole image, k and s, that some steps need before they are taken.
 
-A row of a table is computed element by element. Dynamic thresholding and guidance rescale need a
-quantile and two standard deviations of the image first; each then is one number that goes into the
-row's own copy of its coefficients:
+A row of a table is computed element by element. Dynamic thresholding first needs a quantile of the
+whole image, and guidance rescale two standard deviations. Each of them becomes one number, which
+changes a copy of the coefficients that belongs to this image:
 
-- thresholding: D = clip(p x + q m, -s, s) / s, the clip limit s and D's columns divided by s;
-- guidance rescale: k m for m, so q and m's columns multiplied by k.
+- thresholding, D = clip(p x + q m, -s, s) / s: the clip limit becomes s, and the columns of D are
+  divided by s;
+- guidance rescale, k m instead of m: q and the columns of m are multiplied by k.
 
-This is their definition in NumPy, one image per entry of the first axis.
+This is their definition in NumPy. The first axis of the arrays counts the images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Thresholding:
     ratio : float
         Quantile of |D| over an image, in [0, 1].
     max_value : float
-        Greatest limit s. With 1 it is plain clipping to [-1, 1]; below 1 s is always this.
+        Greatest limit s. With 1 it is plain clipping to [-1, 1]; below 1, s is always this value.
     """
 
     ratio: float = 0.995
@@ -69,7 +70,7 @@ def rescale_factors(m_c: npt.ArrayLike, m: npt.ArrayLike, rescale: float) -> Flo
     (B,) float64
     """
     of_condition, guided = (np.std(_by_image(output), axis=1) for output in (m_c, m))
-    # Both are 0 for a constant output without guidance, which nothing has to rescale.
+    # Both deviations are 0 for a constant output without guidance, which needs no rescaling.
     ratio = np.divide(of_condition, guided, out=np.ones_like(guided), where=guided > 0)
     return np.asarray(rescale * ratio + (1.0 - rescale))
 

@@ -1,4 +1,4 @@
-"""The levels that a sampler visits, in the coordinates of training."""
+"""The noise levels at which a sampler evaluates the network, in the coordinates of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDM_ENDS = (0.002, 80.0)
 """sigma_min and sigma_max of Karras et al. (arXiv 2206.00364, Table 1)."""
 
 _OFF_NOISE = 1e-6
-"""diffusers starts UniPC on a flow this far below pure noise, whose log-SNR is infinite."""
+"""How far below pure noise diffusers starts UniPC on a flow, as the log-SNR there is infinite."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Path:
     alpha, sigma : array
         The levels of the process.
     left_out : array
-        Times of the whole path that lie before these.
+        The times of the whole path that were left out at its beginning (`after`).
     """
 
     t: Float64Array
@@ -48,7 +48,7 @@ class Path:
 
     @property
     def skipped(self) -> int:
-        """How many steps of the whole path lie before these."""
+        """How many steps of the whole path were left out at its beginning."""
         return len(self.left_out)
 
     def after(self, start: int) -> Path:
@@ -66,22 +66,23 @@ class Path:
 
 @dataclass(frozen=True)
 class PathRules:
-    """The conventions by which the solver families choose their times.
+    """The conventions by which a solver family chooses its times.
 
     Parameters
     ----------
     fractional : bool
         Keep the fractions of linspace spacing (k-diffusion).
     final_point : bool
-        Space one point more and end there (DPM-Solver).
+        Space one point more than there are steps, and end at the last one (DPM-Solver).
     trained_ends : bool
-        A sigma spacing runs over all levels of training, not between the ends of the time spacing.
+        A sigma spacing runs between the first and the last noise level of training, and not between
+        those of the time spacing.
     whole_times : {"no", "karras", "all"}
         Which sigma spacings have their times rounded to those of training.
     floor : bool
-        diffusers replaces alpha = 0 by 2^-12 here.
+        Whether diffusers replaces alpha = 0 by 2^-12 for this family.
     flow_from_noise : bool
-        With `final_point`, a flow starts at pure noise and not one point below.
+        With `final_point`, a flow starts at pure noise and not one point below it.
     """
 
     fractional: bool = False
@@ -150,7 +151,7 @@ def _discrete_path(schedule: Schedule, rules: PathRules, steps: int, *, compat: 
         final_point=rules.final_point,
     )
     if compat and steps == 1 and schedule.timestep_spacing == "linspace" and not rules.final_point:
-        # np.linspace(0, T - 1, 1) is 0: one step from where there is no noise.
+        # diffusers takes np.linspace(0, T - 1, 1), which is 0: its one step starts without noise.
         times = np.zeros(1)
     path = _at_times(schedule, times, floor=compat and rules.floor)
     if not any(getattr(schedule, name) for name in SIGMA_SPACINGS):
@@ -205,7 +206,7 @@ def _ends(schedule: Schedule, highest: float, lowest: float) -> tuple[float, flo
 
 
 def _spaced_sigmas(schedule: Schedule, steps: int, high: float, low: float) -> Float64Array:
-    """Return sigmas in the spacing of the schedule; that of Karras if it names none."""
+    """Return sigmas in the spacing of the schedule, which is that of Karras if it names none."""
     for name, spacing in SIGMA_SPACINGS.items():
         if getattr(schedule, name) and name != "use_karras_sigmas":
             return spacing(steps, high, low)

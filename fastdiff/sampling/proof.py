@@ -1,8 +1,9 @@
 """The identities that every solver table must satisfy.
 
-Let the data be one constant X, so that a right denoiser always answers X. Then x = alpha X +
-sigma N, the network answers m = mX X + mN N with N = (x - alpha X) / sigma, every row is affine in
-the state, and its mean (the coefficient of X) and its noise can be carried along exactly.
+Let the data be one constant X, so that a correct denoiser always returns X. Then x = alpha X +
+sigma N, and the network returns m = mX X + mN N with N = (x - alpha X) / sigma. Every row is then
+affine in the state, so the mean of the state (the coefficient of X) and its noise can be computed
+exactly from row to row.
 
 ========== =======================================================================================
 check      requires
@@ -11,7 +12,7 @@ finite     every coefficient is finite (clip may be inf), and clip is positive
 denoised   p alpha + q mX = 1 and p sigma + q mN = 0: the denoised estimate of exact output is X
 input      c_in hypot(sigma_data alpha, sigma) = 1: the network sees the unit variance that it was
            trained with; or c_in = 1 where it takes x itself
-levels     a row starts at the level where the one before ended
+levels     a row starts at the noise level where the one before ended
 history    no history slot is read before it is written
 mean       the mean after a row is alpha_to
 variance   the deviation after a row is sigma_to
@@ -43,12 +44,12 @@ Failure = tuple[str, int, str]
 
 
 def prove(table: StepTable) -> set[str]:
-    """Check every identity, honouring the waivers of the table; return those that it breaks.
+    """Check every identity that the table does not waive; return the names of those that fail.
 
     Raises
     ------
     TableError
-        Naming the row, the check and the numbers.
+        A check fails that is not waived. The message names the row, the check and the numbers.
     """
     unknown = sorted(set(table.waived) - set(WAIVABLE))
     if unknown:
@@ -57,7 +58,7 @@ def prove(table: StepTable) -> set[str]:
             f"{', '.join(WAIVABLE)}"
         )
     failed = set()
-    # The checks come in an order in which each may rely on those before it.
+    # The order of the checks matters: each may rely on those before it.
     for checks in (_finite, _local, _history, _recursion, _moments):
         for check, row, detail in checks(table):
             if check not in table.waived:
@@ -82,7 +83,7 @@ def _finite(table: StepTable) -> Iterator[Failure]:
 
 
 def _local(table: StepTable) -> Iterator[Failure]:
-    """Check each row alone, and against the level of the next."""
+    """Check each row by itself, and that it ends at the noise level where the next one starts."""
     for i in range(len(table)):
         alpha, sigma = float(table.alpha[i]), float(table.sigma[i])
         mX, mN = signature(table.prediction_type, alpha, sigma, table.sigma_data)
@@ -108,7 +109,7 @@ def _history(table: StepTable) -> Iterator[Failure]:
     written = np.zeros(table.history, bool)
     for i, update in enumerate(table.update):
         reads = update[:, 1 : table.history + 1] != 0
-        # A slot that depends on an unwritten one is itself unwritten; only x' must not.
+        # A slot that depends on an unwritten one counts as unwritten. x' must not depend on one.
         tainted = np.any(reads & ~written, axis=1)
         if tainted[0]:
             slot = int(np.flatnonzero(reads[0] & ~written)[0]) + 1
@@ -117,9 +118,10 @@ def _history(table: StepTable) -> Iterator[Failure]:
 
 
 def _recursion(table: StepTable) -> Iterator[Failure]:
-    """Carry the mean of the state, and its weights on independent noises, for constant data.
+    """Compute the mean of the state, and its weights on independent noises, for constant data.
 
-    A covariance would lose half of the digits where noises cancel, as they do onto sigma = 0.
+    Weights are used because a covariance would lose half of the digits where noises cancel, as they
+    do in a step to sigma = 0.
     """
     k = table.history
     mean, noises = np.zeros(k + 1), np.zeros((k + 1, 0))
@@ -146,7 +148,7 @@ def _recursion(table: StepTable) -> Iterator[Failure]:
 
 
 def _enter_level(noises: Float64Array, sigma: float, *, first: bool) -> Float64Array:
-    """Put slot 0 on the row's own level, so that one bad row is not blamed on those after it."""
+    """Set slot 0 to the row's noise level, so that a wrong row does not fail those after it."""
     std = float(np.linalg.norm(noises[0]))
     if first or std == 0.0:
         start = np.zeros((len(noises), 1))

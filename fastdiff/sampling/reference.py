@@ -1,4 +1,4 @@
-"""Plain float64 execution of a table, the measure of every faster path."""
+"""The plain float64 execution of a table, with which every faster implementation is compared."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Guidance:
     Parameters
     ----------
     scale : float
-        g; at 1 the unconditional output does not count.
+        g; at 1 the unconditional output has no effect.
     rescale : float
-        phi in [0, 1]: how far m is given the deviation of m_c (arXiv 2305.08891, sec. 3.4).
+        phi in [0, 1]: how far m is scaled to the deviation of m_c (arXiv 2305.08891, sec. 3.4).
     interval : (low, high)
-        Where low < sigma / alpha <= high; elsewhere m = m_c (arXiv 2404.07724, eq. 6).
+        Guidance applies where low < sigma / alpha <= high; elsewhere m = m_c (arXiv 2404.07724,
+        eq. 6).
     """
 
     scale: float
@@ -35,7 +36,7 @@ class Guidance:
     interval: tuple[float, float] = (0.0, np.inf)
 
     def mix(self, outputs: Float64Array, alpha: float, sigma: float) -> Float64Array:
-        """Return m of the pair (m_c, m_u) at a level."""
+        """Return m for the pair (m_c, m_u) at a noise level."""
         m_c, m_u = outputs
         low, high = self.interval
         if not low * alpha < sigma <= high * alpha:
@@ -46,13 +47,16 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Inpainting:
-    """After each row x = mask x + (1 - mask) (alpha image + sigma noise), at the next row's level.
+    """Keeping an image outside of a mask.
+
+    After each row, x = mask x + (1 - mask) (alpha image + sigma noise), with alpha and sigma of the
+    next row.
 
     Parameters
     ----------
     image, noise, mask : (B, ...) array
-        Clean data, the noise that x started from, and where to paint anew: 1 there, 0 where the
-        image stays. They broadcast to x.
+        Clean data; the noise that x started from; and 1 where to paint anew, 0 where the image
+        stays. They broadcast to x.
     """
 
     image: npt.NDArray[Any]
@@ -60,7 +64,7 @@ class Inpainting:
     mask: npt.NDArray[Any]
 
     def blend(self, x: Float64Array, alpha: float, sigma: float) -> Float64Array:
-        """Return x with the image outside of the mask."""
+        """Return x with the noised image outside of the mask."""
         kept = alpha * self.image + sigma * self.noise
         return np.asarray(self.mask * x + (1.0 - self.mask) * kept)
 
@@ -74,7 +78,7 @@ def run_table(
     guidance: Guidance | None = None,
     inpainting: Inpainting | None = None,
 ) -> Float64Array:
-    """Run a table in float64, as written in `fastdiff.sampling.table`.
+    """Run a table in float64, by the formulas of `fastdiff.sampling.table`.
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def run_table(
 
 
 def _bounded(table: StepTable, row: int, D: Float64Array) -> Float64Array:
-    """Return D as the row clips it, or thresholded."""
+    """Return D, clipped as the row says or thresholded."""
     if table.thresholding is None:
         return np.clip(D, -table.clip[row], table.clip[row])
     limits = _per_image(table.thresholding.limits(D), D)

@@ -67,7 +67,7 @@ class Schedule(Levels):
         Linear in beta (DDPM, sec. 4), linear in sqrt(beta) (latent diffusion), the cosine schedule
         (Improved DDPM, eq. 17), or a sigmoid.
     trained_betas : sequence of float, optional
-        The betas themselves, T of them; the three fields above then do not count.
+        The T betas themselves; the three fields above are then ignored.
     prediction_type : {"epsilon", "sample", "v_prediction", "flow_prediction", "edm"}
         What the network predicts, see `fastdiff.sampling.prediction`.
     timestep_spacing : {"leading", "trailing", "linspace"}, steps_offset : int
@@ -87,7 +87,7 @@ class Schedule(Levels):
     rescale_betas_zero_snr : bool
         Rescale to zero terminal SNR: alpha_{T-1} = 0 (arXiv 2305.08891, Algorithm 1).
     lambda_min_clipped : float, optional
-        Space times over those of training whose log(alpha / sigma) is at least this.
+        Times whose log(alpha / sigma) is below this are left out of the spacing.
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas : bool
         Space sigma instead of time, see `fastdiff.sampling.spacing`; at most one.
     sigma_min, sigma_max : float, optional

@@ -1,7 +1,7 @@
-"""Which keys each scheduler class of diffusers reads, and where it starts without them.
+"""The keys that each scheduler class of diffusers reads, and its defaults for them.
 
-A configuration may carry keys that its class never reads: `from_config` of diffusers keeps those of
-the class that a configuration came from, and old files hold keys of classes as they were.
+A configuration may have keys that its class never reads: `from_config` of diffusers keeps those of
+the class that the configuration came from, and old files have keys that a class used to read.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ KEYS = frozenset().union(*READS.values()) | {
     "snr_shift_scale",
     "tau_func",
 }
-"""Every key that a class of diffusers reads which works on noise levels; the last are others'."""
+"""Every known key. Those added at the end are read by classes that no solver here runs."""
 
 _LINSPACE = {"timestep_spacing": "linspace"}
 _STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -113,4 +113,4 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "PNDMScheduler": {"set_alpha_to_one": False},
     "UniPCMultistepScheduler": _LINSPACE,
 }
-"""What a class takes where a key is left out, if that is not what `Schedule` takes."""
+"""The defaults of a class for missing keys, where they differ from those of `Schedule`."""

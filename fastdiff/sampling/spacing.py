@@ -1,8 +1,8 @@
-"""Noise levels that are spaced by themselves, not through training times.
+"""Spacings of noise levels themselves, rather than of training times.
 
-Each function returns `steps` levels from `highest` down to `lowest`; one step is `highest` alone.
-The beta quantile is computed here: it is thirty lines, and SciPy would be a large dependency for
-them.
+Each function returns `steps` values of sigma from `highest` down to `lowest`; one step is `highest`
+alone. The quantile of the beta distribution is computed here in thirty lines, for which SciPy would
+be a large dependency.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIGMA_SPACINGS: dict[str, Callable[[int, float, float], Float64Array]] = {
     "use_exponential_sigmas": exponential_sigmas,
     "use_beta_sigmas": beta_sigmas,
 }
-"""By the name of the setting that switches each on in diffusers."""
+"""The spacings by the name of the setting that switches each on in diffusers."""
 
 
 def beta_quantile(u: float, a: float, b: float) -> float:
@@ -60,7 +60,7 @@ def beta_quantile(u: float, a: float, b: float) -> float:
     """
     if u <= 0.0 or u >= 1.0:
         return float(u >= 1.0)
-    if u > 0.5:  # the tail near 1 has no small numbers to search among
+    if u > 0.5:  # near 1, floats are too coarse to search among
         return 1.0 - beta_quantile(1.0 - u, b, a)
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:
@@ -74,8 +74,8 @@ def beta_quantile(u: float, a: float, b: float) -> float:
 def _incomplete_beta(x: float, a: float, b: float) -> float:
     """Return the regularised incomplete beta function I_x(a, b) for 0 < x < 1.
 
-    The continued fraction of DLMF 8.17.22, summed by Lentz's method; on the far side of the mean,
-    where it converges slowly, through I_x(a, b) = 1 - I_{1-x}(b, a).
+    It sums the continued fraction of DLMF 8.17.22 by Lentz's method. Above the mean, where that
+    converges slowly, it uses I_x(a, b) = 1 - I_{1-x}(b, a).
     """
     if x > (a + 1.0) / (a + b + 2.0):
         return 1.0 - _incomplete_beta(1.0 - x, b, a)

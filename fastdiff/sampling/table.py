@@ -1,12 +1,12 @@
-"""A solver as data: one validated row of coefficients per model evaluation.
+"""A solver as data: one checked row of coefficients for each evaluation of the network.
 
-With the state S = (x, H1..Hk) of an image, every step of every solver is
+Let the state of an image be S = (x, H1..Hk). Every row of every solver then computes
 
     m  = model(c_in x, t)
     D  = clip(p x + q m, -clip, clip)             the denoised estimate
     S' = update @ (x, H1..Hk, D, m, exp(w v) z)   z ~ N(0, 1), v a learned log-variance, or w = 0
 
-A `StepTable` holds these rows in float64 and proves itself when it is made. `StepTable.pack` gives
+A `StepTable` holds these rows in float64 and checks them when it is made. `StepTable.pack` returns
 the float32 records that the step kernels read.
 """
 
@@ -53,7 +53,7 @@ class PackedTable:
         alpha and sigma at which each row starts and, last, where the last row ends, read-only.
         x = alpha X + sigma N there, in the coordinates of the rows.
     thresholding : Thresholding, optional
-        A pass before each step takes s from the image: see `fastdiff.sampling.passes`.
+        Dynamic thresholding before each step, see `fastdiff.sampling.passes`.
     """
 
     rows: npt.NDArray[np.void]
@@ -68,7 +68,7 @@ class PackedTable:
 
 @dataclass(frozen=True, eq=False)
 class StepTable:
-    """The rows of a solver, which prove themselves in the constructor.
+    """The rows of a solver, which the constructor checks.
 
     Parameters
     ----------
@@ -81,34 +81,35 @@ class StepTable:
     t, c_in : (n,) float64
         What the network gets as time, and the scale of its input.
     alpha, sigma : (n,) float64
-        Level of x before the row: x = alpha X + sigma N.
+        Noise level of x before the row: x = alpha X + sigma N.
     alpha_to, sigma_to : (n,) float64
-        Level that the row steps to.
+        Noise level that the row steps to.
     w : (n,) float64
         Log-slope of a learned noise scale, 0 where there is none.
     order : (n,) int
-        Order whose moment conditions the row meets, taken from exact values of the rows before.
+        Order whose moment conditions the row meets, given exact values of the rows before.
     inner : (n,) bool
-        Whether x before the row is a value inside a step, which the row before made of those at
-        the start of the step; its moments are then taken from there.
+        Whether x before the row is a value inside a step, which the row before computed from the
+        start of the step. The moments are then those of the whole step.
     moment_basis : {"data", "epsilon", "slope"}
         What the rows interpolate by polynomials, see `fastdiff.sampling.order`.
     moment_rule : {"exact", "midpoint", "leading"}
-        Which first moment rows of order 2 have.
+        How rows of order 2 integrate degree 1, see `fastdiff.sampling.order.RULES`.
     sigma_data : float
         Standard deviation of the data that the network's input and prediction are scaled for.
     raw_input : bool
-        The network takes x itself, c_in = 1, rather than x of unit variance.
+        Whether the network takes x itself, c_in = 1, rather than x scaled to unit variance.
     init_noise_sigma : float
-        Standard deviation of the initial noise; that of noised data of the first level if NaN.
+        Standard deviation of the initial noise. NaN means that of noised data at the first noise
+        level.
     thresholding : Thresholding, optional
-        Dynamic thresholding of D in place of the clip, whose limit is then its greatest.
+        Dynamic thresholding of D in place of the clip. `clip` must then be its `max_value`.
     waived : mapping of str to str
-        Checks that the method breaks on purpose, each with the reason. A check that is waived must
-        indeed fail, so that a waiver cannot outlive its reason.
+        Checks that the method breaks on purpose, each with the reason. A waived check must indeed
+        fail, so that a waiver cannot outlive its reason.
     compat : bool
-        The coefficients are those of another library, whose departures may show on some schedules
-        only: waivers that are not needed are dropped.
+        Whether the coefficients are those of another library. It may depart from the paper on some
+        schedules only, so waivers that are not needed are dropped and are no error.
 
     Raises
     ------
@@ -156,12 +157,12 @@ class StepTable:
             object.__setattr__(self, "init_noise_sigma", level)
 
     def __len__(self) -> int:
-        """Model evaluations, n."""
+        """Return the number of evaluations, n."""
         return len(self.t)
 
     @property
     def history(self) -> int:
-        """Logical history slots, k."""
+        """The number of logical history slots, k."""
         return int(self.update.shape[1]) - 1
 
     @property
@@ -171,10 +172,10 @@ class StepTable:
         return np.stack([alpha, np.append(self.sigma, self.sigma_to[-1])], axis=1)
 
     def pack(self) -> PackedTable:
-        """Compile to the records of the step kernels.
+        """Return the records that the step kernels read.
 
-        Shifts of history become renaming and stores that nobody reads disappear, which leaves at
-        most one history write per row.
+        Shifts of the history become renaming, and stores that no row reads are left out. That
+        leaves at most one history write for each row.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Which training times a sampler visits.
+"""Spacings of training times: at which of them a sampler evaluates the network.
 
 The three spacings are those of Table 2 in "Common Diffusion Noise Schedules and Sample Steps are
 Flawed" (arXiv 2305.08891), with the roundings of the diffusers schedulers.
@@ -68,8 +68,8 @@ def spaced_timesteps(
     if spacing == "leading":
         times = np.arange(points)[::-1] * float(T // points) + steps_offset
     elif spacing == "trailing":
-        # The cut matters: rounding makes this arange one point too long for some counts (61 of
-        # 1000), and that point would be time -1.
+        # Rounding makes this arange one point too long for some counts, such as 61 of 1000. That
+        # point would be time -1, so it is cut off.
         times = np.round(np.arange(T, 0, -T / steps))[:steps] - 1.0
     elif spacing == "linspace":
         # A single point is where sampling starts, T - 1; np.linspace would give 0.

@@ -1,4 +1,4 @@
-"""Which implementation computes attention on a GPU: measured once for each class of shapes."""
+"""Chooses the implementation of attention on a GPU, by measuring each class of shapes once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fastdiff.errors import KernelWarning
 from fastdiff.kernels import gpu_kernels
 
 IMPLEMENTATIONS = ("torch", "triton", "cuda")
-"""torch's own operator, and this room's kernels by language."""
+"""torch's own operator, and the kernels of this package by their language."""
 
 MAX_HEAD_SIZE = 160
-"""Of the kernels, which take multiples of 8."""
+"""The largest head size of the kernels, which take multiples of 8."""
 
 Run = Callable[[], object]
 Measure = Callable[[Mapping[str, Run]], Mapping[str, float]]
-"""Takes a call by implementation, returns the seconds that each takes."""
+"""A function that takes a call for each implementation, and returns the seconds of each."""
 
 _VECTOR = 8  # 16-bit elements of a 128-bit access
 _MAX_GRID = 65535  # in the dimensions that count heads and batches
@@ -34,7 +34,7 @@ _ROUNDS, _CALLS = 9, 20
 
 @dataclass(frozen=True)
 class ShapeClass:
-    """What a choice depends on; calls of one class are served alike.
+    """What a choice depends on: all calls of one class use the same implementation.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class ShapeClass:
         B H, L and S, each rounded up to a power of two.
     rows : str
         ``"aligned"`` if they are contiguous and start at multiples of 16 bytes, ``"contiguous"`` if
-        they are just that, ``"strided"`` if not even that.
+        they are contiguous but not aligned, else ``"strided"``.
     """
 
     device: str
@@ -68,16 +68,16 @@ class ShapeClass:
 
 @dataclass(frozen=True)
 class AttentionChoice:
-    """What serves a class of shapes, and why.
+    """The implementation that a class of shapes uses, and why.
 
     Attributes
     ----------
     implementation : str
         One of `IMPLEMENTATIONS`.
     seconds : mapping of str to float
-        What each implementation took that could run; empty if there was only one.
+        The time of each implementation that can run; empty if there is only one.
     refused : mapping of str to str
-        Why the others could not.
+        Why the others cannot run.
     """
 
     implementation: str
@@ -109,10 +109,10 @@ def choices() -> dict[ShapeClass, AttentionChoice]:
 
 
 def measure(runs: Mapping[str, Run]) -> dict[str, float]:
-    """Median seconds of a call on the current CUDA device; the candidates take turns.
+    """Return the median seconds of each call on the current CUDA device. The calls take turns.
 
-    Calls are replayed from a CUDA graph, as the runtime does, so that what Python costs per launch
-    decides nothing.
+    They are replayed from a CUDA graph, as the engine does it, so that the time that Python needs
+    for a launch has no influence.
     """
     graphs = {name: _capture(run) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -147,14 +147,15 @@ def _capture(run: Run) -> torch.cuda.CUDAGraph:
 
 @contextmanager
 def choosing(measure: Measure = measure) -> Iterator[None]:
-    """Measure each class of shapes that attention meets here on a GPU and that is not known yet.
+    """Measure each class of shapes that attention is called with on a GPU and that is new.
 
-    For one evaluation of the network when it is compiled; not inside the capture of a graph.
+    It is meant for one evaluation of the network while that is compiled. It cannot be used during
+    the capture of a graph.
 
     Parameters
     ----------
     measure : callable
-        Takes calls by name, returns seconds by name.
+        Takes calls by name, and returns seconds by name.
     """
     token = _measure.set(measure)
     try:
@@ -164,7 +165,7 @@ def choosing(measure: Measure = measure) -> Iterator[None]:
 
 
 def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> str | None:
-    """Say why an implementation cannot serve a call, None if it can."""
+    """Return why an implementation cannot compute a call, or None if it can."""
     if implementation == "torch":
         return None
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -186,12 +187,12 @@ def refusal(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) 
 
 
 def _trial(implementation: str, run: Run) -> str | None:
-    """Compile and run a kernel for a call of these shapes; say what it raises, None for nothing."""
-    if implementation == "torch":  # there is no other in its place
+    """Compile and run a kernel for a call of these shapes; return the error, or None."""
+    if implementation == "torch":  # nothing could replace it
         return None
     try:
         run()
-    except Exception as error:  # what compilers and drivers raise shares no other root
+    except Exception as error:  # the errors of compilers and drivers have no narrower base class
         reason = gpu_kernels.described(error)
         warnings.warn(
             f"attention in {implementation} is not used for these shapes: {reason}",
@@ -211,14 +212,14 @@ def choose(
     measure: Measure = measure,
     refusal: Callable[[str, Tensor, Tensor, Tensor, float], str | None] = refusal,
 ) -> AttentionChoice:
-    """Measure what can compute such a call, and serve its class with the fastest from now on.
+    """Measure what can compute such a call, and use the fastest for its class from now on.
 
     Parameters
     ----------
     q, k, v, scale
         An example of the calls, as for `attention`.
     measure, refusal : callable
-        How to time calls, and why an implementation cannot serve; given by tests.
+        How to time calls, and why an implementation cannot compute one. Tests pass their own.
     """
     scale = float(q.shape[3]) ** -0.5 if scale is None else scale
     runs = {name: partial(run, name, q, k, v, scale) for name in IMPLEMENTATIONS}
@@ -233,7 +234,7 @@ def choose(
 
 
 def selected(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str:
-    """Return the implementation that serves a call on a GPU."""
+    """Return the implementation that computes a call on a GPU."""
     if scale <= 0 or q.numel() == 0 or k.numel() == 0:
         return "torch"
     choice = _choices.get(ShapeClass.of(q, k, v))
@@ -244,7 +245,7 @@ def selected(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str:
 
 
 def run(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Compute attention one way."""
+    """Compute attention by one implementation."""
     out = empty_output(q)
     if implementation == "torch":
         result = scaled_dot_product_attention(q, k, v, scale=scale)
@@ -254,7 +255,7 @@ def run(implementation: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> T
 
 
 def empty_output(q: Tensor) -> Tensor:
-    """Return room for a result: (B, H, L, D) as a view of contiguous (B, L, H, D)."""
+    """Return an empty result: (B, H, L, D), a view of contiguous (B, L, H, D)."""
     return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
         1, 2
     )

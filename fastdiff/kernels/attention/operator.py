@@ -1,7 +1,7 @@
-"""Attention as the torch operator ``fastdiff::attention``, differentiable by nobody.
+"""Attention as the torch operator ``fastdiff::attention``, which has no gradient.
 
-``attention(q, k, v, scale=None) -> out``: all (B, H, length, D); `out` is a transposed view of
-contiguous (B, L, H, D), which is how a network goes on with it.
+``attention(q, k, v, scale=None) -> out``: all are (B, H, length, D). `out` is a transposed view of
+contiguous (B, L, H, D), the layout in which a network uses it next.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fastdiff.kernels.attention.dispatch import empty_output, run, selected
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """softmax(scale q k^T) v for every head, with float32 softmax and sums on a GPU.
+    """Return softmax(scale q k^T) v for every head. On a GPU, softmax and sums are in float32.
 
     Parameters
     ----------
     q : (B, H, L, D)
     k, v : (B, H, S, D)
-        Of the dtype and on the device of `q`. Any strides do; where the last one is 1 and rows
-        start at multiples of 16 bytes, nothing is copied: views of (B, L, H, D) storage are fine.
+        Of the dtype and on the device of `q`. Any strides are allowed. Nothing is copied if the
+        last stride is 1 and rows start at multiples of 16 bytes, as in views of (B, L, H, D).
     scale : float, optional
         1 / sqrt(D) by default.
 
@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
     Raises
     ------
     InvalidArgument
-        The tensors do not fit together: `InvalidShape` and `InvalidDtype` are kinds of it.
+        The tensors do not fit together. `InvalidShape` and `InvalidDtype` are subclasses of it.
     """
     if q.dim() != 4 or k.dim() != 4 or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise InvalidShape(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def attention(
     q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], scale: float | None = None
 ) -> NDArray[np.float64]:
-    """softmax(scale q k^T) v in float64 (arXiv 1706.03762, equation 1).
+    """Return softmax(scale q k^T) v in float64 (arXiv 1706.03762, equation 1).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Flash attention (arXiv 2205.14135, 2307.08691) in Triton: the scores never leave the chip.
+"""Flash attention (arXiv 2205.14135, 2307.08691) in Triton: scores are never written to memory.
 
-Triton's tiles have powers of two for sides. A head is cut into two such parts rather than padded
-to one: 160 is 128 + 32 and not 256, 72 is 64 + 16, 40 is 32 + 16.
+The sides of Triton's tiles are powers of two. A head is divided into two such parts rather than
+padded to one: 160 becomes 128 + 32 and not 256, 72 becomes 64 + 16, and 40 becomes 32 + 16.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ def attention_kernel(
 ):
     """Compute QUERIES rows of one head of softmax(scale q k^T) v.
 
-    Strides count UNIT elements, so that the compiler sees what they are multiples of. `scale_log2`
-    is scale / ln 2, for exponentials in base 2. HEAD and TAIL are `split`.
+    Strides are given in units of UNIT elements, which tells the compiler that they are multiples of
+    it. `scale_log2` is scale / ln 2, as exponentials are in base 2. HEAD and TAIL are those of
+    `split`.
     """
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
@@ -97,7 +98,7 @@ def attention_kernel(
         if MASK_KEYS:
             scores = tl.where((key_rows < left)[None, :], scores, float("-inf"))
 
-        # Online softmax (arXiv 1805.02867): what was summed so far is rescaled to a new maximum.
+        # Online softmax (arXiv 1805.02867): the sums so far are rescaled to the new maximum.
         new_top = tl.maximum(top, tl.max(scores, 1) * scale_log2)
         weights = tl.exp2(scores * scale_log2 - new_top[:, None])
         rescale = tl.exp2(top - new_top)
@@ -125,7 +126,7 @@ def attention_kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program works on: rows of q, rows of k and v at a time, and Triton's options."""
+    """The tile of one program: rows of q, rows of k and v at a time, and Triton's options."""
 
     queries: int
     keys: int
@@ -134,7 +135,7 @@ class Tile:
 
 
 def split(head_size: int) -> tuple[int, int]:
-    """Powers of two whose sum covers a head: the tile widths HEAD and TAIL (0 for none)."""
+    """Return powers of two whose sum covers a head: the widths HEAD and TAIL (0 for none)."""
     head = max(_SMALLEST, 1 << (head_size.bit_length() - 1))
     if head >= head_size:
         return head, 0
@@ -203,7 +204,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> Non
     q : (B, H, L, D) float16 or bfloat16
     k, v : (B, H, S, D)
     out : (B, H, L, D)
-        Overwritten. All four have any strides, but the last, which is 1.
+        Overwritten. The last stride of all four is 1; the others are free.
     scale : float
         More than 0.
 

@@ -1,8 +1,8 @@
 """Standard normal noise as a pure function of (seed, image, draw, tag, element).
 
-Nothing is stateful: the same arguments give the same bits alone, in any batch, in any order, on any
-number of threads and at every CPU level. ``reference`` defines the bits, ``eager`` gives them in
-torch on any device, and ``docs/noise.md`` says how good they are.
+There is no state: the same arguments give the same bits alone, in any batch, in any order, on any
+number of threads and at every instruction level. ``reference`` defines the bits, ``eager`` computes
+them in torch on any device, and ``docs/noise.md`` describes their quality.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fastdiff.kernels.noise import native
 __all__ = ["TAG_INITIAL", "TAG_STEP", "fill_normal", "normal"]
 
 TAG_INITIAL = 0
-"""Tag of the initial noise x_T; its draw is 0."""
+"""The tag of the initial noise x_T, whose draw is 0."""
 TAG_STEP = 1
-"""Tag of the noise of steps; the draw is the step index."""
+"""The tag of the noise of steps. The draw is the number of the step."""
 
 _BITS = {"seed": 64, "image": 48, "draw": 32, "tag": 8}
 _ELEMENT_BITS = 42
@@ -30,7 +30,7 @@ _ELEMENT_BITS = 42
 def normal(
     seed: int, image: int = 0, draw: int = 0, tag: int = 0, first: int = 0, *, count: int
 ) -> NDArray[np.float32]:
-    """Elements ``first`` to ``first + count - 1`` of one image's noise.
+    """Return elements ``first`` to ``first + count - 1`` of the noise of one image.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def normal(
     image : int
         Image number inside the request, in [0, 2^48).
     draw : int
-        Which draw of the image, such as the step index, in [0, 2^32).
+        The number of the draw of the image, such as the number of the step, in [0, 2^32).
     tag : int
         What the noise is for, in [0, 2^8): :data:`TAG_INITIAL` or :data:`TAG_STEP`.
     first, count : int

@@ -1,4 +1,4 @@
-"""The noise in CUDA C++: the header that the CPU kernels are compiled from."""
+"""The noise in CUDA C++, compiled from the same header as the CPU kernels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def fill_normal(
 ) -> None:
     """Fill each row with its own noise: ``out[r] = scale * normal(seeds[r], images[r], ...)``.
 
-    Takes and raises what :func:`fastdiff.kernels.noise.triton.fill_normal` does; one launch on the
-    current stream, which allocates nothing and waits for nothing.
+    Arguments and errors are those of :func:`fastdiff.kernels.noise.triton.fill_normal`. It is one
+    launch on the current stream, which allocates nothing and waits for nothing.
     """
     device = cuda_module.check_device(out)
     check("out", out, (torch.float32,), (None, None), device)

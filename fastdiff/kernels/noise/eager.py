@@ -23,7 +23,7 @@ def _int32(words: Tensor) -> Tensor:
 
 
 def polynomial(coefficients: Sequence[np.float32], x: Tensor) -> Tensor:
-    """Horner's rule, highest power first."""
+    """Return a polynomial by Horner's rule, highest power first."""
     p = torch.full_like(x, float(coefficients[0]))
     for coefficient in coefficients[1:]:
         p = p * x
@@ -32,7 +32,7 @@ def polynomial(coefficients: Sequence[np.float32], x: Tensor) -> Tensor:
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10 on words held in int64, whose products wrap to the right low 64 bits."""
+    """Return Philox4x32-10 of words in int64. Their products overflow to the right low 64 bits."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -46,7 +46,7 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, ...
 
 
 def box_muller(radius_words: Tensor, angle_words: Tensor) -> tuple[Tensor, Tensor]:
-    """Two standard normals of each pair of words held in int64."""
+    """Return two standard normals for each pair of words in int64."""
     x = (radius_words >> 1).to(torch.int32).to(torch.float32) + 0.5
     split = x.view(torch.int32) - (0x3F3504F3 + (31 << 23))
     n = (split >> 23).to(torch.float32)
@@ -77,7 +77,7 @@ def normal(
     count: int,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Elements ``first`` to ``first + count - 1`` of one image's noise, (count,) float32."""
+    """Return elements ``first`` to ``first + count - 1`` of one image's noise, (count,) float32."""
     quads = torch.arange(first >> 2, (first + count + 3) >> 2, dtype=torch.int64, device=device)
     c1 = torch.full_like(quads, draw)
     c2 = torch.full_like(quads, image & _LOW)

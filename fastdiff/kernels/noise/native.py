@@ -1,4 +1,4 @@
-"""The compiled noise."""
+"""The noise of the compiled CPU kernels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The definition of fastdiff's noise in NumPy float32: each line is one IEEE binary32 operation.
 
-Philox4x32-10 [1]_ makes four words of a counter and a key; Box-Muller [2]_ makes two normals of two
-words, with the logarithm, the sine and the cosine as polynomials, so that every device can give the
-same bits. ``docs/noise.md`` holds the counter layout and the accuracy.
+Philox4x32-10 [1]_ turns a counter and a key into four random words, and Box-Muller [2]_ turns two
+words into two normals. The logarithm, the sine and the cosine are polynomials, so that every device
+can compute the same bits. ``docs/noise.md`` has the layout of the counter and the accuracy.
 
 References
 ----------
@@ -52,7 +52,7 @@ COS = _hex("0x1.d4f632p-19", "-0x1.55b2b4p-12", "0x1.03c1b0p-6", "-0x1.3bd3ccp-2
 
 
 def polynomial(coefficients: Iterable[np.float32], x: Floats) -> Floats:
-    """Horner's rule, highest power first; each step is a multiplication, then an addition."""
+    """Return a polynomial by Horner's rule: each step is a multiplication, then an addition."""
     highest, *lower = coefficients
     p = np.full_like(x, highest)
     for coefficient in lower:
@@ -62,7 +62,7 @@ def polynomial(coefficients: Iterable[np.float32], x: Floats) -> Floats:
 
 
 def philox(counter: Iterable[Any], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
-    """Philox4x32-10.
+    """Return the words of Philox4x32-10.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def philox(counter: Iterable[Any], key: tuple[int, int]) -> tuple[Words, Words, 
 
 
 def minus_two_log(words: Words) -> Floats:
-    """-2 ln u for u = (word // 2 + 1/2) / 2^31, the midpoints of 2^31 equal cells."""
+    """Return -2 ln u for u = (word // 2 + 1/2) / 2^31, a midpoint of 2^31 equal cells of (0, 1)."""
     x = (words >> U(1)).astype(I).astype(F)
     x = x + F(0.5)
     split = x.view(I) - I(_SQRT_HALF_BITS + (31 << 23))
@@ -112,7 +112,10 @@ def minus_two_log(words: Words) -> Floats:
 
 
 def unit_circle(words: Words) -> tuple[Floats, Floats]:
-    """Points of the unit circle: bit 31 signs the cosine, bit 30 swaps, 30 bits are the angle."""
+    """Return points of the unit circle.
+
+    Bit 31 is the sign of the cosine, bit 30 exchanges sine and cosine, and 30 bits are the angle.
+    """
     x = ((words << U(2)) | U(2)).view(I).astype(F)
     x = x * F(2.0**-31)  # the angle is pi/4 x
     xx = x * x
@@ -125,14 +128,14 @@ def unit_circle(words: Words) -> tuple[Floats, Floats]:
 
 
 def box_muller(radius_words: Words, angle_words: Words) -> tuple[Floats, Floats]:
-    """Two independent standard normals of each pair of words; |z| <= sqrt(64 ln 2) = 6.660."""
+    """Return two independent standard normals for each pair of words; |z| is at most 6.660."""
     radius = np.sqrt(minus_two_log(radius_words))
     first, second = unit_circle(angle_words)
     return radius * first, radius * second
 
 
 def normal(seed: int, image: int, draw: int, tag: int, first: int, count: int) -> Floats:
-    """Elements ``first`` to ``first + count - 1`` of one image's noise, (count,) float32."""
+    """Return elements ``first`` to ``first + count - 1`` of one image's noise, (count,) float32."""
     quads = np.arange(first >> 2, (first + count + 3) >> 2, dtype=Q)
     top = Q(tag << 24 | image >> 32) | (quads >> _WORD) << Q(16)
     counter = (quads & _LOW, draw, image & 0xFFFFFFFF, top)

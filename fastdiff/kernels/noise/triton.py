@@ -1,7 +1,7 @@
 """The noise in Triton: the same bits as :mod:`.reference`.
 
-Only float32 addition, multiplication and the correctly rounded square root are used, without
-contraction; Philox is Triton's own.
+It uses float32 addition, multiplication and the correctly rounded square root only, and no fused
+multiply-add. Philox is Triton's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ELEMENT_BITS = 42
 
 @triton.jit
 def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr):
-    """Horner's rule, highest power first; each step is a multiplication, then an addition."""
+    """Return a polynomial by Horner's rule: each step is a multiplication, then an addition."""
     p = tl.full(x.shape, coefficients[0], tl.float32)
     for i in tl.static_range(1, degree + 1):
         p = p * x + coefficients[i]
@@ -38,7 +38,7 @@ def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr):
 
 @triton.jit
 def minus_two_log(word):
-    """-2 ln u for u = (word // 2 + 1/2) / 2^31, the midpoints of 2^31 equal cells."""
+    """Return -2 ln u for u = (word // 2 + 1/2) / 2^31, a midpoint of 2^31 equal cells of (0, 1)."""
     x = (word >> 1).to(tl.int32).to(tl.float32) + 0.5
     split = x.to(tl.int32, bitcast=True) - (SQRT_HALF_BITS + (31 << 23))
     n = (split >> 23).to(tl.float32)  # u = 2^n (1 + f)
@@ -52,7 +52,10 @@ def minus_two_log(word):
 
 @triton.jit
 def unit_circle(word):
-    """Points of the unit circle: bit 31 signs the cosine, bit 30 swaps, 30 bits are the angle."""
+    """Return points of the unit circle.
+
+    Bit 31 is the sign of the cosine, bit 30 exchanges sine and cosine, and 30 bits are the angle.
+    """
     x = ((word << 2) | 2).to(tl.int32, bitcast=True).to(tl.float32) * ANGLE_UNIT
     xx = x * x
     sine = polynomial(xx, SIN, 3) * x
@@ -64,7 +67,7 @@ def unit_circle(word):
 
 @triton.jit
 def box_muller(radius_word, angle_word):
-    """Two independent standard normals of each pair of words."""
+    """Return two independent standard normals for each pair of words."""
     radius = tl.sqrt_rn(minus_two_log(radius_word))
     first, second = unit_circle(angle_word)
     return radius * first, radius * second
@@ -72,10 +75,10 @@ def box_muller(radius_word, angle_word):
 
 @triton.jit
 def normals(seed, image, draw, tag, quad_low, quad_high):
-    """Four normals of each quad of elements, in order of the elements.
+    """Return the four normals of each quad of elements, in order of the elements.
 
-    ``quad_low`` holds bits 0 to 31 of the quads' numbers and ``quad_high`` bits 32 to 39; all
-    arguments but ``seed`` and ``image``, which are 64-bit words, are uint32.
+    ``quad_low`` holds bits 0 to 31 of the numbers of the quads, and ``quad_high`` bits 32 to 39.
+    ``seed`` and ``image`` are 64-bit words; all other arguments are uint32.
     """
     top = (tag << 24) | (quad_high << 16) | ((image >> 32) & 0xFFFF).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(seed, quad_low, draw, image.to(tl.uint32), top)
@@ -97,7 +100,7 @@ def fill_kernel(
     skip: tl.int32,
     BLOCK: tl.constexpr,
 ):
-    """One chunk of one row; ``skip`` elements of the first quad come before the row's first."""
+    """Fill one chunk of one row. The row begins ``skip`` elements after its first quad does."""
     draw, tag = draw.to(tl.uint32), tag.to(tl.uint32)  # the interpreter makes all integers int64
     chunks = tl.cdiv(n + skip, BLOCK)
     row = tl.program_id(0) // chunks
@@ -124,7 +127,7 @@ def fill_normal(
 ) -> None:
     """Fill each row with its own noise: ``out[r] = scale * normal(seeds[r], images[r], ...)``.
 
-    One launch on the current stream; allocates nothing and waits for nothing.
+    It is one launch on the current stream, which allocates nothing and waits for nothing.
 
     Parameters
     ----------
@@ -143,7 +146,7 @@ def fill_normal(
     ------
     InvalidArgument
         If an argument is out of its range or a tensor does not fit; `InvalidShape` and
-        `InvalidDtype` are kinds of it.
+        `InvalidDtype` are subclasses of it.
     Unavailable
         If ``out`` is not where Triton kernels run.
     """

@@ -1,7 +1,7 @@
-"""The pass before a step that needs to know whole images: dynamic thresholding, guidance rescale.
+"""The pass before a step for what depends on the whole image: thresholding and guidance rescale.
 
-Each is one number per row, which goes into the row's own copy of its table row. With k = 1 and
-s = 1 where a row does not ask for them:
+Each of the two gives one number for a row, which changes the row's own copy of its table row. For
+rows that do not ask for them, k = 1 and s = 1:
 
     k = phi std(m_c) / std(m) + 1 - phi                        guidance rescale
     s = clamp(quantile(|p x + q k m|, ratio), 1, max_value)    dynamic thresholding
@@ -28,16 +28,16 @@ _X_M, _H_M = TABLE["x"] + _M, TABLE["h"] + _M
 def adaptation(
     rescale: float = 0.0, ratio: float | None = None, limit: float = 1.0, *, numel: int
 ) -> list[float]:
-    """Return what `adapt` reads of a slot.
+    """Return the three numbers that `adapt` reads for a slot.
 
     Parameters
     ----------
     rescale : float
-        phi, 0 to 1; 0 for none.
+        phi of guidance rescale, 0 to 1; 0 for none.
     ratio : float or None
         Quantile of dynamic thresholding, 0 to 1; None for none.
     limit : float
-        Its max_value.
+        The max_value of dynamic thresholding.
     numel : int
         Elements of an image, n. The quantile lies at rank ``ratio (n - 1)`` of the sorted values
         and is linear between neighbours, as in ``torch.quantile``.
@@ -56,7 +56,7 @@ def adapt(
     rescale: bool,
     threshold: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the table rows and the records with which to call the step kernel.
+    """Return the table rows and the records that the step kernel is then called with.
 
     Parameters
     ----------
@@ -65,21 +65,21 @@ def adapt(
     rows : (B, 40) uint8
         BATCH_ROW records, padding included.
     wishes : (S, 3) float64
-        `adaptation` of each slot.
+        What `adaptation` returns, for each slot.
     state : (S, n) float32
         x of each slot.
     output : (E, m) float32, bfloat16 or float16
         What the denoiser returned.
     rescale, threshold : bool
-        Whether any row asks for it; what nobody asks for is not computed.
+        Whether any row asks for it. Otherwise it is not computed.
 
     Returns
     -------
     table : (B, 96) uint8
-        The table row of each record, adapted. Rows that ask for nothing keep their bits. Where k or
-        s is not finite, the step is not either.
+        A copy of the table row of each record, adapted. Rows that ask for nothing keep their bits.
+        If k or s is not finite, neither is the result of the step.
     rows : (B, 40) uint8
-        The records, pointing there.
+        The records, which refer to these table rows.
     """
     batch = BatchColumns(rows)
     slots, n = batch.index("slot"), state.shape[1]
@@ -104,7 +104,7 @@ def adapt(
 
 
 def _outputs(batch: BatchColumns, output: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return m_c and m, (B, n) float32, and whether they differ, (B, 1) bool."""
+    """Return m_c and m, (B, n) float32, and whether a row is guided, (B, 1) bool."""
     conditional, unconditional = batch.index("cond"), batch.index("uncond")
     guided = unconditional >= 0
     m_c, m_u = (
@@ -115,18 +115,21 @@ def _outputs(batch: BatchColumns, output: Tensor, n: int) -> tuple[Tensor, Tenso
 
 
 def _rescale_factor(m_c: Tensor, m: Tensor, phi: Tensor) -> Tensor:
-    """Return k, (B, 1); 1 where m is constant."""
+    """Return k, (B, 1), which is 1 where m is constant."""
     values = torch.stack([m_c, m])
     deviations = values - _sum(values) / values.shape[-1]
     squares = _sum(deviations * deviations)
     k = phi * torch.sqrt(squares[0] / squares[1]) + (1.0 - phi)
-    # A row whose deviation overflows must fail, also where a clip would hide that k is infinite.
+    # A row whose deviation overflows must fail, even if a clip would hide that k is infinite.
     k = torch.where(k.isfinite(), k, math.nan)
     return torch.where(squares[1] == 0, 1.0, k)
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Sum over the last axis, kept, by halving: an order that no batch and no device changes."""
+    """Return the sum over the last axis, which is kept.
+
+    Halves are added repeatedly: an order of additions that no batch and no device changes.
+    """
     while (n := values.shape[-1]) > 1:
         half = n // 2
         pairs = values[..., :half] + values[..., half : 2 * half]
@@ -135,8 +138,8 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def _quantile(values: Tensor, rank: Tensor) -> Tensor:
-    """Return what lies at fractional `rank`, (B, 1) float64, of the sorted rows of (B, n)."""
-    # torch.quantile has a limit of 2^24 elements, and one rank for all rows.
+    """Return the values at a fractional `rank`, (B, 1) float64, of the sorted rows of (B, n)."""
+    # torch.quantile takes at most 2^24 elements, and one rank for all rows.
     ascending = values.sort(dim=1).values
     lower = rank.floor().clamp(min=0.0)
     below = lower.long()

@@ -2,8 +2,8 @@
 
     x = mask x + (1 - mask) (alpha image + sigma noise)
 
-at the level on which the step ends, as RePaint does for its known region (arXiv 2201.09865, eq. 8).
-Where the mask is 0 and sigma is 0, x is the image exactly.
+alpha and sigma are those of the noise level at which the step ends, as RePaint does it for the
+known region (arXiv 2201.09865, eq. 8). Where the mask and sigma are 0, x is exactly the image.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fastdiff.kernels.passes.columns import TABLE, BatchColumns
 
 @dataclass(frozen=True)
 class Kept:
-    """What is known of the image in each slot.
+    """The known image in each slot.
 
     Attributes
     ----------
     active : (S,) bool
-        Whether the slot's row is blended at all; if not, the others are not read.
+        Whether the row in the slot is blended. If not, the other tensors are not read for it.
     mask : (S, n) float32
         1 where the image is painted anew, 0 where it is kept.
     images : (S, n) float32
@@ -48,9 +48,9 @@ def blend(
     table : (R, 96) uint8
         TABLE_ROW records.
     levels : (R, 2) float32
-        alpha and sigma on which each table row ends.
+        The noise level, alpha and sigma, at which each table row ends.
     rows : (B, 40) uint8
-        BATCH_ROW records. Padding writes to the last slot, so with padding it is nobody's.
+        BATCH_ROW records. Padding writes to the last slot, which must be unused if there is any.
     kept : Kept
     state : (S, n) float32
         x of each slot.

@@ -1,4 +1,4 @@
-"""The records of docs/contracts.md as torch sees them: bytes, and the words of each field."""
+"""Access from torch to the records of docs/contracts.md, which are tensors of bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 
 def _words(record: np.dtype[np.void]) -> dict[str, int]:
-    """Return the index of each field's first 4-byte word."""
+    """Return for each field the index of its first 4-byte word."""
     return {name: offset // 4 for name, (_, offset, *_) in (record.fields or {}).items()}
 
 
@@ -21,7 +21,7 @@ _BATCH = _words(BATCH_ROW)
 class BatchColumns:
     """The columns of (B, 40) uint8 BATCH_ROW records, for indexing.
 
-    The fields of a padding record are whatever an earlier batch left there, so they read as 0.
+    The fields of a padding record have old values of earlier batches, so they are read as 0.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -39,7 +39,7 @@ class BatchColumns:
         return self._words.view(torch.float32)[:, column : column + 1]
 
     def slots(self, padding: int) -> Tensor:
-        """Return where the rows' state lives, (B,) int64; `padding` for padding."""
+        """Return the slots of the rows, (B,) int64; `padding` for those that are padding."""
         return torch.where(self._slot >= 0, self._slot, padding).long()
 
 

@@ -17,7 +17,7 @@ from fastdiff.records import BATCH_ROW, TABLE_ROW
 
 __all__ = ["step"]
 
-# Comparing structured dtypes takes a microsecond, so those already accepted are kept, by identity.
+# Dtypes that were accepted before, by identity. Comparing structured dtypes takes a microsecond.
 _accepted: dict[tuple[str, int], np.dtype[np.void]] = {}
 
 
@@ -32,15 +32,15 @@ def step(
     denoised: Array | None = None,
     own_threads: bool = False,
 ) -> NDArray[np.uint8]:
-    """One solver step of each row of a batch, on torch's number of threads.
+    """Take one solver step of each row of a batch, on as many threads as torch uses.
 
-    Arrays are contiguous, in CPU memory, torch or NumPy. Arrays that are written share no memory
-    with each other or with ``output``.
+    Arrays are of torch or NumPy, contiguous and in CPU memory. Arrays that are written must not
+    share memory with each other or with ``output``.
 
     Parameters
     ----------
     table : ndarray, (R,) of TABLE_ROW
-        Solver steps.
+        The rows of solver tables.
     rows : ndarray, (B,) of BATCH_ROW
         The batch; no two rows have the same slot.
     state : (S, n) float32
@@ -61,7 +61,7 @@ def step(
     Returns
     -------
     ndarray, (B,) uint8
-        Not 0 where any m, v or x' of a row is not finite. The row's state is updated all the same.
+        Not 0 if an m, v or x' of the row is not finite. The state of the row is updated anyway.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What the device kernels ask of their arguments, in Triton as in CUDA C++.
+"""Checks of the arguments of the step kernels in Triton and in CUDA C++.
 
-The records' contents cannot be checked without waiting for the device: indices must be in range and
-slots distinct.
+The contents of the records are not checked, since that would mean waiting for the device. Their
+indices must be in range, and their slots distinct.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check_gather(
 
 
 def _check_records(table: Tensor, rows: Tensor, device: torch.device) -> int:
-    """Check the records' containers; return the number of batch rows."""
+    """Check the tensors of records, not the contents; return the number of batch rows."""
     for name, records, dtype in (("table", table, TABLE_ROW), ("rows", rows, BATCH_ROW)):
         check(name, records, _BYTES, (None, dtype.itemsize), device)
         if records.data_ptr() % 8:

@@ -1,8 +1,8 @@
-"""The solver step and the gather of the denoiser's inputs in CUDA C++, one launch each.
+"""The solver step, and the gathering of the denoiser's inputs, in CUDA C++, each in one launch.
 
-The arithmetic is the header that the CPU kernels are compiled from. Records are device data, so a
-captured launch can be replayed at any step of any solver. Their contents cannot be checked without
-waiting for the device: indices must be in range and slots distinct.
+The arithmetic is in the header that the CPU kernels are compiled from, too. Records are in device
+memory, so a captured launch can be replayed at any step of any solver. Their contents are not
+checked, since that would mean waiting for the device: indices must be in range, slots distinct.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastdiff.kernels.step.arguments import check_gather, check_step
 
 __all__ = ["gather", "step"]
 
-# Where the blocks of a row are counted, zero between launches, for each flags tensor.
+# The counters of the blocks of each row, for each tensor of flags. They are zero between launches.
 _tickets = WeakTensorKeyDictionary()
 
 
@@ -32,11 +32,11 @@ def step(
     next_input: Tensor | None = None,
     denoised: Tensor | None = None,
 ) -> None:
-    """One solver step of each row of a batch, in one launch on the current stream.
+    """Take one solver step of each row of a batch, in one launch on the current stream.
 
-    Takes what :func:`fastdiff.kernels.step.triton.step` takes. Nothing is waited for, and nothing
-    allocated but four bytes a row when a ``flags`` tensor is first seen: keep one, and let no two
-    launches use it at a time.
+    The arguments are those of :func:`fastdiff.kernels.step.triton.step`. It waits for nothing. When
+    a ``flags`` tensor is first used, four bytes are allocated for each row, so the tensor should be
+    kept. Two launches must not use the same one at the same time.
 
     Raises
     ------
@@ -73,9 +73,10 @@ def step(
 
 
 def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor) -> None:
-    """Collect what the denoiser gets for each row of a batch, in one launch.
+    """Gather the inputs of the denoiser for each row of a batch, in one launch.
 
-    Takes what :func:`fastdiff.kernels.step.triton.gather` takes, and raises what :func:`step` does.
+    The arguments are those of :func:`fastdiff.kernels.step.triton.gather`, and the errors those of
+    :func:`step`.
     """
     device = cuda_module.check_device(x)
     batch = _rows_of_a_launch(check_gather(device, table, rows, next_input, x, t))

@@ -1,7 +1,7 @@
-"""The solver step in NumPy, one line for each line of ``docs/contracts.md``.
+"""The solver step in NumPy, with one line for each line of ``docs/contracts.md``.
 
-In float64 it is the reference for accuracy; in float32 each line is one rounding, and the result
-has the bits of the compiled kernel.
+In float64 it is the reference for accuracy. In float32 each line rounds once, and the result has
+the bits of the compiled kernels.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LN2_LOW = np.float32(float.fromhex("0x1.7f7d1cp-20"))
 
 
 def exponential(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """e^x in float32 operations, x clamped to [-87, 88]: the bits of the compiled kernels.
+    """Return e^x for x clamped to [-87, 88], with the bits of the compiled kernels.
 
-    Cody and Waite's reduction x = n ln 2 + r, then a polynomial in r.
+    Cody and Waite's reduction writes x = n ln 2 + r, and a polynomial in r gives e^r.
     """
     x = np.clip(x, np.float32(EXP_LOW), np.float32(EXP_HIGH))
     shift = np.float32(1.5 * 2**23)  # adding it rounds to an integer
@@ -66,15 +66,15 @@ def step(
     denoised: NDArray[Any] | None = None,
     dtype: DTypeLike = np.float64,
 ) -> NDArray[np.uint8]:
-    """One solver step of each row of a batch, in place.
+    """Take one solver step of each row of a batch, in place.
 
-    Takes what :func:`fastdiff.kernels.step.step` takes, in NumPy arrays of any floating dtype.
-    Arithmetic is done in ``dtype`` and rounded again to the arrays' dtypes when stored.
+    The arguments are those of :func:`fastdiff.kernels.step.step`, as NumPy arrays of any floating
+    dtype. Arithmetic is done in ``dtype``. Results are rounded to the dtypes of the arrays.
 
     Returns
     -------
     ndarray, (B,) uint8
-        1 where any m, v or x' of a row is not finite.
+        1 if an m, v or x' of the row is not finite, else 0.
     """
     real = np.dtype(dtype).type
     n = state.shape[1]
@@ -128,7 +128,7 @@ def step(
 
 
 def _combine(coefficients: NDArray[Any], terms: list[tuple[int, NDArray[Any]]]) -> NDArray[Any]:
-    """Sum of coefficient times column, from left to right."""
+    """Return the sum of coefficients times columns, added from left to right."""
     (column, values), *rest = terms
     total: NDArray[Any] = coefficients[column] * values
     for column, values in rest:

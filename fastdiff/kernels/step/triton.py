@@ -1,8 +1,9 @@
-"""The solver step and the gather of the denoiser's inputs in Triton, one launch each.
+"""The solver step, and the gathering of the denoiser's inputs, in Triton, each in one launch.
 
 The arithmetic is that of ``docs/contracts.md``, with the bits of the compiled CPU kernels. Records
-are device data, so a captured launch can be replayed at any step of any solver. Their contents
-cannot be checked without waiting for the device: indices must be in range and slots distinct.
+are in device memory, so a captured launch can be replayed at any step of any solver. Their contents
+are not checked, since that would mean waiting for the device: indices must be in range, slots
+distinct.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastdiff.kernels.triton_module import MAX_ELEMENTS
 
 __all__ = ["gather", "step"]
 
-# What a row's chunks count in, zero between launches, for each flags tensor that step has seen.
+# The counters of the chunks of each row, for each tensor of flags. They are zero between launches.
 _arrivals = WeakTensorKeyDictionary()
 
 
@@ -33,11 +34,12 @@ def step(
     next_input: Tensor | None = None,
     denoised: Tensor | None = None,
 ) -> None:
-    """One solver step of each row of a batch, in one launch on the current stream.
+    """Take one solver step of each row of a batch, in one launch on the current stream.
 
-    All tensors are contiguous and on one device. Those that are written share no memory with each
-    other or with ``output``. Nothing is waited for, and nothing allocated but eight bytes a row
-    when a ``flags`` tensor is first seen: keep one, and let no two launches use it at a time.
+    All tensors are contiguous and on one device. Those that are written must not share memory with
+    each other or with ``output``. The call waits for nothing. When a ``flags`` tensor is first
+    used, eight bytes are allocated for each row, so the tensor should be kept. Two launches must
+    not use the same one at the same time.
 
     Parameters
     ----------
@@ -98,10 +100,10 @@ def step(
 
 
 def gather(table: Tensor, rows: Tensor, next_input: Tensor, x: Tensor, t: Tensor) -> None:
-    """Collect what the denoiser gets for each row of a batch, in one launch.
+    """Gather the inputs of the denoiser for each row of a batch, in one launch.
 
-    ``x[r] = next_input[slot]`` and ``t[r] = table[table_row].t`` for r = cond of each row of the
-    batch, and for r = uncond where it is not -1.
+    It sets ``x[r] = next_input[slot]`` and ``t[r] = table[table_row].t`` for r = cond of each row
+    of the batch, and for r = uncond if that is not -1.
 
     Parameters
     ----------

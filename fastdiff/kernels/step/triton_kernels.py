@@ -1,8 +1,8 @@
 """The device code of :mod:`.triton`.
 
-A program does one chunk of one row of the batch. It reads its records from device memory, so rows
-may be at any step of any solver, and loads what a row does not use with a false mask: nothing is
-read then, and no branch stands between the loads, which are in flight together.
+A program computes one chunk of one row of the batch. It reads its records from device memory, so
+rows may be at any step of any solver. What a row does not use is loaded with a false mask. Such a
+load reads nothing, and it needs no branch, so that all loads can be in flight together.
 """
 
 from __future__ import annotations
@@ -33,44 +33,44 @@ EXP = tl.constexpr(tuple(float(c) for c in reference.EXP_COEFFICIENTS))
 LOG2_E, LN2_HIGH, LN2_LOW = (
     tl.constexpr(float(c)) for c in (reference.LOG2_E, reference.LN2_HIGH, reference.LN2_LOW)
 )
-ROUND = tl.constexpr(1.5 * 2**23)  # adding it rounds to an integer, kept in the low bits
+ROUND = tl.constexpr(1.5 * 2**23)  # adding it leaves a rounded integer in the low bits
 ROUND_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
 def field(record, offset: tl.constexpr, dtype: tl.constexpr):
-    """One field of a record, the same for all threads."""
+    """Load one field of a record, which is the same for all threads."""
     return tl.load((record + offset).to(tl.pointer_type(dtype)))
 
 
 @triton.jit
 def coefficient(combination, column: tl.constexpr):
-    """One coefficient of ``x`` or ``h`` of a table row."""
+    """Load one coefficient of ``x`` or ``h`` of a table row."""
     return field(combination, 4 * column, tl.float32)
 
 
 @triton.jit
 def count_if(used, n):
-    """How many elements of an array to load or store: ``i < count_if(...)`` is the mask."""
+    """Return how many elements of an array to access: ``i < count_if(...)`` is the mask."""
     return tl.where(used, n, 0)
 
 
 @triton.jit
 def clamp(value, low, high):
-    """Limit a value as the C++ kernels do; a NaN comes through."""
+    """Limit a value as the C++ kernels do. NaN stays NaN."""
     value = tl.where(value < low, low, value)
     return tl.where(value > high, high, value)
 
 
 @triton.jit
 def is_finite(value):
-    """Neither infinite nor NaN."""
+    """Return whether a value is neither infinite nor NaN."""
     return tl.abs(value) < float("inf")
 
 
 @triton.jit
 def exponential(x):
-    """e^x for x clamped to [-87, 88], as in csrc/include/fastdiff/exponential.h."""
+    """Return e^x for x clamped to [-87, 88], as in csrc/include/fastdiff/exponential.h."""
     x = clamp(x, EXP_LOW, EXP_HIGH)
     shifted = x * LOG2_E + ROUND
     n = shifted - ROUND
@@ -83,7 +83,7 @@ def exponential(x):
 
 @triton.jit
 def guided(output, output_elements, row, i, n):
-    """Guided model output of the elements: m_u + g (m_c - m_u), or m_c."""
+    """Return the guided output of the network, m_u + g (m_c - m_u), or m_c without guidance."""
     cond = output + field(row, COND, tl.int32).to(tl.int64) * output_elements
     m = tl.load(cond + i, i < n, 0.0).to(tl.float32)
     index = field(row, UNCOND, tl.int32)
@@ -94,7 +94,7 @@ def guided(output, output_elements, row, i, n):
 
 @triton.jit
 def step_noise(row, chunk, BLOCK: tl.constexpr):
-    """Noise of one chunk of a batch row."""
+    """Return the noise of one chunk of a row."""
     quad = chunk * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
     seed, image = field(row, SEED, tl.int64), field(row, IMAGE, tl.int64)
     draw = field(row, DRAW, tl.uint32)
@@ -110,9 +110,9 @@ def add_term(total, counts, c, value):
 
 @triton.jit
 def write_flag(flags, arrivals, b, chunks, bad):
-    """Write a row's flag once, when the last of its chunks arrives; its counter is 0 again then.
+    """Write the flag of a row when the last of its chunks arrives, and reset its counter to 0.
 
-    The low half of the counter counts chunks, the high half those that are not finite.
+    The low half of the counter counts chunks, and the high half those that are not finite.
     """
     before = tl.atomic_add(arrivals + b, (bad.to(tl.int64) << 32) + 1, sem="relaxed")
     if (before & 0xFFFFFFFF) == chunks - 1:
@@ -137,7 +137,7 @@ def step_kernel(
     HISTORY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One chunk of one batch row; ``plane`` is S n, the elements of a history slot."""
+    """Take the step for one chunk of one row. ``plane`` is S n, the elements of a history slot."""
     chunks = tl.cdiv(n, BLOCK)
     b = tl.program_id(0) // chunks
     chunk = tl.program_id(0) % chunks
@@ -195,7 +195,7 @@ def step_kernel(
 
 @triton.jit
 def gather_kernel(table, rows, next_input, x, t, n: tl.int32, BLOCK: tl.constexpr):
-    """One chunk of one batch row, to its conditional and unconditional rows of x."""
+    """Copy one chunk of a row to its conditional and unconditional rows of x."""
     chunks = tl.cdiv(n, BLOCK)
     chunk = tl.program_id(0) % chunks
     row = rows + tl.program_id(0) // chunks * ROW_BYTES

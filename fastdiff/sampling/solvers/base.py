@@ -20,7 +20,7 @@ from fastdiff.sampling.solvers.grid import Grid, thresholding
 from fastdiff.sampling.table import StepTable
 
 REGISTRY: dict[str, type[Solver]] = {}
-"""Every solver class by name; a class enters when it is defined."""
+"""Every solver class by name. A class is added when it is defined."""
 
 COMPAT = ("diffusers",)
 
@@ -39,9 +39,9 @@ class Solver(ABC):
     required: ClassVar[Mapping[str, Any]] = {}
     """Settings of a configuration that must have this value (or be absent), such as predict_x0."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Options to take from a configuration although a `Schedule` holds them too."""
+    """Options that are read from a configuration although a `Schedule` has them too."""
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """Values of an option that diffusers replaces, because they belong to a sibling class."""
+    """Values of an option that belong to another class, and what diffusers replaces them by."""
 
     def __init_subclass__(cls, *, name: str, schedulers: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -49,7 +49,7 @@ class Solver(ABC):
         REGISTRY[name] = cls
 
     def __post_init__(self) -> None:
-        """Check the options whose type says all; a subclass checks the others."""
+        """Check the options for which their type is enough; a subclass checks the others."""
         for option in fields(self):
             value, kind = plain(getattr(self, option.name)), str(option.type)
             object.__setattr__(self, option.name, value)
@@ -62,9 +62,9 @@ class Solver(ABC):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Solver | None:
-        """Return this solver with the options of a diffusers configuration, or None if not its.
+        """Return this solver for a diffusers configuration, or None if another solver runs it.
 
-        Options that a `Schedule` holds as well stay None, which means "as the schedule says".
+        Options that a `Schedule` has as well stay None, which means "as the schedule says".
 
         Raises
         ------
@@ -108,7 +108,7 @@ class Solver(ABC):
             How the model was trained.
         steps : int, optional
             Steps, 1 to ``schedule.num_train_timesteps``, spaced as the schedule says. A step is
-            one evaluation of the network, of `heun` and its like two, which are two rows.
+            one evaluation of the network and one row; with `heun` and its like it is two.
         timesteps : sequence of float, optional
             The times themselves, strictly descending, instead of `steps`.
         compat : {"diffusers"}, optional
@@ -117,9 +117,9 @@ class Solver(ABC):
             The noise levels themselves, strictly descending, instead of `steps`: sigma / alpha for
             a vp schedule, sigma for ve and edm, and for flow sigma before its shift.
         start : int
-            Leave out the first `start` steps, to begin with data that are noised to the level of
-            the next one. A multistep method begins anew, at low order. As ``set_begin_index`` in
-            diffusers.
+            Leave out the first `start` steps, to begin with data that are noised to the noise level
+            of the next one, as ``set_begin_index`` in diffusers. A multistep method begins anew, at
+            low order.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Solver(ABC):
         sigmas: Sequence[float] | None,
         compat: bool,
     ) -> Path:
-        """Return where the network is evaluated; a solver with times of its own overrides this."""
+        """Return the path of the run. A solver that chooses its own times overrides this."""
         return visit(schedule, self.rules, steps, timesteps, sigmas, compat=compat)
 
     @abstractmethod
@@ -161,7 +161,7 @@ class Solver(ABC):
         inner: npt.ArrayLike = False,
         **extra: Any,
     ) -> StepTable:
-        """Complete `update` with what follows from the grid and the schedule."""
+        """Return the table of `update`, with all that follows from the grid and the schedule."""
         n, scale = len(grid), schedule.data_scale
         p, q = denoised_coefficients(schedule.prediction_type, grid.alpha, grid.sigma, scale)
         return StepTable(

@@ -21,15 +21,15 @@ from fastdiff.sampling.table import StepTable
 class Consistency(Solver, name="consistency", schedulers=("FlowMatchEulerDiscreteScheduler",)):
     """Multistep consistency sampling, arXiv 2303.01469, Algorithm 1: x' = alpha' D + s z.
 
-    For a network that predicts the data at every level in one go. The last step ends on its
-    answer. A network that takes sigma itself is a ``Schedule(process="ve")``, with ``sigmas=`` or
-    ``timesteps=``, which are the same there.
+    It is for networks that predict the data from any noise level at once. The last step returns the
+    prediction. A network that takes sigma itself needs ``Schedule(process="ve")``, for which
+    ``sigmas=`` and ``timesteps=`` are the same.
 
     Parameters
     ----------
     sigma_data_end : float
-        Level of the data that the network's answers have, epsilon in the paper: the fresh noise
-        has deviation s = sqrt(sigma'^2 - epsilon^2). 0, the default, makes s = sigma'.
+        Noise level of what the network predicts, epsilon in the paper. The fresh noise has
+        deviation s = sqrt(sigma'^2 - epsilon^2), which is sigma' for the default, 0.
     clip_sample : bool
         Clip the denoised estimate.
     clip_sample_range : float, optional
@@ -64,8 +64,8 @@ class Consistency(Solver, name="consistency", schedulers=("FlowMatchEulerDiscret
 class LCM(Solver, name="lcm", schedulers=("LCMScheduler",)):
     """Latent consistency models, arXiv 2310.04378, Algorithm 3.
 
-    As `Consistency`, with the answer f = c_skip x + c_out D of eq. 9, which is the identity at time
-    0. Its times are taken from those of distillation.
+    As `Consistency`, but with the prediction f = c_skip x + c_out D of eq. 9, which is x itself at
+    time 0. The times are chosen from those of distillation.
 
     Parameters
     ----------

@@ -72,8 +72,9 @@ class DDIM(Solver, name="ddim", schedulers=("DDIMScheduler",)):
 class DDIMInverse(Solver, name="ddim_inverse", schedulers=("DDIMInverseScheduler",)):
     """DDIM from data to noise: eq. 12 with eta = 0 and the times reversed (sec. 4.3).
 
-    The state starts as the data. A step from one level to a noisier one asks the network about the
-    noisier time: its own level, where there is no noise at first, is none it was trained for.
+    The state starts as the data. A step from one noise level to a higher one evaluates the network
+    at the time of the higher one, since the first step starts without noise, and the network was
+    not trained for that.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ class DDIMInverse(Solver, name="ddim_inverse", schedulers=("DDIMInverseScheduler
 
 
 def data_level(schedule: Schedule) -> Level:
-    """Where DDIM ends: the data, or the least level of training."""
+    """Return where DDIM ends: at the data, or at the lowest noise level of training."""
     if schedule.set_alpha_to_one or schedule.process != "vp":
         return 1.0, 0.0
     alpha, sigma = schedule.level(0)
@@ -133,7 +134,7 @@ def data_level(schedule: Schedule) -> Level:
 def _one_stride_below(
     schedule: Schedule, path: Path, final: Level
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the levels at t - T // n, and `final` where that is negative."""
+    """Return the noise levels at t - T // n, or `final` where that time is negative."""
     to = path.t - schedule.num_train_timesteps // (path.skipped + len(path))
     alpha, sigma = schedule.level(np.maximum(to, 0.0))
     return np.where(to >= 0, alpha, final[0]), np.where(to >= 0, sigma, final[1])

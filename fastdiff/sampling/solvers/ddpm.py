@@ -14,7 +14,7 @@ from fastdiff.sampling.solvers.base import Solver
 from fastdiff.sampling.solvers.grid import Grid, broken_levels, clip_limit, training_grid
 from fastdiff.sampling.table import StepTable
 
-# diffusers keeps the logarithm of a variance above this.
+# diffusers does not let a variance fall below this before it takes the logarithm.
 _SMALLEST_VARIANCE = 1e-20
 
 Float64Array = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DDPM(Solver, name="ddpm", schedulers=("DDPMScheduler",)):
-    """Ancestral sampling, eq. 6 and 7 and Algorithm 2, between any two times.
+    """Ancestral sampling between any two times: eq. 6 and 7 and Algorithm 2.
 
     The step from t to s has beta = 1 - alpha_t^2 / alpha_s^2 and the posterior variance
     beta~ = sigma_s^2 / sigma_t^2 beta. The last step, onto the data, draws no noise.

@@ -24,8 +24,8 @@ from fastdiff.sampling.table import StepTable
 class DEIS(Solver, name="deis", schedulers=("DEISMultistepScheduler",)):
     """Adams-Bashforth for epsilon in log rho, rho = sigma / alpha (DEIS, rho-AB in log rho).
 
-    x / alpha grows by the integral of epsilon over rho, with epsilon the polynomial in log rho
-    through the last evaluations.
+    x / alpha changes by the integral of epsilon over rho. There, epsilon is the polynomial in
+    log rho through the last evaluations.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class DEIS(Solver, name="deis", schedulers=("DEISMultistepScheduler",)):
         return orders
 
     def _row(self, grid: Grid, i: int, order: int) -> Row:
-        """Return row i; H1, H2 are the last epsilons."""
+        """Return row i. H1 and H2 are the last two epsilons."""
         c = Columns(self.solver_order - 1)
         alpha, sigma = float(grid.alpha[i]), float(grid.sigma[i])
         alpha_to, sigma_to = float(grid.alpha_to[i]), float(grid.sigma_to[i])

@@ -22,7 +22,7 @@ SOLVER_TYPES = ("midpoint", "heun")
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 ORDERS = (1, 2, 3)
 FEW_STEPS = 15
-"""Below this, lower_order_final applies, as in the authors' code."""
+"""Below this number of steps, lower_order_final applies, as in the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DPMpp2M(
         Lower the order towards the end when there are fewer than 15 steps. A step onto sigma = 0,
         where h is infinite, is first order in any case.
     euler_at_final : bool
-        Make the last step first order however many there are.
+        Make the last step first order, however many steps there are.
     clip_sample : bool
         Clip the denoised estimate.
     clip_sample_range : float, optional
@@ -95,7 +95,7 @@ class DPMpp2M(
         grid = training_grid(schedule, path, final_level(schedule, path))
         orders = self._orders(grid)
         rows = [self._row(grid, i, int(orders[i]), compat) for i in range(len(grid))]
-        # The parabola of diffusers has other weights, which no condition describes.
+        # The weights of diffusers' third order differ from the paper's and meet no order condition.
         proved = np.where(orders == 3, 1, orders) if compat else orders
         return self._assemble(
             schedule,
@@ -109,11 +109,11 @@ class DPMpp2M(
     def _orders(self, grid: Grid) -> npt.NDArray[np.int64]:
         """Return the order of every row.
 
-        It is limited by the history there is, by an end that asks for less, and by infinite
-        log-SNR, which no polynomial in it reaches.
+        It is limited by the evaluations so far, by `lower_order_final` and `euler_at_final`, and
+        by infinite log-SNR, which cannot be a node of a polynomial.
         """
         n = len(grid)
-        first = int(np.sum(grid.alpha == 0))  # zero terminal SNR: that level is no node
+        first = int(np.sum(grid.alpha == 0))  # with zero terminal SNR, that noise level is no node
         orders = np.clip(np.arange(n) + 1 - first, 1, self.solver_order)
         few = self.lower_order_final and grid.skipped + n < FEW_STEPS
         if few:
@@ -124,7 +124,7 @@ class DPMpp2M(
         return orders
 
     def _row(self, grid: Grid, i: int, order: int, compat: bool) -> list[npt.NDArray[np.float64]]:
-        """Return row i; H1, H2 are the last denoised estimates."""
+        """Return row i. H1 and H2 are the last two denoised estimates."""
         c = Columns(self.solver_order - 1)
         lambdas = log_snr(grid.alpha, grid.sigma)
         h = float(log_snr(grid.alpha_to[i], grid.sigma_to[i]) - lambdas[i])
@@ -175,8 +175,8 @@ class DPMpp2MSDE(DPMpp2M, name="dpmpp_2m_sde", schedulers=DPMpp2M.schedulers):
 class DPMpp3M(DPMpp2M, name="dpmpp_3m", schedulers=DPMpp2M.schedulers):
     """DPM-Solver++(3M): `DPMpp2M` with a parabola through the last three estimates.
 
-    The options are those of `DPMpp2M`. The integral of the parabola is exact, which the authors'
-    released code and its copies miss by a factor of 2 in the second derivative.
+    The options are those of `DPMpp2M`. The integral of the parabola is exact here. In the authors'
+    released code and its copies the term of the second derivative is off by a factor of 2.
     """
 
     solver_order: ClassVar[int] = 3

@@ -27,21 +27,22 @@ Float64Array = npt.NDArray[np.float64]
 class DPMppSingle(Solver, name="dpmpp_single", schedulers=("DPMSolverSinglestepScheduler",)):
     """DPM-Solver++(S), Algorithm 1: steps of up to three evaluations that start from one sample.
 
-    A step of order o visits o of the times. Its first row is of first order; each row after it goes
-    from the same start to the next time, with one estimate D more. As all of them share
-    (sigma' / sigma) x, a row needs the estimates alone and the start is not kept.
+    A step of order o takes o of the times. Its first row is of first order. Each row after it goes
+    from the same start to the next time, with one more estimate D. All of them contain the term
+    (sigma' / sigma) x of the start, so a row can be computed from the row before and the estimates,
+    and the start need not be kept.
 
     Parameters
     ----------
     solver_order : int
         Evaluations of a step, 1 to 3.
     solver_type : {"midpoint", "heun"}
-        Weights of the estimates. ``midpoint``: those of the paper, which use the start and the last
-        evaluation only; of second order the weight of D' is h (1 - e^-h) / 2. ``heun``: those of
-        the integral of the polynomial through all of them.
+        Weights of the estimates. ``midpoint``: those of the paper, which use the first and the last
+        evaluation only; for order 2 the weight of D' is h (1 - e^-h) / 2. ``heun``: those of the
+        integral of the polynomial through all evaluations.
     lower_order_final : bool
-        Lower the order towards the end. Without it the steps must be a multiple of the order, or it
-        is as with it; so it is where the end is sigma = 0.
+        Lower the order towards the end. That is also done without this option if the number of
+        steps is not a multiple of the order, or if the path ends at sigma = 0.
     clip_sample : bool
         Clip the denoised estimate.
     clip_sample_range : float, optional
@@ -80,11 +81,11 @@ class DPMppSingle(Solver, name="dpmpp_single", schedulers=("DPMSolverSinglestepS
         )
 
     def _first_moment(self) -> str:
-        """Return the rule of ``midpoint``, which is not that of second order alone with order 3."""
+        """Return the `moment_rule` of ``midpoint``, which for order 3 is not that of order 2."""
         return "midpoint" if self.solver_order == 2 else "leading"
 
     def _orders(self, grid: Grid) -> list[int]:
-        """Return the order of every row: 1, 2, 3 within a step of three."""
+        """Return the order of every row, which is 1, 2, 3 within a step of three."""
         first = int(np.sum(grid.alpha == 0))  # no node for a polynomial in log-SNR
         n, o = grid.skipped + len(grid) - first, self.solver_order
         whole, left = divmod(n, o)
@@ -96,17 +97,17 @@ class DPMppSingle(Solver, name="dpmpp_single", schedulers=("DPMSolverSinglestepS
         if ends_on_data:
             orders[-1] = 1
         orders = orders[grid.skipped :]
-        # A start in the middle of a step begins a shorter one.
+        # If sampling starts in the middle of a step, the rest of it is a shorter step.
         return [min(order, i + 1) for i, order in enumerate(orders)]
 
     def _row(self, grid: Grid, i: int, orders: list[int]) -> Row:
-        """Return row i; H1, H2 are the last estimates, all of this step."""
+        """Return row i. H1 and H2 are the last estimates, all of the same step."""
         c, start = Columns(self.solver_order - 1), i - orders[i] + 1
         known = [c.D, *c.H]
         x = grid.sigma_to[i] / grid.sigma[i] * c.x
         weights = self._weights(grid, start, i)
         x = x + grid.alpha_to[i] * np.tensordot(weights[::-1], np.array(known[: len(weights)]), 1)
-        if i > start:  # the row before went from the start as well
+        if i > start:  # the row before also went from the start of the step
             before = self._weights(grid, start, i - 1)
             ratio = grid.sigma_to[i] / grid.sigma[i] * grid.alpha_to[i - 1]
             x = x - ratio * np.tensordot(before[::-1], np.array(known[1 : len(weights)]), 1)

@@ -36,9 +36,9 @@ class Euler(
 
     It is that algorithm without its second-order correction.
 
-    On a vp schedule the state is x / alpha, of level (1, sigma / alpha), so the initial noise is
-    large and the network sees c_in x; the same step in training coordinates is DDIM. On a flow
-    schedule it is the Euler step of rectified flow, x' = x + (sigma' - sigma) m.
+    On a vp schedule the state is x / alpha, with noise level (1, sigma / alpha), so the initial
+    noise is large and the network sees c_in x. In the coordinates of training the same step is
+    DDIM. On a flow schedule it is the Euler step of rectified flow, x' = x + (sigma' - sigma) m.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Euler(
         grid = straight_grid(schedule, path, final_level(schedule, path))
         clip = clip_limit(schedule, self.clip_sample, self.clip_sample_range)
         if schedule.prediction_type == "flow_prediction" and np.isinf(clip) and eta == 0:
-            # The same step through D would cancel in float32.
+            # Written with D, the same step would lose digits by cancellation in float32.
             update = np.zeros((len(grid), 1, 4))
             update[:, 0, 0] = 1.0
             update[:, 0, 2] = grid.sigma_to - grid.sigma

@@ -1,4 +1,4 @@
-"""The levels of a table's rows, and the first-order step between two of them."""
+"""The noise levels of a table's rows, and the first-order step between two of them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Level = tuple[float, float]
 
 @dataclass(frozen=True)
 class Grid:
-    """The levels a table visits; every array is (n,) float64.
+    """The noise levels of a table's rows. Every array is (n,) float64.
 
     Parameters
     ----------
     t : array
         What the network gets as time.
     alpha, sigma, alpha_to, sigma_to : array
-        Levels before and after each row.
+        Noise levels before and after each row.
     c_in : array
         Scale of the network's input.
     skipped : int
-        How many steps of the whole path lie before these: methods that choose orders or strides
-        by the number of steps count them too.
+        How many steps of the whole path were left out at its beginning. Methods that choose orders
+        or strides by the number of steps count them too.
     """
 
     t: Float64Array
@@ -45,7 +45,7 @@ class Grid:
     skipped: int = 0
 
     def __len__(self) -> int:
-        """Rows, n."""
+        """Return the number of rows, n."""
         return len(self.t)
 
 
@@ -65,8 +65,8 @@ def training_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
 def straight_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
     """Return the path in coordinates where the probability flow is dx/dsigma = (x - D) / sigma.
 
-    For a variance preserving process that is x / alpha, of level (1, sigma / alpha); the other
-    processes have it as they are.
+    For a variance preserving process these are x / alpha, with noise level (1, sigma / alpha). For
+    the other processes they are those of training.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def straight_grid(schedule: Schedule, path: Path, final: Level) -> Grid:
 
 
 def final_level(schedule: Schedule, path: Path) -> Level:
-    """Where the Euler and DPM-Solver families end: sigma 0, or the least level of training."""
+    """Return where the Euler and DPM-Solver families end: at sigma = 0, or at the lowest level."""
     if schedule.final_sigmas_type == "zero":
         return 1.0, 0.0
     if schedule.process == "vp":
@@ -114,13 +114,14 @@ def first_order_update(
     Parameters
     ----------
     schedule : Schedule
-        For the prediction type.
+        The prediction type is used.
     grid : Grid
-        The levels.
+        The noise levels.
     eta : float
         Share of the ancestral noise.
     noise_from_clipped : bool
-        Take epsilon = (x - alpha D) / sigma with D as clipped; otherwise the network's own.
+        Compute epsilon = (x - alpha D) / sigma from the clipped D, instead of taking the network's
+        own.
     """
     std = ancestral_std(grid.alpha, grid.sigma, grid.alpha_to, grid.sigma_to, eta)
     direction = np.sqrt(np.maximum(0.0, grid.sigma_to**2 - std**2))
@@ -141,7 +142,7 @@ def first_order_update(
 
 
 def broken_levels(grid: Grid, update: Float64Array, reason: str) -> dict[str, str]:
-    """Return the waivers that rows without history need, for a method that misses its levels."""
+    """Return the waivers for rows without history that do not land on their noise level."""
     x, D, _, z = np.moveaxis(update[:, 0], 1, 0)
     missed = {
         "mean": x * grid.alpha + D - grid.alpha_to,
@@ -152,10 +153,10 @@ def broken_levels(grid: Grid, update: Float64Array, reason: str) -> dict[str, st
 
 
 def forgetful_start(schedule: Schedule, grid: Grid, compat: bool) -> float:
-    """Return the initial deviation of k-diffusion's solvers in diffusers, NaN for the right one.
+    """Return the deviation of the initial noise, or NaN for that of noised data.
 
-    diffusers forgets the data's share of the first level, unless the spacing is leading, and takes
-    it to be 1 for edm.
+    With `compat`, it is what diffusers uses for the solvers of k-diffusion. It leaves out the
+    data's share of the deviation unless the spacing is leading, and takes that to be 1 for edm.
     """
     if compat and schedule.process == "edm":
         return float(np.hypot(1.0, grid.sigma[0]))
@@ -167,9 +168,10 @@ def forgetful_start(schedule: Schedule, grid: Grid, compat: bool) -> float:
 def clip_limit(
     schedule: Schedule, clip_sample: bool | None, clip_sample_range: float | None
 ) -> float:
-    """Return the magnitude at which D is clipped, inf for none; None asks the schedule.
+    """Return the magnitude at which D is clipped, inf for none. None means as the schedule says.
 
-    Dynamic thresholding replaces the clip; what it leaves of D is known before only as a bound.
+    Dynamic thresholding replaces the clip. Its limit depends on the image, so the greatest limit
+    that it can have is returned.
     """
     if schedule.thresholding:
         return schedule.sample_max_value

@@ -36,19 +36,19 @@ class Heun(
 ):
     """Heun's method on dx/dsigma = (x - D) / sigma: Algorithm 1, with churn Algorithm 2.
 
-    A step is two evaluations and two rows: Euler's method to the next level, then the trapezoid
-    with the slope found there. The last step, onto sigma = 0, is Euler's alone. With churn a step
-    first adds noise, from sigma to sigma (1 + gamma); that belongs to the row before it, and for
-    the first step to the initial noise.
+    A step is two evaluations and two rows: Euler's method to the next noise level, then the
+    trapezoidal rule with the slope found there. The last step, to sigma = 0, is Euler's method
+    alone. With churn a step first raises the noise from sigma to sigma (1 + gamma). The row before
+    adds that noise; for the first step it is part of the initial noise.
 
     Parameters
     ----------
     s_churn : float
         gamma = min(s_churn / steps, sqrt(2) - 1).
     s_tmin, s_tmax : float
-        Only steps from a sigma between these add noise.
+        Only steps that start at a sigma between these add noise.
     s_noise : float
-        Factor of the deviation of the added noise; 1 keeps the levels.
+        Factor of the deviation of the added noise. With 1, x has the noise level that is assumed.
     clip_sample : bool
         Clip the denoised estimate.
     clip_sample_range : float, optional
@@ -113,7 +113,7 @@ class Heun(
         hat: Float64Array,
         added: Float64Array,
     ) -> tuple[Grid, Float64Array, list[int]]:
-        """Return levels, updates and orders of all evaluations; H1 is x plus half a step."""
+        """Return noise levels, updates and orders of all rows. H1 is x plus half a step."""
         c, n = Columns(1), len(grid)
         ends, times = grid.sigma_to, np.append(grid.t, math.nan)
         rows, orders = [], []
@@ -130,14 +130,14 @@ class Heun(
             visits.append((ends[i], times[i + 1]))
             slope = c.slope(schedule, ends[i], clip)
             rows.append([c.H[0] + step / 2 * slope + z * c.z])
-            orders.append(1 if z else 2)  # with fresh noise the row ends on another level
+            orders.append(1 if z else 2)  # with fresh noise the row ends at another noise level
         return level_rows(schedule, grid, *np.array(visits).T), stack(rows, 1), orders
 
 
 def level_rows(schedule: Schedule, grid: Grid, sigma: Float64Array, t: Float64Array) -> Grid:
-    """Return the rows of a `straight_grid` that evaluate at these sigmas, ending where it ends.
+    """Return a `straight_grid` whose rows are at these sigmas and that ends where `grid` ends.
 
-    A time that is NaN is that of its sigma.
+    A time that is NaN is replaced by the time of its sigma.
     """
     alpha = 1.0 - sigma if schedule.process == "flow" else np.ones_like(sigma)
     if schedule.process == "vp":

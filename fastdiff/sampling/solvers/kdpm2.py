@@ -29,7 +29,7 @@ class KDPM2(Solver, name="kdpm2", schedulers=("KDPM2DiscreteScheduler",)):
     """DPM-Solver-2 (arXiv 2206.00927) in sigma / alpha, as ``sample_dpm_2`` of k-diffusion.
 
     A step is two evaluations and two rows: Euler's method to the middle of the step in log sigma,
-    then a whole step with the slope found there. A step onto sigma = 0 is Euler's.
+    then a whole step with the slope found there. A step to sigma = 0 is Euler's method.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class KDPM2(Solver, name="kdpm2", schedulers=("KDPM2DiscreteScheduler",)):
     def _step(
         self, schedule: Schedule, start: float, end: float, clip: float
     ) -> list[tuple[float, Row]]:
-        """Return the rows of one step, each with the sigma it evaluates at; H1 is x."""
+        """Return the rows of one step, each with the sigma of its evaluation. H1 is x."""
         c = Columns(1)
         slope = c.slope(schedule, start, clip)
         if end == 0:
@@ -101,8 +101,9 @@ class DPMppSDE(KDPM2, name="dpmpp_sde", schedulers=("DPMSolverSDEScheduler",)):
     """SDE-DPM-Solver++ with two evaluations a step, ``sample_dpmpp_sde`` of k-diffusion, r = 1/2.
 
     The noise of the first half of a step and that of the whole step come from one Brownian path
-    in sigma, with correlation sqrt((sigma - middle) / (sigma - sigma')). H1 keeps the start and
-    the share of the second noise that the first one fixes, so every row draws its own noise.
+    in sigma, with correlation sqrt((sigma - middle) / (sigma - sigma')). H1 keeps the start, and
+    the part of the second noise that the first one determines. Each row can then draw noise of its
+    own.
 
     The options are those of `KDPM2`.
     """

@@ -39,15 +39,15 @@ _Stages = tuple[float, list[float], list[float]]
 class PNDM(Solver, name="pndm", schedulers=("PNDMScheduler",)):
     """PNDM: the linear multistep method of fourth order on DDIM's steps, eq. 9, 11 and 12.
 
-    The times should be evenly spaced. The multistep method needs four evaluations before it
-    starts, which either warm-up provides.
+    The times should be evenly spaced. The multistep method needs four evaluations before it can
+    start, for which there are two ways of warming up.
 
     Parameters
     ----------
     skip_prk_steps : bool
-        False: three pseudo Runge-Kutta steps of four evaluations each (Algorithm 2), for at least
-        four steps. True: the first step is done twice, as Heun's method would, and the order
-        grows with the history (PLMS of latent diffusion): one evaluation more than steps.
+        False: three pseudo Runge-Kutta steps of four evaluations each (Algorithm 2), which needs at
+        least four steps. True: the first step is taken twice, as in Heun's method, and the order
+        grows with the history (PLMS of latent diffusion), which is one evaluation more than steps.
     """
 
     skip_prk_steps: bool = False
@@ -83,10 +83,11 @@ class PNDM(Solver, name="pndm", schedulers=("PNDMScheduler",)):
 
 @dataclass
 class _Plan:
-    """The rows as they are written. H1..H3 are the last outputs, H4 what a stage must keep.
+    """The rows so far. H1 to H3 are the last outputs, and H4 is what a Runge-Kutta stage must keep.
 
-    The outputs are epsilons; with `compat` what the network returned, converted only when a step
-    uses it. The start of a step is not kept: where x = a start + b output, it is (x - b output)/a.
+    The outputs are epsilons. With `compat` they are what the network returned, and are converted
+    when a step uses them. The start of a step is not kept: from x = a start + b output it is
+    computed as (x - b output) / a.
     """
 
     schedule: Schedule
@@ -100,16 +101,16 @@ class _Plan:
 
     @property
     def whole(self) -> Float64Array:
-        """The times of the whole path, of which `path` may be the last ones."""
+        """The times of the whole path; `path` may hold only the last of them."""
         return np.append(self.path.left_out, self.path.t)
 
     @property
     def stride(self) -> int:
-        """By how much diffusers steps."""
+        """The distance in time of a step of diffusers."""
         return self.schedule.num_train_timesteps // len(self.whole)
 
     def level(self, t: float) -> Level:
-        """Return the level of a time; below 0 it is where sampling ends."""
+        """Return the noise level of a time. Below 0 it is the one where sampling ends."""
         if t < 0:
             return data_level(self.schedule)
         alpha, sigma = self.schedule.level(t)
@@ -121,7 +122,7 @@ class _Plan:
         return alpha, sigma
 
     def output(self, t: float) -> Float64Array:
-        """Return what history keeps of the evaluation at time t."""
+        """Return what the history keeps of the evaluation at time t."""
         return self.c.m if self.compat else self.c.noise(self.schedule, *self.level(t))
 
     def move(self, x: Float64Array, output: Float64Array, t: float, to: float) -> Float64Array:
@@ -149,10 +150,10 @@ class _Plan:
         self.add(t, to, [self.move(c.x, mixed, t, to), now, *c.H[:2]])
 
     def plms(self) -> None:
-        """Write every row of the multistep method with its own warm-up."""
+        """Write the rows of the multistep method that warms up by itself."""
         c, moves = self.c, self.plms_moves()
         for i, (t, begin, to) in enumerate(moves):
-            if i == 1:  # the first step again, with the average of both its ends
+            if i == 1:  # the first step again, with the average of the outputs at its ends
                 first, _, first_to = moves[0]
                 a, b = self.gains(first, first_to)
                 start = (c.x - b * c.H[0]) / a
@@ -162,13 +163,13 @@ class _Plan:
                 self.multistep(t, to, min(4, max(i, 1)))
 
     def plms_moves(self) -> list[tuple[float, float, float]]:
-        """Return for each row where it is evaluated, and from where to where it steps."""
+        """Return for each row the times of its evaluation, of its start and of its end."""
         if not self.compat:
             t = [*self.path.t.tolist(), -1.0]
             steps = [(begin, begin, to) for begin, to in pairwise(t)]
             again = [(t[1], t[0], t[1])] if len(self.path) > 1 else []
             return steps[:1] + again + steps[1:]
-        # diffusers names the second time twice, then cuts the list, and counts from the cut.
+        # diffusers lists the second time twice, then cuts the list, and counts from the cut.
         times, stride = np.insert(self.whole, 1, self.whole[1:2]), self.stride
         moves = [(t, t, t - stride) for t in times[self.path.skipped :].tolist()]
         moves[1:2] = [(t, t + stride, t) for t, _, _ in moves[1:2]]
@@ -191,7 +192,8 @@ class _Plan:
             halves = [(begin, (begin + end) / 2, end) for begin, end in steps[:n]]
             stages = [(begin, [begin, h, h, end], [h, h, end, end]) for begin, h, end in halves]
             return stages, steps[n:]
-        # diffusers cuts its list anywhere, and takes the first three steps from where they begin.
+        # diffusers may cut its list inside a step. The first three steps still start where they
+        # did before the cut.
         whole, stride, half = self.whole.tolist(), self.stride, self.stride // 2
         times = [
             visited

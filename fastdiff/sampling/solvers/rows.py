@@ -1,4 +1,4 @@
-"""Rows of a table written as the formulas of a paper."""
+"""Helpers to write the rows of a table as the formulas of a paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastdiff.sampling.schedule import Schedule
 
 Float64Array = npt.NDArray[np.float64]
 Row = list[Float64Array]
-"""What the slots (x, H1, ...) become, each a sum of columns."""
+"""The new values of the slots (x, H1, ...), each as its coefficients over the columns."""
 
 
 class Columns:
@@ -21,7 +21,7 @@ class Columns:
     Parameters
     ----------
     history : int
-        k.
+        The number of history slots, k.
     """
 
     def __init__(self, history: int) -> None:
@@ -39,8 +39,8 @@ class Columns:
     def slope(self, schedule: Schedule, sigma: float, clip: float) -> Float64Array:
         """Return dx/dsigma = (x - D) / sigma, in the coordinates of `straight_grid`.
 
-        Without clipping it is the network's output itself where that predicts it: (x - D) / sigma
-        would cancel in float32 at small sigma.
+        If the network predicts the slope and nothing is clipped, it is the output m itself, since
+        (x - D) / sigma would lose digits by cancellation in float32 at small sigma.
         """
         own = "flow_prediction" if schedule.process == "flow" else "epsilon"
         if np.isinf(clip) and schedule.prediction_type == own:
@@ -49,7 +49,7 @@ class Columns:
 
 
 def stack(rows: Sequence[Row], history: int) -> Float64Array:
-    """Return rows as an update, (n, k + 1, k + 4); slots that a row leaves out become 0."""
+    """Return rows as an update, (n, k + 1, k + 4). Slots that a row leaves out become 0."""
     update = np.zeros((len(rows), history + 1, history + 4))
     for i, row in enumerate(rows):
         update[i, : len(row)] = row

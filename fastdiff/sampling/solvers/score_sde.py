@@ -21,7 +21,7 @@ class ReverseSDE(Solver, name="reverse_sde"):
     """Euler-Maruyama for the reverse of dx = -beta x / 2 dt + sqrt(beta) dw, eq. 6 and 11.
 
     With B the integral of beta over a step, and the score s = -(x - alpha D) / sigma^2,
-    x' = x + B (x / 2 + s) + sqrt(B) z. The last step, onto the data, draws no noise. Unlike the
+    x' = x + B (x / 2 + s) + sqrt(B) z. The last step, to the data, draws no noise. Unlike the
     ancestral samplers it is not exact for constant data, and needs many steps.
 
     Parameters
@@ -35,7 +35,7 @@ class ReverseSDE(Solver, name="reverse_sde"):
     clip_sample: bool = False
     clip_sample_range: float | None = None
     share: ClassVar[float] = 1.0
-    """Weight of the score: 1 for the SDE, 1/2 for the ODE of the same marginals."""
+    """The weight of the score: 1 for the SDE, and 1/2 for the ODE with the same marginals."""
 
     def _build(self, schedule: Schedule, path: Path, compat: bool) -> StepTable:
         grid = training_grid(schedule, path, data_level(schedule))

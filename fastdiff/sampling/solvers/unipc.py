@@ -29,21 +29,21 @@ Float64Array = npt.NDArray[np.float64]
 class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
     """UniPC with its corrector, Algorithms 1 and 2, one evaluation a step.
 
-    The predictor goes from level i to i + 1 on the last p estimates; when D is known there, the
-    corrector repeats the step with it. Both share (sigma' / sigma) x, so what the corrector changes
-    is a sum of estimates alone: it is folded into the row after, and the sample before the step
-    need not be kept.
+    The predictor goes from noise level i to i + 1 with the last p estimates. When D is known at the
+    new level, the corrector repeats the step with it. Both contain the term (sigma' / sigma) x, so
+    the correction is a sum of estimates alone. It is added in the next row, and the sample before
+    the step need not be kept.
 
     Parameters
     ----------
     solver_order : int
-        p, 1 to 3; with the corrector the order of convergence is p + 1.
+        p, 1 to 3. With the corrector, the order of convergence is p + 1.
     solver_type : {"bh1", "bh2"}
         B(h) = h or e^h - 1 (sec. 3.2). They differ where the paper sets a coefficient to 1/2.
     lower_order_final : bool
         Lower the order towards the end.
     disable_corrector : sequence of int
-        Steps, from 0, that are not corrected.
+        Numbers of the steps that are not corrected, counted from 0.
     clip_sample : bool
         Clip the denoised estimate.
     clip_sample_range : float, optional
@@ -94,7 +94,7 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
         )
 
     def _orders(self, grid: Grid) -> list[int]:
-        """Return the predictor's order of every row; only levels of finite log-SNR are nodes."""
+        """Return the predictor's order of every row. Nodes are levels of finite log-SNR only."""
         n, first = len(grid), int(np.sum(grid.alpha == 0))
         orders = []
         for i in range(n):
@@ -107,10 +107,10 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
         return step >= 0 and not disabled and bool(grid.alpha[step] > 0)
 
     def _proved(self, grid: Grid, orders: list[int]) -> list[int]:
-        """Return the order that each row has from an exact x, which is not the method's.
+        """Return the order of each row by itself, given an exact x, for the check of moments.
 
-        A correction repairs the error of the step before; where there is none to repair it is off
-        by as much as that step's predictor would have been.
+        It is not the order of the method. A correction removes the error of the step before. If x
+        is exact there is no such error, and the correction adds one of the same size.
         """
         return [
             min(order, orders[i - 1]) if self._corrected(grid, i - 1) else order
@@ -118,7 +118,7 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
         ]
 
     def _row(self, grid: Grid, i: int, orders: list[int]) -> Row:
-        """Return row i; H1.. are the last denoised estimates."""
+        """Return row i. H1, H2 and so on are the last denoised estimates."""
         c = Columns(self.solver_order)
         lambdas = np.append(
             log_snr(grid.alpha, grid.sigma), log_snr(grid.alpha_to[-1], grid.sigma_to[-1])
@@ -138,7 +138,8 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
     def _weights(self, nodes: Float64Array, end: float, *, corrector: bool) -> Float64Array:
         """Return the weights of D at (end, *nodes) for the step from nodes[0] to end, eq. 9-12.
 
-        x' = sigma' / sigma x + alpha' sum_j w_j D_j. The predictor does not know D at the end.
+        With them, x' = sigma' / sigma x + alpha' sum_j w_j D_j. The predictor does not know D at
+        the end, so that weight is 0 for it.
         """
         h, order = float(end - nodes[0]), len(nodes)
         weights = np.zeros(order + 1)
@@ -153,7 +154,7 @@ class UniPC(Solver, name="unipc", schedulers=("UniPCMultistepScheduler",)):
         else:
             moments = [math.factorial(d) * -h * phi(d + 1, -h) / B for d in range(1, count + 1)]
             rho = np.linalg.solve(np.vander(r, count, increasing=True).T, moments)
-        # Each difference (D_j - D_0) / r_j enters with -B rho_j.
+        # The weight of each difference (D_j - D_0) / r_j is -B rho_j.
         for j, weight in enumerate(-B * rho / r):
             at = 0 if corrector and j == count - 1 else j + 2
             weights[at] += weight
