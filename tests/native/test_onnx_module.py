@@ -208,7 +208,13 @@ CASES = {
     "padding": Case("output = Pad (x, pads)", {"pads": ints(0, 0, 1, 0, 0, 0, 2, 3)}),
     "padding of some axes": Case("output = Pad (x, pads, , axes)",
                                  {"pads": ints(1, 0, 2, 3), "axes": ints(-2, 3)}),
-    "average": Case("output = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)"),
+    "average": Case("output = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)", {},
+                    only("avg_pool2d")),
+    "average, padded": Case("""output = AveragePool <kernel_shape = [3, 4], strides = [2, 3],
+                            pads = [1, 0, 1, 0], ceil_mode = 1> (x)"""),
+    "average that counts its padding": Case("""output = AveragePool <kernel_shape = [3, 2],
+                                            pads = [1, 1, 1, 1], count_include_pad = 1> (x)"""),
+    "average of an image": Case("output = GlobalAveragePool (x)", {}, only("adaptive_avg_pool2d")),
     "split, swapped and joined": Case(
         "a, b = Split <axis = 1> (x, sizes) output = Concat <axis = 1> (b, a)",
         {"sizes": ints(1, 3)}),
@@ -379,6 +385,13 @@ REFUSED = {
         "as in training"),
     "an attribute": (Case("output = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (x)"),
                      "dilations"),
+    "an average padded on one side": (
+        Case("output = AveragePool <kernel_shape = [2, 2], pads = [0, 0, 1, 1]> (x)"), "padding"),
+    "an average along one axis": (
+        Case("y = Reshape (x, s) output = AveragePool <kernel_shape = [3]> (y)",
+             {"s": ints(0, 4, 36)}), "1 axes"),
+    "an average of a row": (
+        Case("y = Reshape (x, s) output = GlobalAveragePool (y)", {"s": ints(0, 4, 36)}), "1 axes"),
     "a size that depends on the inputs": (
         Case("i = Cast <to = 7> (t) output = Expand (x, i)"), "must be a constant"),
     "a constant out of proportion": (
