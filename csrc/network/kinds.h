@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention_node.h"
+#include "average_pool.h"
 #include "conv_node.h"
 #include "gather.h"
 #include "group_norm.h"
@@ -12,6 +13,7 @@
 
 namespace fastdiff::network {
 
-using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, MapNode, Gather, Observe>;
+using Kinds =
+    TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, AveragePool, MapNode, Gather, Observe>;
 
 }  // namespace fastdiff::network

@@ -110,6 +110,13 @@ REFUSED = {
         "as in training"),
     "an attribute": (Case("output = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (x)"),
                      "dilations"),
+    "an average padded on one side": (
+        Case("output = AveragePool <kernel_shape = [2, 2], pads = [0, 0, 1, 1]> (x)"), "padding"),
+    "an average along one axis": (
+        Case("y = Reshape (x, s) output = AveragePool <kernel_shape = [3]> (y)",
+             {"s": ints(0, 4, 36)}), "1 axes"),
+    "an average of a row": (
+        Case("y = Reshape (x, s) output = GlobalAveragePool (y)", {"s": ints(0, 4, 36)}), "1 axes"),
     "a size that depends on the inputs": (
         Case("i = Cast <to = 7> (t) output = Expand (x, i)"), "must be a constant"),
     "a constant out of proportion": (

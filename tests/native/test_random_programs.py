@@ -223,11 +223,16 @@ class Grower:
         return self.program.call(call, *operands, scale=scale)
 
     def average(self):
-        kernel = self.choose([[2, 2], [1, 2], [3, 1]])
-        divisor = self.choose([None, 3])
+        kernel, stride = ([self.random.randint(1, 3) for _ in range(2)] for _ in range(2))
+        padding = [self.random.randint(0, size // 2) for size in kernel]
+        options = [self.coin(), self.coin(), self.choose([None, 3, -1])]
         return self.program.call(
-            ATEN.avg_pool2d.default, self.value(), kernel, divisor_override=divisor
+            ATEN.avg_pool2d.default, self.value(), kernel, stride, padding, *options
         )
+
+    def average_to_size(self):
+        size = [self.random.randint(1, 3) for _ in range(2)]
+        return self.program.call(ATEN.adaptive_avg_pool2d.default, self.value(), size)
 
     def embedding(self):
         table, labels = (self.program.nodes[name] for name in ("table", "labels"))
@@ -245,7 +250,7 @@ KINDS = [
     Grower.slice, Grower.select, Grower.chunk, Grower.split, Grower.cat, Grower.cat, Grower.conv,
     Grower.conv, Grower.conv_transpose, Grower.double, Grower.linear, Grower.linear,
     Grower.group_norm, Grower.layer_norm, Grower.rms_norm, Grower.modulate, Grower.attention,
-    Grower.average, Grower.embedding, Grower.read_back,
+    Grower.average, Grower.average_to_size, Grower.embedding, Grower.read_back,
 ]  # fmt: skip
 
 

@@ -73,6 +73,26 @@ OPERATORS = {
             functional.interpolate(x, scale_factor=2.0), 2, divisor_override=3
         )
     ),
+    "windows": layer(
+        lambda m, x, t: torch.cat(
+            [
+                functional.avg_pool2d(m[0](x), 3, 2, 1, **options).flatten(1)
+                for options in (
+                    {}, {"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": -7},
+                    {"ceil_mode": True, "count_include_pad": False},
+                )
+            ], 1,
+        ),
+        conv(),
+    ),
+    "windows_of_tokens": layer(
+        lambda m, x, t: functional.avg_pool2d(x.flatten(1, 2), (4, 3), (2, 1), (1, 0)).flatten(1)
+    ),
+    "windows_by_their_number": layer(
+        lambda m, x, t: functional.adaptive_avg_pool2d(x, 1)
+        * functional.adaptive_avg_pool2d(x, (3, None))
+        + functional.adaptive_avg_pool2d(x, (3, 1))
+    ),
     "nothing_joined": layer(
         lambda m, x, t: torch.cat([x[:, 3:], x, torch.empty(0)], 1).split([0, 3], 1)[1] * 2
     ),
@@ -196,6 +216,10 @@ REFUSED = {
     "changed_for_others": (layer(lambda m, x, t: half_and_whole(x + 1)), "in place"),
     "nearly_doubled": (
         layer(lambda m, x, t: functional.interpolate(x, scale_factor=2.1)), "only a doubling",
+    ),
+    "windows_of_two_sizes": (
+        layer(lambda m, x, t: functional.adaptive_avg_pool2d(x, (4, 2))),
+        "aten.adaptive_avg_pool2d.default.*6x4 pixels, 4x2 windows",
     ),
     "times_of_others": (layer(lambda m, x, t: x * (t + t[:, None])[:, :1, None, None]), "batch"),
     "order_in_the_batch": (

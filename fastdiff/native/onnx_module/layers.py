@@ -183,13 +183,25 @@ def _rms_norm(x: Value, weight: Value, *, axis: int = -1, epsilon: float = 1e-5)
 @operator("AveragePool")
 def _average_pool(
     x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] = (1, 1),
-    pads: Sequence[int] = (), ceil_mode: int = 0, count_include_pad: int = 0,
+    pads: Sequence[int] = (0, 0, 0, 0), ceil_mode: int = 0, count_include_pad: int = 0,
 ) -> Value:  # fmt: skip
-    if any(pads):
-        raise Unreadable(f"padding {list(pads)}")
+    if len(kernel_shape) != 2:
+        raise Unreadable(f"its windows have {len(kernel_shape)} axes, expected 2")
+    given = begin_end(pads)
+    alike = all(begin == end for begin, end in given)
+    if not alike or any(2 * n > k for (n, _), k in zip(given, kernel_shape, strict=True)):
+        raise Unreadable(f"padding {list(pads)} of windows {list(kernel_shape)}")
     return functional.avg_pool2d(
-        tensor(x), list(kernel_shape), list(strides), ceil_mode=bool(ceil_mode)
-    )
+        tensor(x), list(kernel_shape), list(strides), [begin for begin, _ in given],
+        bool(ceil_mode), bool(count_include_pad),
+    )  # fmt: skip
+
+
+@operator("GlobalAveragePool")
+def _global_average_pool(x: Value) -> Value:
+    if (axes := tensor(x).ndim - 2) != 2:
+        raise Unreadable(f"its image has {axes} axes, expected 2")
+    return functional.adaptive_avg_pool2d(tensor(x), 1)
 
 
 @operator("Resize")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
 from fastdiff.native.nodes import Step
 from fastdiff.native.operations import OPERATIONS
 from fastdiff.native.reading.reader import Reader
-from fastdiff.native.reading.results import Result, operator, pair
+from fastdiff.native.reading.results import Result, operator
 from fastdiff.native.views import View
 
 
@@ -184,40 +184,3 @@ def _batch_norm(
     shape = (-1, *[1] * (len(x.shape) - 1))
     scaled = _binary(r, "multiply", x, factor.reshape(shape))
     return _binary(r, "add", scaled, summand.reshape(shape))
-
-
-@operator("avg_pool2d.default")
-def _avg_pool2d(
-    r: Reader,
-    x: View,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int] = (),
-    padding: int | Sequence[int] = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,  # nothing is padded
-    divisor_override: int | None = None,
-) -> View:
-    down, across = pair(kernel)
-    if (stride and pair(stride) != (down, across)) or pair(padding) != (0, 0) or down * across > 4:
-        raise r.refuse(f"kernel {kernel}, stride {stride}, padding {padding}")
-    height, width = (n // k * k for n, k in zip(x.shape[-2:], (down, across), strict=True))
-    if ceil_mode and (height, width) != x.shape[-2:]:
-        raise r.refuse("ceil_mode counts pixels outside the image")
-    taps: list[View | float] = [
-        x.slice(-2, i, height, down).slice(-1, j, width, across)
-        for i in range(down)
-        for j in range(across)
-    ]
-    return r.elementwise("avg_pool", taps, _mean_of(len(taps), divisor_override or len(taps)))
-
-
-def _mean_of(count: int, divisor: int) -> list[Step]:
-    """Return the program for the sum of `count` inputs, added in order, by `divisor`."""
-    program: list[Step] = []
-    total = 0
-    for index in range(1, count):
-        program.append(("add", total, index, 0.0))
-        total = count + len(program) - 1
-    program.append(("constant", 0, 0, 1 / divisor))
-    program.append(("multiply", total, count + len(program) - 1, 0.0))
-    return program

@@ -227,6 +227,17 @@ void check_attention(int64_t images, int64_t heads, int64_t queries, int64_t key
   check("tile attention", Algorithm::kTiles, 1e-2f);  // a probability may round to its neighbour
 }
 
+void check_average_pool(int64_t images, const Windows& down, const Windows& across,
+                        int64_t channels) {
+  const int64_t in = down.size * across.size * channels;
+  const int64_t out = down.count * across.count * channels;
+  const Floats x = numbers(images * in);
+  compare("average_pool", images * out, 0, [&](Plan& plan, float* y) {
+    const Pixels from = {const_cast<float*>(x.data()), in, channels};
+    add(plan, "pool", AveragePool{from, {y, out, channels}, images, channels, down, across, false});
+  });
+}
+
 void check_map(int64_t images, int64_t channels, int64_t pixels) {
   const int64_t count = images * channels * pixels;
   const Floats a = numbers(count), b = numbers(pixels);
@@ -285,6 +296,8 @@ int main() {
   check_attention(1, 1, 1, 1, 3);
   check_attention(1, 2, 65, 77, 40);
   check_attention(1, 1, 33, 270, 700);
+  check_average_pool(2, {7, 4, 3, 2, 1}, {6, 2, 2, 3}, 33);
+  check_average_pool(1, {16, 1, 16, 16}, {16, 1, 16, 16}, 67);
   check_map(3, 4, 63);
   check_map(1, 1, 1);
   check_gather();

@@ -83,6 +83,14 @@ def layer_norm(network: Network) -> None:
     network.plan.layer_norm("norm", **network.norm(), shift=per_image(shift))
 
 
+def average_pool(network: Network) -> None:
+    network.plan.average_pool(
+        "pool", x=pixels(network.image()), y=pixels(network.between), images=network.images,
+        channels=CHANNELS, size=network.size, out_size=network.size, kernel=(3, 3), stride=(1, 1),
+        padding=(1, 1),
+    )  # fmt: skip
+
+
 def conv(algorithm: str) -> Callable[[Network], None]:
     def add(network: Network) -> None:
         kernel = (3, 3) if algorithm.startswith("winograd") else (1, 1)
@@ -126,7 +134,7 @@ def attention(algorithm: str) -> Callable[[Network], None]:
 
 
 BEFORE = [
-    group_norm, layer_norm, attention("direct"), attention("tiles"),
+    group_norm, layer_norm, average_pool, attention("direct"), attention("tiles"),
     *(conv(name) for name in ("direct", "winograd2", "winograd4", "tiles", "int8")),
     *(linear(name) for name in ("direct", "tiles", "int8")),
 ]  # fmt: skip
