@@ -150,7 +150,7 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return url
-    except ValueError:  # of a port that is no number
+    except ValueError:  # `urlsplit` raises it for a port that is no number
         pass
     raise InvalidArgument(f"url: expected http://HOST:PORT or https://HOST, got {url!r}")
 
@@ -164,7 +164,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds after which the server wants to be asked again; 0 if it does not say."""
     try:
         return max(0.0, float(headers.get("Retry-After", "0")))
-    except ValueError:  # a proxy may name a date instead; the doubling waits serve as well
+    except ValueError:  # HTTP allows a date too, and a proxy may send one; clients then do without
         return 0.0
 
 

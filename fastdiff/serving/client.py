@@ -25,8 +25,12 @@ from fastdiff.serving.answers import (
 if TYPE_CHECKING:
     import httpx
 
-_FIRST_WAIT_SECONDS = 0.25  # doubled at each retry
-_JITTER = 0.25  # clients that were refused together shall not come back together
+_FIRST_WAIT_SECONDS = 0.25  # The wait doubles at each retry.
+# Waits are longer by up to this share, at random, so that clients which were refused together do
+# not come back together.
+_JITTER = 0.25
+_BUSY_STATUSES = (429, 503)
+_HTTP_NAMES = {"steps": "num_inference_steps"}  # parameters that have another name over HTTP
 
 
 class Client:
@@ -186,13 +190,13 @@ class Client:
         """
         body = _body(prompt=prompt, **parameters)
         body |= {"stream": True, "partial_images": partial_images}
-        with closing(self._send("POST", GENERATIONS, body)) as response, _told_as_ours():
+        with closing(self._send("POST", GENERATIONS, body)) as response, _raising_unavailable():
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     yield Frame.read(json.loads(line[5:]))
 
     def _read(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        with closing(self._send(method, path, body)) as response, _told_as_ours():
+        with closing(self._send(method, path, body)) as response, _raising_unavailable():
             return json.loads(response.read())
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -202,7 +206,7 @@ class Client:
             response = self._send_once(method, path, body)
             if response is not None and response.is_success:
                 return response
-            busy = response is None or response.status_code in _BUSY
+            busy = response is None or response.status_code in _BUSY_STATUSES
             asked = 0.0 if response is None else retry_after(response.headers)
             if attempt == self._retries or not busy or asked > self._timeout_seconds:
                 raise self._refusal(response, body)
@@ -215,7 +219,7 @@ class Client:
     ) -> httpx.Response | None:
         """Return the answer, read already if it is an error; None if nobody listens."""
         request = self._http.build_request(method, path, json=body)
-        with _told_as_ours():
+        with _raising_unavailable():
             try:
                 response: httpx.Response = self._http.send(request, stream=True)
             except require_httpx().ConnectError:
@@ -233,12 +237,8 @@ class Client:
         return to_error(response.status_code, response.headers, response.text, deadline)
 
 
-_BUSY = (429, 503)
-_NAMES = {"steps": "num_inference_steps"}  # of the HTTP API, where it has another
-
-
 @contextmanager
-def _told_as_ours() -> Iterator[None]:
+def _raising_unavailable() -> Iterator[None]:
     """Raise httpx's errors of transport as `Unavailable`."""
     try:
         yield
@@ -248,5 +248,5 @@ def _told_as_ours() -> Iterator[None]:
 
 def _body(*, size: tuple[int, int] | None = None, **parameters: Any) -> dict[str, Any]:
     """Return a request as the HTTP API names it; the server checks it."""
-    named = {_NAMES.get(k, k): v for k, v in parameters.items() if v is not None}
+    named = {_HTTP_NAMES.get(k, k): v for k, v in parameters.items() if v is not None}
     return named if size is None else {**named, "size": f"{size[0]}x{size[1]}"}

@@ -8,11 +8,13 @@ from statistics import median
 
 from fastdiff.engine.micro_batches import best_batch
 
-_SURE_AFTER = 3  # samples of a bucket that are believed as they are
-_NEWEST = 0.05  # share of the newest sample in a mean that has seen many
-_BUSY = 0.97  # of the best rate is as good
-_STEP_SECONDS = 1e-4  # of a step besides the denoiser's calls, on a host: the engine, the worker
-_OUTLIER = 5.0  # a sample counts as at most this many times the mean, and at least its inverse
+# The first samples of a bucket count as they are. Later ones count as at most this many times the
+# mean so far, and as at least the mean divided by it.
+_UNLIMITED_SAMPLES = 3
+_OUTLIER_FACTOR = 5.0
+_NEWEST_SHARE = 0.05  # The newest sample is at least this share of the mean.
+_NEARLY_BEST = 0.97  # A rate is good enough if it is this share of the best one.
+_OVERHEAD_SECONDS = 1e-4  # What engine and worker add to the denoiser's calls of a step, on a CPU.
 
 
 class StepCost:
@@ -44,23 +46,23 @@ class StepCost:
         factor = self._factors.get(power_of_two_from(evaluations))
         if factor is None:
             factor = median(self._factors.values()) if self._factors else 1.0
-        return factor * self._before(evaluations)
+        return factor * self._as_measured(evaluations)
 
     def learn(self, evaluations: int, seconds: float) -> None:
         """Take in what a step of `evaluations` evaluations took."""
-        bucket, factor = power_of_two_from(evaluations), seconds / self._before(evaluations)
+        bucket, factor = power_of_two_from(evaluations), seconds / self._as_measured(evaluations)
         seen = self._samples[bucket] = self._samples.get(bucket, 0) + 1
         mean = self._factors.get(bucket, factor)
-        if seen > _SURE_AFTER:
-            factor = min(max(factor, mean / _OUTLIER), mean * _OUTLIER)
-        self._factors[bucket] = mean + max(1 / seen, _NEWEST) * (factor - mean)
+        if seen > _UNLIMITED_SAMPLES:
+            factor = min(max(factor, mean / _OUTLIER_FACTOR), mean * _OUTLIER_FACTOR)
+        self._factors[bucket] = mean + max(1 / seen, _NEWEST_SHARE) * (factor - mean)
 
     def learned(self) -> dict[int, float]:
         """Return the seconds of a step for each bucket that has been seen, by its largest size."""
         return {bucket: self(bucket) for bucket in sorted(self._factors.copy())}
 
-    def _before(self, evaluations: int) -> float:
-        """Return what the tuner's figures say."""
+    def _as_measured(self, evaluations: int) -> float:
+        """Return the seconds of a step by the tuner's figures alone."""
         if evaluations not in self._measured:
             batch = best_batch(self._batch_seconds, evaluations)
             self._measured[evaluations] = -(-evaluations // batch) * self._batch_seconds[batch]
@@ -83,7 +85,7 @@ def best_step(batch_seconds: Mapping[int, float]) -> int:
     batch_seconds : mapping of int to float
         Measured time of a denoiser call by its number of rows.
     """
-    enough = _BUSY * max(batch / seconds for batch, seconds in batch_seconds.items())
+    enough = _NEARLY_BEST * max(batch / seconds for batch, seconds in batch_seconds.items())
     gains = {batch: batch - enough * seconds for batch, seconds in batch_seconds.items()}
-    lost = enough * _STEP_SECONDS
+    lost = enough * _OVERHEAD_SECONDS
     return min(batch * math.ceil(lost / gain) for batch, gain in gains.items() if gain > 0)

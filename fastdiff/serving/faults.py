@@ -17,7 +17,9 @@ from fastdiff.errors import (
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _OUTCOMES = {429: "refused", 499: "cancelled", 503: "unavailable", 504: "deadline"}
-_UNREAD = (401, 408, 413, 415)  # sent before the body was read; more of it may be coming
+# These may be sent before the body was read to its end. The rest of it may still be on its way, so
+# the connection is closed.
+_BODY_UNREAD = (401, 408, 413, 415)
 CLIENT_GONE = 499
 """Status of a request whose client left; nobody reads it but the log and the metrics."""
 
@@ -72,7 +74,7 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """The headers that go with it; ``Retry-After`` is in whole seconds, at least 1."""
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-        if self.status in _UNREAD:
+        if self.status in _BODY_UNREAD:
             headers["Connection"] = "close"
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))

@@ -220,7 +220,8 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         raise client_gone()
     finally:
         gone.cancel()
-        while not task.done():  # wait_for swallows a cancellation now and then, up to Python 3.11
+        while not task.done():
+            # Up to Python 3.11, `asyncio.wait_for` may swallow a cancellation: repeat it.
             task.cancel()
             await asyncio.wait({task}, timeout=0.1)
         await asyncio.gather(task, gone, return_exceptions=True)

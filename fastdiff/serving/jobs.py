@@ -250,7 +250,7 @@ class Worker(Protocol):
         request : Request
             No more images or steps than the job was reserved for.
         listener : callable
-            Called on the worker's thread.
+            Called on the worker's thread; at once if the worker has stopped.
         progress_every : int
             Send `Progress` every so many steps; 0 for never.
         """

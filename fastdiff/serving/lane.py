@@ -41,7 +41,7 @@ class Lane:
         seconds = sampler.engine.executor.batch_seconds
         self.pace = Pace(StepCost(seconds), queueing.limit or best_step(seconds))
         self.jobs: dict[Ticket, Job] = {}
-        self._began = 0.0  # when the last step began
+        self._began = 0.0  # When the last step began.
         self.rebuild()
 
     def rebuild(self) -> None:

@@ -111,7 +111,7 @@ def load_models(
 def _load(source: Source, choices: ModelOptions) -> SamplerModel:
     """Compile or read a model."""
     options: dict[str, Any] = {
-        "progress": False,  # stderr is a log of JSON lines, on a terminal too
+        "progress": False,  # A progress bar would lie between the JSON lines of the log.
         "batch_invariant": choices.batch_invariant,
     }
     if source.model.endswith(".fastdiff"):
@@ -122,7 +122,7 @@ def _load(source: Source, choices: ModelOptions) -> SamplerModel:
         return SamplerModel(fastdiff.load(source.model, **options))
     options |= {"backend": choices.backend, "precision": choices.precision}
     if is_pipeline(source.model):
-        from fastdiff.integrations.pipelines import load_pipeline  # imports diffusers' pipelines
+        from fastdiff.integrations.pipelines import load_pipeline  # slow: imports diffusers
         from fastdiff.serving.pipelines import latents_of, pipeline_model
 
         pipe = load_pipeline(Path(source.model))
@@ -148,7 +148,7 @@ def _compile(
         except InvalidArgument as error:
             if error.__cause__ is None:
                 raise
-            # The network's own, as of layers that do not fit together.
+            # It has a cause where the network itself raised: its layers do not fit this size.
             raise InvalidArgument(f"{refusal}: {error}") from error
         sampler = compiled if isinstance(compiled, Sampler) else compiled.sampler
         if sampler.network.sample_shape != shape:

@@ -40,9 +40,9 @@ class Mailbox:
                 self._end = event
             elif isinstance(event, Progress) and event.step < event.total:
                 self._keep(event)
-            else:  # what Finished says better
+            else:  # Nobody waits for the start, and after the last step `Finished` has the images.
                 return
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and everybody has left
+        with contextlib.suppress(RuntimeError):  # The loop is closed: the server has ended.
             self._loop.call_soon_threadsafe(self._arrived.set)
 
     def _keep(self, event: Progress) -> None:

@@ -16,7 +16,7 @@ from fastdiff.integrations.schedulers import read_scheduler
 from fastdiff.serving.faults import invalid
 from fastdiff.serving.sampler_model import Decoder, SamplerModel, TextInput
 
-_GUIDANCE = 7.5  # what StableDiffusionPipeline takes unless told otherwise
+_GUIDANCE = 7.5  # StableDiffusionPipeline's default
 _TEXT = "encoder_hidden_states"
 
 

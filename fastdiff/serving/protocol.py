@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fastdiff.serving.faults import ApiError, invalid
 
 MAX_SEED = (1 << 64) - 1
-_DRAWN_SEED_BITS = 53  # what a JavaScript number holds exactly
+_DRAWN_SEED_BITS = 53  # A JavaScript number holds integers of up to so many bits exactly.
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _OPENAI_ONLY = ("complexity", "frame_count", "frame_duration_ms", "svg")
 _WITHOUT_EFFECT = ("moderation", "safety_identifier", "style", "user")

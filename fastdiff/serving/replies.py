@@ -54,23 +54,23 @@ class Replies:
             else:
                 content = {"b64_json": _text(file)}
             data.append({**content, **image_fields(self.checked.ask, index)})
-        reply = {"data": data, **self._picture(), **self._told(finished)}
+        reply = {"data": data, **self._picture_fields(), **self._run_fields(finished)}
         created = reply.pop("created_at")
         return json.dumps({"created": created, **reply}).encode()
 
     def partials(self, progress: list[Progress], sent: Counter[int]) -> list[bytes]:
         """Return the events of estimates; `sent` counts those that each image has had."""
         events = []
-        for told in progress:
-            for image, file in zip(told.images.tolist(), self._files(told.denoised), strict=True):
+        for event in progress:
+            for image, file in zip(event.images.tolist(), self._files(event.denoised), strict=True):
                 fields = {
                     "b64_json": _text(file),
                     "partial_image_index": sent[image],
                     "image_index": image,
-                    "step": told.step,
-                    "steps": told.total,
+                    "step": event.step,
+                    "steps": event.total,
                     **image_fields(self.checked.ask, image),
-                    **self._picture(),
+                    **self._picture_fields(),
                 }
                 events.append(_event("image_generation.partial_image", fields))
                 sent[image] += 1
@@ -85,8 +85,8 @@ class Replies:
                     "b64_json": _text(file),
                     "image_index": index,
                     **image_fields(self.checked.ask, index),
-                    **self._picture(),
-                    **self._told(finished),
+                    **self._picture_fields(),
+                    **self._run_fields(finished),
                     "usage": _NO_TOKENS,
                 },
             )
@@ -100,7 +100,7 @@ class Replies:
             for pixels in self.model.pixels(samples)
         ]
 
-    def _picture(self) -> dict[str, Any]:
+    def _picture_fields(self) -> dict[str, Any]:
         return {
             "created_at": int(time.time()),
             "size": f"{self.checked.width}x{self.checked.height}",
@@ -109,7 +109,7 @@ class Replies:
             "quality": "auto",
         }
 
-    def _told(self, finished: Finished) -> dict[str, Any]:
+    def _run_fields(self, finished: Finished) -> dict[str, Any]:
         return {
             "model": self.name,
             "backend": self.model.backend,

@@ -144,7 +144,7 @@ class SamplerModel:
         example = ImageRequest(
             prompt=None if self._text is None else "a photograph",
             class_labels=None if self.labels is None or self._text is not None else 0,
-            num_inference_steps=min(4, self.max_steps),  # the least that every solver takes
+            num_inference_steps=min(4, self.max_steps),  # Some solvers take no fewer.
             seed=0,
         )
         sizes = map(_size_name, self._sizes)

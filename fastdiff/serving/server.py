@@ -49,7 +49,7 @@ def listen(host: str, port: int, write_seconds: float) -> socket.socket:
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise Unavailable(f"cannot listen on {host} port {port}: {error}") from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Accepted connections inherit it from the listener.
         milliseconds = round(write_seconds * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return listener
@@ -87,7 +87,7 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # anybody on this machine can send them
+        proxy_headers=False,  # Any process of this machine could write them.
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )
@@ -99,7 +99,7 @@ def run_server(
             load()
         except BaseException as error:
             failures.append(error)
-            # These say all that helps; anything else is a bug or a library's.
+            # The messages of these say all that helps. Anything else is a bug, and needs its trace.
             trace = None if isinstance(error, (FastdiffError, OSError)) else error
             _log.critical("a model cannot be served: %s", error, exc_info=trace)
             server.should_exit = True
@@ -109,7 +109,7 @@ def run_server(
     server.run(sockets=[listener])
     code = 1 if failures else 0
     if loader.is_alive():
-        # It compiles in native threads, which an orderly exit of Python would pull down under it.
+        # It still compiles, in native threads that would crash if Python ended in order under them.
         os._exit(code)
     return code
 

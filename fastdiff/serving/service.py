@@ -85,7 +85,7 @@ class Service:
         self.draining = False
         self.in_progress = 0
         self._served: dict[str, Served] = {}
-        self._held: dict[Job, Worker] = {}  # jobs with a place, and whose place it is
+        self._held: dict[Job, Worker] = {}  # The worker of each job that holds a place.
         self._pool = ThreadPoolExecutor(self.settings.pool_threads, "fastdiff-http")
 
     def add(self, name: str, served: Served) -> None:

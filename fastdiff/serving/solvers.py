@@ -36,7 +36,7 @@ def usable_solvers(sampler: Sampler, preferred: Solver) -> dict[str, UsableSolve
         solver = preferred if name == preferred.name else get_solver(name)
         try:
             few, many = (solver.table(schedule, steps=n) for n in (max(most - 1, 1), most))
-        except FastdiffError:  # it does not fit the schedule
+        except FastdiffError:  # The solver does not fit the schedule.
             continue
         ends_in_noise = many.sigma_to[-1] > many.sigma[0]
         if not ends_in_noise and (learned_variance or not many.pack().needs_variance):

@@ -55,12 +55,14 @@ class ModelWorker:
         lanes = [Lane(sampler, self._queueing) for sampler in each]
         self._lanes = {lane.size: lane for lane in lanes}
         paces = {size: lane.pace for size, lane in self._lanes.items()}
-        self._wake = threading.Condition()  # guards what follows
+        # Guards what follows, up to what the thread alone uses; notified when there is work.
+        self._wake = threading.Condition()
         self._admission, self._meter = Admission(paces, self._queueing), Meter()
-        self._started: list[Job] = []
-        self._cancelled: list[Job] = []
+        self._to_start: list[Job] = []
+        self._to_cancel: list[Job] = []
         self._state, self._running_rows = "ready", 0
-        self._crashes, self._free_since = 0, 0.0  # the thread's own
+        # The thread's own: crashes since a job finished, and when it could begin the next step.
+        self._crashes, self._free_since = 0, 0.0
         self._thread = threading.Thread(target=self._run, name=f"fastdiff-{name}", daemon=True)
         self._thread.start()
 
@@ -94,7 +96,7 @@ class ModelWorker:
             job.accept(request, listener, progress_every)
             alive = self._state != "stopped"
             if alive:
-                self._started.append(job)
+                self._to_start.append(job)
                 self._wake.notify()
         if not alive:
             self._end(job, Failed(Unavailable(f"the worker of {self.name} has stopped")), "failed")
@@ -108,7 +110,7 @@ class ModelWorker:
             if job.request is None:
                 self._admission.leave(job)
             else:
-                self._cancelled.append(job)
+                self._to_cancel.append(job)
                 self._wake.notify()
 
     def status(self) -> WorkerStatus:
@@ -153,8 +155,8 @@ class ModelWorker:
             error = Unavailable(f"the worker of {self.name} has stopped: {fault}")
         with self._wake:
             self._state, self._running_rows = "stopped", 0
-            waiting, self._started = self._started, []
-        for job in [*waiting, *self._jobs()]:
+            to_start, self._to_start = self._to_start, []
+        for job in [*to_start, *self._jobs()]:
             self._end(job, Failed(error), "failed")
 
     def _round(self) -> bool:
@@ -162,16 +164,16 @@ class ModelWorker:
         with self._wake:
             if not self._jobs():
                 self._running_rows = 0
-                self._wake.wait_for(lambda: self._started or self._state == "stopped")
+                self._wake.wait_for(lambda: self._to_start or self._state == "stopped")
                 self._free_since = time.monotonic()
             if self._state == "stopped":
                 return False
-            started, self._started = self._started, []
-            cancelled, self._cancelled = self._cancelled, []
+            to_start, self._to_start = self._to_start, []
+            to_cancel, self._to_cancel = self._to_cancel, []
         now = time.monotonic()
-        for job in started:
+        for job in to_start:
             self._take_in(job)
-        for job in cancelled:
+        for job in to_cancel:
             self._withdraw(job, Cancelled("the request was cancelled"), "cancelled")
         self._drop_late(now)
         lane = self._most_urgent(now)
@@ -225,7 +227,8 @@ class ModelWorker:
             self._recover(lane, crash)
         if tick is not None:
             end = time.monotonic()
-            seconds, self._free_since = end - self._free_since, end  # all that a step delays others
+            # Not the step alone: all that kept the next one from beginning.
+            seconds, self._free_since = end - self._free_since, end
             lane.pace.cost.learn(tick.evaluations, seconds)
             self._observer.step(tick.rows, tick.evaluations, seconds)
             with self._wake:

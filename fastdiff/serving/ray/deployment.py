@@ -8,7 +8,7 @@ import importlib
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,69 +20,19 @@ from fastdiff.serving.app import create_app
 from fastdiff.serving.faults import ApiError
 from fastdiff.serving.limits import Limits
 from fastdiff.serving.loading import ModelOptions, Source, load_models
+from fastdiff.serving.ray.fleet import Fleet
 from fastdiff.serving.ray.relay import ReplicaLost, answer
 from fastdiff.serving.ray.router import create_router
 from fastdiff.serving.service import Service, Settings
 from fastdiff.serving.worker import ModelWorker
 
-_REPORT_SECONDS = 2.0  # a replica that says nothing for so long is left out of the reports
-_HEALTH_PERIOD_SECONDS = 2.0
-# More than a replica has places for: its own queue shall refuse, with an estimate, and not Ray's,
-# in which requests would wait without one.
+_REPORT_SECONDS = 2.0  # A replica that does not answer within this time is left out of the reports.
+# More than a replica has places for, so that its own queue refuses, which says when to come again,
+# and no request waits in Ray's, which does not.
 _AT_ONCE = 4096
 _REPLICA = "Replica"
 
 Load = Callable[[Service], None]
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """How many replicas there are, what each of them has, and how they come and go.
-
-    Attributes
-    ----------
-    replicas : int
-        At least.
-    max_replicas : int or None
-        At most, when there is more to do than `target_ongoing_requests` for each; None for as many
-        as at least.
-    target_ongoing_requests : float
-        Requests that one replica shall have at a time, waiting or running, on average.
-    num_cpus, num_gpus : float
-        Of each replica. Ray gives it the threads and the devices to match.
-    drain_seconds : float
-        How long a replica that is not needed any more goes on with what it has.
-    """
-
-    replicas: int = 1
-    max_replicas: int | None = None
-    target_ongoing_requests: float = 16.0
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    drain_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise InvalidArgument(f"replicas: expected at least 1, got {self.replicas}")
-        if self.max_replicas is not None and self.max_replicas < self.replicas:
-            raise InvalidArgument(
-                f"max_replicas: expected at least {self.replicas}, got {self.max_replicas}"
-            )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What Ray Serve is told of the replicas."""
-        scaling = {
-            "min_replicas": self.replicas,
-            "max_replicas": self.max_replicas or self.replicas,
-            "target_ongoing_requests": self.target_ongoing_requests,
-        }
-        return {
-            "autoscaling_config": scaling,
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
-            "graceful_shutdown_timeout_s": self.drain_seconds,
-            "health_check_period_s": _HEALTH_PERIOD_SECONDS,
-        }
 
 
 class Replica:
@@ -99,7 +49,7 @@ class Replica:
     def __init__(self, names: Sequence[str], load: Load, limits: Limits) -> None:
         serve = _require_serve()
         self._name = serve.get_replica_context().replica_id.unique_id
-        # The router has seen to the keys, and is the only one who can ask.
+        # No keys: the router checks them, and nobody else can reach a replica.
         self._service = Service(names, Settings(limits))
         load(self._service)
         self._app = create_app(self._service)
@@ -154,7 +104,7 @@ class _RayReplicas:
                 503, "no replica runs", code="model_unavailable", retry_after=2
             ) from error
         finally:
-            messages.cancel()  # if the client has left; does nothing after the end
+            messages.cancel()  # For a client that has left; it does nothing after the end.
 
     async def reports(self) -> list[dict[str, Any]]:
         """Return what every replica that answers in time says of itself."""

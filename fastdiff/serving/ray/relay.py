@@ -32,8 +32,9 @@ from fastdiff.serving.protocol import ImageRequest
 from fastdiff.serving.replies import error_event
 from fastdiff.serving.service import Settings
 
-_BUSY = (429, 503)
-_MOST_LOSSES = 3  # of one request: what kills every replica that it meets shall not meet them all
+_BUSY_STATUSES = (429, 503)
+# A request that loses more replicas than this is given up: it may be what kills them.
+_MOST_LOSSES = 3
 _LEAST_WAIT_SECONDS = 0.1
 _log = logging.getLogger("fastdiff.serving")
 
@@ -96,7 +97,7 @@ async def answer(app: ASGIApp, body: bytes, request_id: str) -> AsyncGenerator[M
             yield message
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)  # it has logged and sent its errors
+        await asyncio.gather(task, return_exceptions=True)  # `app` logs its errors itself.
 
 
 class Relay:
@@ -136,20 +137,20 @@ class Relay:
             url = file_urls(scope, self._settings.public_url)
             return self._store(body, ask.format, url)
 
-        outlet = _Outlet(send, with_urls if ask.response_format == "url" else None)
+        response = _RelayedResponse(send, with_urls if ask.response_format == "url" else None)
         ask = ask.model_copy(update={"response_format": None})
         request_id = scope.get("state", {}).get("request_id", "")
         try:
-            await unless_gone(request.receive, self._deliver(ask, request_id, arrived, outlet))
+            await unless_gone(request.receive, self._deliver(ask, request_id, arrived, response))
         except ApiError as error:
             if error.status == CLIENT_GONE:
                 return
-            if not outlet.began:
+            if not response.began:
                 raise
-            await outlet.end(error_event(error))
+            await response.end(error_event(error))
 
     async def _deliver(
-        self, ask: ImageRequest, request_id: str, arrived: float, outlet: _Outlet
+        self, ask: ImageRequest, request_id: str, arrived: float, response: _RelayedResponse
     ) -> None:
         """Ask replicas until one has answered to the end."""
         losses, patient_until = 0, math.inf
@@ -158,12 +159,12 @@ class Relay:
             try:
                 async with aclosing(self._replicas.answer(body, request_id)) as messages:
                     accepted = losses > 0 and time.monotonic() < patient_until
-                    wait = await outlet.relay(messages, accepted=accepted)
+                    wait = await response.relay(messages, accepted=accepted)
                 if wait is None:
                     return
                 await asyncio.sleep(max(wait, _LEAST_WAIT_SECONDS))
             except ReplicaLost as error:
-                if outlet.ended:
+                if response.ended:
                     return
                 losses += 1
                 self._lost.inc()
@@ -194,8 +195,8 @@ def _remaining(ask: ImageRequest, arrived: float) -> ImageRequest:
     return ask.model_copy(update={"deadline_ms": left})
 
 
-class _Outlet:
-    """What a client has been sent, by whichever replica.
+class _RelayedResponse:
+    """The one response that a client gets, from however many replicas.
 
     Attributes
     ----------
@@ -205,7 +206,7 @@ class _Outlet:
 
     def __init__(self, send: Send, rewrite: Callable[[bytes], bytes] | None) -> None:
         self._send, self._rewrite = send, rewrite
-        self._steps: dict[int, float] = {}  # of the last event about each image
+        self._steps: dict[int, float] = {}  # The step of the last event about each image.
         self.began = self.ended = False
 
     async def relay(self, messages: AsyncIterator[Message], *, accepted: bool) -> float | None:
@@ -224,13 +225,16 @@ class _Outlet:
             Seconds after which to ask again, if the replica is busy; None at the end.
         """
         start = await anext(messages)
-        if accepted and start["status"] in _BUSY:
+        if accepted and start["status"] in _BUSY_STATUSES:
             return retry_after(Headers(raw=start["headers"]))
         async for message in messages:
-            if self.began and start["status"] != 200:  # a later replica's; the status is sent
+            if self.began and start["status"] != 200:
+                # A later replica refuses, when the client has had its status from an earlier one.
                 raise _fault(start["status"], message["body"])
             message = self._edit(start, message)
-            if not self.began:  # not before a body comes, so that a loss until then leaves no trace
+            if not self.began:
+                # The start waits for the first part of the body: if the replica is lost before, the
+                # client has seen nothing of it.
                 self.began = True
                 await self._send(start)
             self.ended = not message.get("more_body")
@@ -253,7 +257,7 @@ class _Outlet:
     def _is_news(self, event: bytes) -> bool:
         """Return whether the client has not had an event of a stream, and remember it."""
         _, found, data = event.partition(b"data: ")
-        told = json.loads(data) if found else {}  # a heartbeat has none
+        told = json.loads(data) if found else {}  # A heartbeat has no data.
         image, step = told.get("image_index"), told.get("step", math.inf)
         if image is None:
             return True
