@@ -9,9 +9,11 @@
 #include "layer_norm.h"
 #include "map_node.h"
 #include "observe.h"
+#include "product.h"
 
 namespace fastdiff::network {
 
-using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, MapNode, Gather, Observe>;
+using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, MapNode, Gather, Observe,
+                       Product>;
 
 }  // namespace fastdiff::network

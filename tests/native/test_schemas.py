@@ -20,6 +20,8 @@ CALLS = {
     "matmul": (("x", "square"), {}),
     "mm": (("flat", "wide"), {}),
     "addmm": (("outputs", "flat", "wide"), {}),
+    "bmm": (("sequence", "columns"), {}),
+    "baddbmm": (("products", "sequence", "columns"), {}),
     "outer": (("t", "row"), {}),
     "ger": (("t", "row"), {}),
     "unbind": (("x",), {"dim": 1}),
@@ -73,6 +75,8 @@ CALLS = {
 }  # fmt: skip
 DERIVED = {  # what is made of an input first
     "sequence": (ATEN.select.int, "x", 3, 0),
+    "columns": (ATEN.select.int, "x", 1, 0),
+    "products": (ATEN.select.int, "y", 2, 0),
     "flat": (ATEN.view.default, "x", [-1, 72]),
     "shuffled": (ATEN.view.default, "x", [-1, 12, 3, 2]),
     "variance": (ATEN.square.default, "vector"),
