@@ -10,10 +10,11 @@
 #include "map_node.h"
 #include "observe.h"
 #include "product.h"
+#include "softmax_node.h"
 
 namespace fastdiff::network {
 
 using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, MapNode, Gather, Observe,
-                       Product>;
+                       Product, RowSoftmax>;
 
 }  // namespace fastdiff::network

@@ -126,3 +126,18 @@ def merge_axes(views: Sequence[View]) -> list[View]:
             ]
         axis -= 1
     return merged
+
+
+def inverse(order: Sequence[int]) -> list[int]:
+    """Return the axes that undo ``permute(order)``."""
+    return sorted(range(len(order)), key=lambda a: order[a])
+
+
+def memory_order(view: View) -> list[int]:
+    """Return the axes of `view` in the order of memory; as they are if some axis is repeated."""
+    axes = list(range(len(view.shape)))
+    if any(n > 1 and step == 0 for n, step in zip(view.shape, view.strides, strict=True)):
+        return axes
+    moving = [a for a in axes if view.shape[a] > 1]
+    still = [a for a in axes if view.shape[a] == 1]
+    return still + sorted(moving, key=lambda a: -view.strides[a])

@@ -22,6 +22,8 @@ CALLS = {
     "addmm": (("outputs", "flat", "wide"), {}),
     "bmm": (("sequence", "columns"), {}),
     "baddbmm": (("products", "sequence", "columns"), {}),
+    "softmax": (("x", 1), {}),
+    "_softmax": (("x", 1, False), {}),
     "outer": (("t", "row"), {}),
     "ger": (("t", "row"), {}),
     "unbind": (("x",), {"dim": 1}),
