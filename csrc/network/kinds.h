@@ -10,11 +10,12 @@
 #include "map_node.h"
 #include "observe.h"
 #include "product.h"
+#include "reduce.h"
 #include "softmax_node.h"
 
 namespace fastdiff::network {
 
 using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, MapNode, Gather, Observe,
-                       Product, RowSoftmax>;
+                       Product, RowSoftmax, Reduce>;
 
 }  // namespace fastdiff::network

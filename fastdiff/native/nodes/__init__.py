@@ -13,6 +13,7 @@ from fastdiff.native.nodes.maps import MAP_AXES, MAP_INPUTS, MAP_STEPS, Map, Ste
 from fastdiff.native.nodes.node import KINDS, Node
 from fastdiff.native.nodes.norms import GroupNorm, LayerNorm
 from fastdiff.native.nodes.product import Product
+from fastdiff.native.nodes.reduce import Reduce
 from fastdiff.native.nodes.softmax import Softmax
 
 for _module in pkgutil.iter_modules(__path__):  # a new kind is a file, and no line here
@@ -31,6 +32,7 @@ __all__ = [
     "Map",
     "Node",
     "Product",
+    "Reduce",
     "Softmax",
     "Step",
 ]
