@@ -11,12 +11,12 @@ namespace fastdiff::network {
 // A reduction is one line: its name in plans, what it begins with, what it takes of a number u, and
 // how it joins two of these.
 // clang-format off
-#define FASTDIFF_REDUCTIONS(X)                                                             \
-  X(kSum, "sum", 0.0f, u, u + v)                                                           \
-  X(kSquares, "sum of squares", 0.0f, u * u, u + v)                                        \
-  X(kMagnitudes, "sum of magnitudes", 0.0f, absolute<L>(u), u + v)                                   \
-  X(kLargest, "largest", -__builtin_inff(), u, maximum<L>(u, v))                           \
-  X(kSmallest, "smallest", __builtin_inff(), u, minimum<L>(u, v))                          \
+#define FASTDIFF_REDUCTIONS(X)                                     \
+  X(kSum, "sum", 0.0f, u, u + v)                                   \
+  X(kSquares, "sum of squares", 0.0f, u * u, u + v)                \
+  X(kMagnitudes, "sum of magnitudes", 0.0f, absolute<L>(u), u + v) \
+  X(kLargest, "largest", -__builtin_inff(), u, maximum<L>(u, v))   \
+  X(kSmallest, "smallest", __builtin_inff(), u, minimum<L>(u, v))  \
   X(kLargestMagnitude, "largest magnitude", 0.0f, absolute<L>(u), maximum<L>(u, v))
 // clang-format on
 

@@ -63,7 +63,7 @@ struct RowSoftmaxes {
     F tops = fold<L>(least, whole, [&](int64_t i) { return L::load(x + i * L::kLanes); }, max);
     if (rest) tops = max(tops, load_or<L>(least, x + begin, rest));
     const float top = across<L>(tops, max);
-    const auto power = [&](F v) { return exp2_negative<L>((v - top) * 0x1.715476p+0f); };  // log2 e
+    const auto power = [&](F v) { return exp2_negative<L>((v - top) * kLog2E); };
     F sums = fold<L>(
         F{}, whole,
         [&](int64_t i) {

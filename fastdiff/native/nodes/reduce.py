@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastdiff.native.algorithms import Algorithm
-from fastdiff.native.nodes.node import Node, sizes
+from fastdiff.native.nodes.node import Node, is_vector, sizes
 from fastdiff.native.reading.results import operator
 from fastdiff.native.views import Shape, View, memory_order
 
@@ -47,9 +47,8 @@ class Reduce(Node):
 
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
         rows, _ = self.x.shape
-        together = rows == 1 or self.y.strides == (1,)
         known = self.reduction in REDUCTIONS
-        return known and together and self.y.shape == (rows,) and is_reducible(self.x)
+        return known and is_vector(self.y, rows) and is_reducible(self.x)
 
     def compute(self, memory: Memory) -> NDArray[Any]:
         return REDUCTIONS[self.reduction](memory.view(self.x))
@@ -78,8 +77,7 @@ class Reduce(Node):
 
 def is_reducible(x: View) -> bool:
     """Whether the elements of each row, or the rows of each element, lie together."""
-    (rows, channels), (row, step) = x.shape, x.strides
-    return channels == 1 or step == 1 or rows == 1 or row == 1
+    return x.together or x.permute((1, 0)).together
 
 
 def _axes(r: Reader, axes: int | Sequence[int] | None) -> frozenset[int]:
