@@ -117,6 +117,10 @@ class Fields {
     to = named<network::Activation>(network::kActivationNames, value.cast<std::string>(),
                                     "activation");
   }
+  static void set(const pybind11::object& value, network::Reduction& to) {
+    to =
+        named<network::Reduction>(network::kReductionNames, value.cast<std::string>(), "reduction");
+  }
   static void set(const pybind11::object& value, network::Algorithm& to) {
     to =
         named<network::Algorithm>(network::kAlgorithmNames, value.cast<std::string>(), "algorithm");

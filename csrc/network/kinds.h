@@ -10,10 +10,13 @@
 #include "layer_norm.h"
 #include "map_node.h"
 #include "observe.h"
+#include "product.h"
+#include "reduce.h"
+#include "softmax_node.h"
 
 namespace fastdiff::network {
 
-using Kinds =
-    TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, AveragePool, MapNode, Gather, Observe>;
+using Kinds = TypeList<ConvNode, GroupNorm, LayerNorm, AttentionNode, AveragePool, MapNode, Gather,
+                       Observe, Product, RowSoftmax, Reduce>;
 
 }  // namespace fastdiff::network

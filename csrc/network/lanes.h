@@ -76,4 +76,25 @@ struct Vectors {
   }
 };
 
+template <class L>
+FASTDIFF_INLINE int64_t at_most_lanes(int64_t count) {
+  return count < L::kLanes ? count : L::kLanes;
+}
+
+/// The `live` floats that there are, then zeros.
+template <class L>
+FASTDIFF_INLINE typename L::F load_live(const float* from, int64_t live) {
+  if (live >= L::kLanes) return L::load(from);
+  return live > 0 ? L::load_part(from, live) : typename L::F{};
+}
+/// Stores the first `live` lanes, all that there are at most.
+template <class L>
+FASTDIFF_INLINE void store_live(float* to, typename L::F v, int64_t live) {
+  if (live >= L::kLanes) {
+    L::store(to, v);
+  } else if (live > 0) {
+    L::store_part(to, v, live);
+  }
+}
+
 }  // namespace fastdiff::network

@@ -39,29 +39,6 @@ struct Head {
   }
 };
 
-template <class L>
-FASTDIFF_INLINE int64_t at_most_lanes(int64_t count) {
-  return count < L::kLanes ? count : L::kLanes;
-}
-
-/// Loads a vector of which only the first `live` floats exist; the others become zero.
-template <class L>
-FASTDIFF_INLINE typename L::F load_live(const float* from, int64_t live) {
-  if (live >= L::kLanes) return L::load(from);
-  return live > 0 ? L::load_part(from, live) : typename L::F{};
-}
-
-/// Loads and transposes a square of tokens and channels: lane r of columns[c] is from[r * token +
-/// c], or zero after the last token or channel.
-template <class L>
-FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t tokens,
-                                  int64_t channels, typename L::F (&columns)[L::kLanes]) {
-  for (int r = 0; r < L::kLanes; ++r) {
-    columns[r] = r < tokens ? load_live<L>(from + r * token, channels) : typename L::F{};
-  }
-  Transpose<L>::square(columns);
-}
-
 /// The running softmax of a panel of queries: their maxima, totals and weighted sums of values.
 template <class L, int kVectors>
 class Softmax {

@@ -52,4 +52,14 @@ struct Transpose {
   }
 };
 
+/// Tokens become lanes: lane r of columns[c] is from[r * token + c], or zero behind the last one.
+template <class L>
+FASTDIFF_INLINE void load_columns(const float* from, int64_t token, int64_t tokens,
+                                  int64_t channels, typename L::F (&columns)[L::kLanes]) {
+  for (int r = 0; r < L::kLanes; ++r) {
+    columns[r] = r < tokens ? load_live<L>(from + r * token, channels) : typename L::F{};
+  }
+  Transpose<L>::square(columns);
+}
+
 }  // namespace fastdiff::network

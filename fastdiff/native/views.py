@@ -126,3 +126,52 @@ def merge_axes(views: Sequence[View]) -> list[View]:
             ]
         axis -= 1
     return merged
+
+
+def inverse(order: Sequence[int]) -> list[int]:
+    """Return the axes that undo ``permute(order)``."""
+    return sorted(range(len(order)), key=lambda a: order[a])
+
+
+def memory_order(view: View) -> list[int]:
+    """Return the axes of `view` in the order of memory; as they are if some axis is repeated."""
+    axes = list(range(len(view.shape)))
+    if any(n > 1 and step == 0 for n, step in zip(view.shape, view.strides, strict=True)):
+        return axes
+    moving = [a for a in axes if view.shape[a] > 1]
+    still = [a for a in axes if view.shape[a] == 1]
+    return still + sorted(moving, key=lambda a: -view.strides[a])
+
+
+def see_through(view: View, y: View, source: View) -> View | None:
+    """Return as a view of `source` what `view` is of y, which has its elements; None if none is.
+
+    Parameters
+    ----------
+    view : View
+        Of the buffer of y.
+    y : View
+        Every element of its buffer once, axes in any order.
+    source : View
+        Of the shape of y.
+    """
+    order = sorted(range(len(y.shape)), key=lambda axis: -y.strides[axis])
+    whole, operand = merge_axes([y.permute(order), source.permute(order)])
+    offset, rest = operand.offset, view.offset
+    room = []  # by axes of y, from the longest steps to the shortest
+    for size, step, own in zip(whole.shape, whole.strides, operand.strides, strict=True):
+        begin, rest = divmod(rest, step)
+        offset += begin * own
+        room.append(size - 1 - begin)
+    strides = []
+    for size, step in zip(view.shape, view.strides, strict=True):
+        axis = next((i for i, s in enumerate(whole.strides) if s <= step), None)
+        if step == 0 or axis is None:
+            strides.append(0)
+            continue
+        times, odd = divmod(step, whole.strides[axis])
+        room[axis] -= times * (size - 1)
+        if odd or room[axis] < 0:
+            return None
+        strides.append(times * operand.strides[axis])
+    return View(source.buffer, offset, view.shape, tuple(strides))

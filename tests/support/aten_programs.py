@@ -152,7 +152,7 @@ def difference(got, expected):
     if not np.array_equal(got[~finite], expected[~finite], equal_nan=True):
         return np.inf
     scale = max(np.abs(expected[finite]).max(initial=0), 1e-30)
-    return np.abs(got - expected)[finite].max(initial=0) / scale
+    return np.abs(got[finite] - expected[finite]).max(initial=0) / scale
 
 
 def normalised(target, args, kwargs):

@@ -12,6 +12,9 @@ from fastdiff.native.nodes.gather import Gather
 from fastdiff.native.nodes.maps import MAP_AXES, MAP_INPUTS, MAP_STEPS, Map, Step
 from fastdiff.native.nodes.node import KINDS, Node
 from fastdiff.native.nodes.norms import GroupNorm, LayerNorm
+from fastdiff.native.nodes.product import Product
+from fastdiff.native.nodes.reduce import Reduce
+from fastdiff.native.nodes.softmax import Softmax
 
 for _module in pkgutil.iter_modules(__path__):  # a new kind is a file, and no line here
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -28,5 +31,8 @@ __all__ = [
     "LayerNorm",
     "Map",
     "Node",
+    "Product",
+    "Reduce",
+    "Softmax",
     "Step",
 ]

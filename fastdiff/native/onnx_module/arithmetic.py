@@ -20,9 +20,9 @@ from fastdiff.native.onnx_module.deferred import (
     GroupNormed,
     Halved,
     LayerNormed,
+    MatrixProduct,
     NormalShare,
     Probabilities,
-    Product,
     Rounded,
     RowDeviation,
     RowMean,
@@ -65,7 +65,7 @@ def _add(a: Value, b: Value) -> Value:
         return Whole(floats[0] + floats[1])
     for one, other in ((a, b), (b, a)):
         summand = number(other)
-        if isinstance(one, (GroupNormed, LayerNormed, Product)) and is_weight(other):
+        if isinstance(one, (GroupNormed, LayerNormed, MatrixProduct)) and is_weight(other):
             joined = one.shifted(tensor(other))
             if joined is not None:
                 return joined

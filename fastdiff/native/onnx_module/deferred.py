@@ -162,7 +162,7 @@ class LayerNormed(Deferred):
 
 
 @dataclass(frozen=True)
-class Product(Deferred):
+class MatrixProduct(Deferred):
     """x (..., K) times a constant matrix (K, N)."""
 
     x: Tensor

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from fastdiff.native.onnx_module.deferred import (
     GroupNormed,
+    MatrixProduct,
     Probabilities,
-    Product,
     Regrouped,
     Scores,
 )
@@ -104,7 +104,7 @@ def _matmul(a: Value, b: Value) -> Value:
         return a.attend(tensor(b))
     left, right = tensor(a), tensor(b)
     if is_weight(b) and right.ndim == 2:
-        return Product(left, right)
+        return MatrixProduct(left, right)
     if left.ndim >= 3 and left.ndim == right.ndim:
         return Scores(left, right)
     return left @ right

@@ -1,4 +1,4 @@
-"""What kernels take along: epilogues of convolutions and norms.
+"""What kernels take along: epilogues of convolutions and norms, and all of an attention.
 
 Each pass replaces a node and the only reader of its output by one node. The output of the reader
 takes the place of the node's own, and other operands are computed earlier (`sort_nodes`).
@@ -19,6 +19,7 @@ from fastdiff.native.nodes import (
     Step,
 )
 from fastdiff.native.operations import ACTIVATIONS
+from fastdiff.native.planning.attention import fuse_attention
 from fastdiff.native.planning.graph import Graph, remove_dead, sort_nodes
 from fastdiff.native.views import View
 
@@ -26,7 +27,8 @@ _N = TypeVar("_N", Conv, GroupNorm, LayerNorm)
 
 
 def fuse(graph: Graph) -> None:
-    """Let convolutions and norms take along what follows them."""
+    """Let attention take what it is written of, convolutions and norms what follows them."""
+    fuse_attention(graph)
     _absorb(graph, Conv, _conv_takes)
     _absorb(graph, GroupNorm, _group_norm_takes)
     _absorb(graph, LayerNorm, lambda node, op, other: _layer_norm_takes(graph, node, op, other))

@@ -45,7 +45,7 @@ def compute_constant(reader: Reader, args: Any, kwargs: Any, env: Mapping[fx.Nod
         raise reader.refuse("it draws random numbers")
     if in_place(node.target) and reader.keeps(args[0]):
         raise reader.refuse("it changes what is a weight, or is kept from call to call")
-    compute: Any = node.target
+    compute = _function(node)
     try:
         with torch.no_grad():
             few = _compute_few(node, env) if _sees_batch(node, env) else None
@@ -55,6 +55,15 @@ def compute_constant(reader: Reader, args: Any, kwargs: Any, env: Mapping[fx.Nod
     if few is not None and not _alike(node.meta["val"], one, few):
         raise reader.refuse("its result depends on the size of the batch")
     return one
+
+
+def _function(node: fx.Node) -> Any:
+    """Return what computes `node`; memory that nobody has written may hold anything: zeros here."""
+    return _zeros if node.target is torch.ops.aten.empty.memory_format else node.target
+
+
+def _zeros(size: Any, *, memory_format: object = None, **options: Any) -> Tensor:
+    return torch.zeros(size, **options)
 
 
 def _sees_batch(node: fx.Node, env: Mapping[fx.Node, Any]) -> bool:
@@ -72,8 +81,7 @@ def _compute_few(node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return _sized(given, _FEW)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), copies)
-    compute: Any = node.target
-    return compute(*args, **kwargs)
+    return _function(node)(*args, **kwargs)
 
 
 def _sized(given: Any, batch: int) -> Any:

@@ -1,4 +1,4 @@
-"""Products with weights and constants, however they are written: linear layers."""
+"""Products, however they are written: those with weights and constants are linear layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastdiff.native.nodes import Conv
+from fastdiff.native.nodes.product import contract, multiply
 from fastdiff.native.reading.reader import Reader
 from fastdiff.native.reading.results import Result, operator
 from fastdiff.native.views import View
@@ -25,7 +26,9 @@ def _linear(r: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> V
 
 @operator("matmul.default", "mm.default")
 def matmul(r: Reader, a: Result, b: Result) -> View:
-    """Read a product of which one side is constant."""
+    """Read a product; one with a constant is a linear layer."""
+    if isinstance(a, View) and isinstance(b, View):
+        return multiply(r, a, b)
     if isinstance(a, View) and isinstance(b, Tensor) and b.ndim <= 2:
         columns = b if b.ndim == 2 else b[:, None]
         y = _product(r, a, columns)
@@ -60,7 +63,7 @@ def _outer(r: Reader, column: Result, row: Result) -> View:
 
 @operator("einsum.default")
 def einsum(r: Reader, equation: str, operands: Sequence[Result], path: object = None) -> View:
-    """Read a permutation, or a product with one constant."""
+    """Read a permutation, or a product of two."""
     source, _, target = equation.replace(" ", "").partition("->")
     terms = source.split(",")
     if any(len(set(term)) != len(term) for term in (*terms, target)) or "." in equation:
@@ -70,12 +73,25 @@ def einsum(r: Reader, equation: str, operands: Sequence[Result], path: object = 
         (view,) = operands
         if isinstance(view, View) and len(view.shape) == len(source) - 1:
             return view.permute([source.index(letter) - 1 for letter in target[1:]])
-    if len(operands) != 2 or len(views) != 1:
-        raise r.refuse(f"{equation!r} is no product with a constant")
+    if len(operands) != 2:
+        raise r.refuse(f"{equation!r} is no product of two")
+    first, second = operands
+    if isinstance(first, View) and isinstance(second, View):
+        return _of_images(r, equation, first, second)
     view, constant = operands[views[0]], operands[1 - views[0]]
     if not isinstance(view, View) or not isinstance(constant, Tensor):
         raise r.refuse(f"{equation!r} reads something else than tensors")
     return _with_constant(r, equation, view, terms[views[0]], constant, terms[1 - views[0]], target)
+
+
+def _of_images(r: Reader, equation: str, a: View, b: View) -> View:
+    """Read an equation of two tensors of images, whose first letter is the batch."""
+    source, _, target = equation.replace(" ", "").partition("->")
+    left, right = source.split(",")
+    if not left[:1] == right[:1] == target[:1] != "":
+        raise r.refuse(f"{equation!r} moves the batch or sums over it")
+    _, lead = r.image_shape()  # else the heads are a factor of the batch: an axis of each image
+    return contract(r, a, left[lead:], b, right[lead:], target[lead:])
 
 
 def _with_constant(

@@ -16,7 +16,7 @@ from fastdiff.errors import Unavailable
 from fastdiff.native.nodes import Map, Node, Step
 from fastdiff.native.planning.graph import Graph, Value
 from fastdiff.native.reading.results import Result, Rows
-from fastdiff.native.views import Shape, View
+from fastdiff.native.views import Shape, View, inverse, memory_order
 
 _SMALL = 4096  # elements of constants that are compared by content
 
@@ -200,10 +200,10 @@ class Reader:
         shape = tuple(np.broadcast_shapes(*(view.shape for view in views)))
         key = max(views, key=lambda view: view.numel)
         views = [view.expand(shape) for view in views]
-        order = _memory_order(key.expand(shape))
+        order = memory_order(key.expand(shape))
         inputs = tuple(view.permute(order) for view in views)
         y = View.of("", inputs[0].shape)
-        return self.emit(Map(self.label(op), y, inputs, tuple(program))).permute(_inverse(order))
+        return self.emit(Map(self.label(op), y, inputs, tuple(program))).permute(inverse(order))
 
     def copy(self, view: View, what: str = "copy") -> View:
         """Return `view` as a whole value of its own, in the order of its axes."""
@@ -249,11 +249,11 @@ class Reader:
             return self._joined[key]
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
-        order = _memory_order(parts[0])
+        order = memory_order(parts[0])
         stored = tuple(shape[a] for a in order)
         rows = math.prod(stored[:-1])
         name = self.value(self.label("cat"), rows, stored[-1] if stored else 1)
-        whole = View.of(name, stored).permute(_inverse(order))
+        whole = View.of(name, stored).permute(inverse(order))
         begin = 0
         for part in parts:
             place = whole.slice(axis, begin, begin + part.shape[axis])
@@ -277,17 +277,3 @@ def short_name(path: str) -> str:
     while parts and parts[0] in {"module", "model"}:
         parts = parts[1:]
     return ".".join(parts)
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=lambda a: order[a])
-
-
-def _memory_order(view: View) -> list[int]:
-    """Return the axes of `view` in the order of memory; as they are if some axis is repeated."""
-    axes = list(range(len(view.shape)))
-    if any(n > 1 and step == 0 for n, step in zip(view.shape, view.strides, strict=True)):
-        return axes
-    moving = [a for a in axes if view.shape[a] > 1]
-    still = [a for a in axes if view.shape[a] == 1]
-    return still + sorted(moving, key=lambda a: -view.strides[a])
