@@ -1,7 +1,7 @@
 """What all Triton kernels need: the import of Triton, checks of their tensors, and the launch.
 
-Triton comes with the CUDA and ROCm builds of torch, and on Linux by ``pip install triton``. fastdiff
-imports it only when a kernel is used. If ``TRITON_INTERPRET=1`` is set before that, kernels run in
+Triton comes with the CUDA and ROCm builds of torch, and on Linux as ``pip install triton``. It is
+imported only when a kernel is used. If ``TRITON_INTERPRET=1`` is set before that, kernels run in
 Triton's interpreter, on tensors in CPU memory.
 
 No kernel has been executed on a GPU yet: docs/gpu-evidence.md says what has been verified instead.
