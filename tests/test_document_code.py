@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from documents import PAGES, ROOT, blocks, commands
 from preambles import ADDRESS, PREAMBLES, QUICK
@@ -20,7 +21,10 @@ FILE = re.compile(r"[\w-]+\.\w+")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Have blocks compile without measuring, unless they say themselves what to choose."""
+    """Have blocks compile without measuring, unless they say themselves what to choose.
+
+    On one thread: the networks are so small that several would mostly wait for each other.
+    """
     compile = fastdiff.compile
 
     @functools.wraps(compile)
@@ -29,6 +33,10 @@ def quick(monkeypatch):
         return compile(model, **({**QUICK, "backend": backend} | choices))
 
     monkeypatch.setattr(fastdiff, "compile", compile_quickly)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers

@@ -1,6 +1,6 @@
 """What all Triton kernels need: the import of Triton, checks of their tensors, and the launch.
 
-Triton comes with the CUDA and ROCm builds of torch, and on Linux by ``pip install triton``. It is
+Triton comes with the CUDA and ROCm builds of torch, and on Linux as ``pip install triton``. It is
 imported only when a kernel is used. If ``TRITON_INTERPRET=1`` is set before that, kernels run in
 Triton's interpreter, on tensors in CPU memory.
 
