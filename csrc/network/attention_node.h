@@ -31,6 +31,7 @@ struct AttentionNode {
     fields("depth", attention.depth);
     fields("value_depth", attention.value_depth);
     fields("scale", attention.scale);
+    fields.optional("nan_without_shares", attention.nan_without_shares);
     fields.optional("algorithm", algorithm);
   }
 

@@ -19,6 +19,8 @@ struct Attention {
   // The floats that a unit keeps for each of its queries: the query and its sums. Set by
   // AttentionNode, since they depend on the algorithm.
   int64_t query_floats = 0;
+  // If true, a query whose scores are all -infinity has NaN as its result, and else 0.
+  bool nan_without_shares = false;
 };
 
 /// A unit keeps its queries and sums on the stack if they need no more floats than this, and in the

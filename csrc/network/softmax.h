@@ -47,13 +47,14 @@ class Softmax {
   static constexpr int kPanel = kVectors * L::kLanes;
   static_assert(kFewQueries % kPanel == 0, "a unit is whole panels");
 
-  /// Stores sums / total, which is 1 or more; 0 if every score was -infinity, as in torch.
+  /// Stores sums / total. The total is 1 or more, or 0 if every score was -infinity.
   FASTDIFF_INLINE void end(const Head<L>& head) const {
     const Attention& spec = head.spec;
     const Pixels tokens = {spec.y.data, spec.y.image, spec.y.token};
     const Format format(spec.rounded);
+    const float least = spec.nan_without_shares ? 0.0f : 0.5f;
     for (int v = 0; v < kVectors; ++v) {
-      const F inverse = 1.0f / L::max(L::splat(0.5f), total_[v]);
+      const F inverse = 1.0f / L::max(L::splat(least), total_[v]);
       const int64_t first = first_ + v * L::kLanes;
       const int64_t rows = at_most_lanes<L>(spec.queries - first);
       Output y[L::kLanes];

@@ -19,6 +19,11 @@ from fastdiff.native.operations import OPERATIONS
 MOST = 2048  # elements of a value, for one image
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, -100.0, 1e-3, math.inf, -math.inf, math.nan]
 UNARY = [op.torch for op in OPERATIONS.values() if op.torch] + ["relu", "reciprocal", "gelu"]
+REDUCTIONS = [ATEN.sum.dim_IntList, ATEN.mean.dim, ATEN.amax.default, ATEN.amin.default]
+EQUATIONS = [
+    "nchw,nchv->ncwv", "nchw,ndhw->ncd", "nchw,ndhv->nvcdw", "nchw,nc->nhw", "ncw,ncw->nc",
+    "ncw,ndw->ndc", "nw,nw->n", "nchw,nchw->nchw",
+]  # fmt: skip
 SAME = ["clone", "detach", "alias", "contiguous"]
 
 
@@ -222,6 +227,38 @@ class Grower:
         call = ATEN.scaled_dot_product_attention.default
         return self.program.call(call, *operands, scale=scale)
 
+    def written_attention(self):
+        """Attention as products and a softmax, which may become one node."""
+        q, k, v = (self.value() for _ in range(3))
+        scores = self.program.call(ATEN.matmul.default, q, self.program.call(ATEN.mT.default, k))
+        if self.coin():
+            scores = self.program.call(ATEN.mul.Tensor, scores, self.choose(NUMBERS))
+        weights = self.program.call(ATEN.softmax.int, scores, -1)
+        return self.program.call(ATEN.matmul.default, weights, v)
+
+    def einsum(self):
+        equation = self.choose(EQUATIONS)
+        return self.program.call(ATEN.einsum.default, equation, [self.value(), self.value()])
+
+    def softmax(self):
+        node = self.value()
+        return self.program.call(ATEN.softmax.int, node, self.axis(node))
+
+    def reduce(self):
+        node, operator = self.value(), self.choose(REDUCTIONS)
+        axes = sorted({self.axis(node) for _ in range(self.random.randint(1, 2))})
+        return self.program.call(operator, node, axes, self.coin())
+
+    def variance(self):
+        node = self.value()
+        options = {"correction": self.choose([0, 1, 0.5]), "keepdim": self.coin()}
+        return self.program.call(ATEN.var.correction, node, [self.axis(node)], **options)
+
+    def length(self):
+        node, order = self.value(), self.choose([1, 2, math.inf])
+        call = ATEN.linalg_vector_norm.default
+        return self.program.call(call, node, order, [self.axis(node)], self.coin())
+
     def average(self):
         kernel, stride = ([self.random.randint(1, 3) for _ in range(2)] for _ in range(2))
         padding = [self.random.randint(0, size // 2) for size in kernel]
@@ -250,6 +287,8 @@ KINDS = [
     Grower.slice, Grower.select, Grower.chunk, Grower.split, Grower.cat, Grower.cat, Grower.conv,
     Grower.conv, Grower.conv_transpose, Grower.double, Grower.linear, Grower.linear,
     Grower.group_norm, Grower.layer_norm, Grower.rms_norm, Grower.modulate, Grower.attention,
+    Grower.written_attention, Grower.einsum, Grower.softmax, Grower.reduce, Grower.variance,
+    Grower.length,
     Grower.average, Grower.average_to_size, Grower.embedding, Grower.read_back,
 ]  # fmt: skip
 

@@ -25,7 +25,11 @@ _LANES = 16  # of the widest level: what rounds writes whole vectors
 
 @dataclass(frozen=True)
 class Attention(Node):
-    """``y = softmax(q k^T scale) v``; all views are (heads, tokens, channels)."""
+    """``y = softmax(q k^T scale) v``; all views are (heads, tokens, channels).
+
+    A query whose scores are all -infinity has no shares in v: its y is 0, as torch's operator makes
+    it, or NaN with `nan_without_shares`, as a softmax does.
+    """
 
     name: str
     q: View
@@ -33,6 +37,7 @@ class Attention(Node):
     v: View
     y: View
     scale: float
+    nan_without_shares: bool = False
 
     method: ClassVar[str] = "attention"
     algorithms: ClassVar[tuple[str, ...]] = (DIRECT, TILES)
@@ -49,8 +54,8 @@ class Attention(Node):
         scores = q @ np.swapaxes(k, -1, -2) * self.scale
         top = scores.max(axis=-1, keepdims=True, initial=np.finfo(np.float64).min)
         shares = np.exp(scores - top)
-        # As in torch, all shares are 0 where all scores are -infinity; else their sum is 1 or more.
-        return np.asarray(shares / np.maximum(shares.sum(axis=-1, keepdims=True), 0.5) @ v)
+        least = 0.0 if self.nan_without_shares else 0.5  # the sum is 0, or 1 and more
+        return np.asarray(shares / np.maximum(shares.sum(axis=-1, keepdims=True), least) @ v)
 
     def arguments(self, memory: Addresses, choice: Algorithm) -> dict[str, object]:
         heads, queries, depth = self.q.shape
@@ -66,6 +71,7 @@ class Attention(Node):
             "depth": depth,
             "value_depth": self.v.shape[2],
             "scale": self.scale,
+            "nan_without_shares": self.nan_without_shares,
             "algorithm": choice.algorithm,
         }
 

@@ -53,7 +53,7 @@ def _attention(
     q, q_scale = _unscaled(scores.a, writers)
     k, k_scale = _unscaled(scores.b.permute((0, 2, 1)), writers)
     scale *= scores.scale * q_scale * k_scale
-    attention = Attention(node.name, q, k, node.b, node.y, scale)
+    attention = Attention(node.name, q, k, node.b, node.y, scale, nan_without_shares=True)
     return attention if attention.fits({}) and math.isfinite(scale) else None
 
 

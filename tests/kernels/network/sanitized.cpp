@@ -238,6 +238,50 @@ void check_average_pool(int64_t images, const Windows& down, const Windows& acro
   });
 }
 
+void check_product(int64_t images, int64_t heads, int64_t rows, int64_t depth, int64_t columns) {
+  const Floats a = numbers(images * heads * rows * depth);
+  const Floats b = numbers(images * heads * depth * columns);
+  const auto view = [&](const float* data, int64_t height, int64_t row, int64_t width) {
+    return Heads{const_cast<float*>(data), heads * height * width, height * width, row};
+  };
+  const auto check = [&](const char* name, int64_t b_row, int64_t b_step) {
+    compare(name, images * heads * rows * columns, 1e-4f, [&](Plan& plan, float* y) {
+      Product product = {view(a.data(), rows, depth, depth),
+                         view(b.data(), depth, b_row, columns),
+                         view(y, rows, columns, columns),
+                         1,
+                         b_step,
+                         images,
+                         heads,
+                         rows,
+                         depth,
+                         columns};
+      add(plan, "product", product);
+    });
+  };
+  check("product", columns, 1);
+  check("product with columns that lie together", 1, depth);
+}
+
+void check_rows(int64_t images, int64_t rows, int64_t channels) {
+  const int64_t count = images * rows * channels;
+  Floats x = numbers(count);
+  const Pixels from = {x.data(), rows * channels, channels};
+  compare("softmax", count, 1e-5f, [&](Plan& plan, float* y) {
+    add(plan, "softmax", RowSoftmax{from, {y, rows * channels, channels}, images, rows, channels});
+  });
+  const auto check = [&](const char* name, int64_t row, int64_t step, Reduction reduction) {
+    compare(name, images * rows, 1e-4f, [&](Plan& plan, float* y) {
+      add(plan, "reduce",
+          Reduce{x.data(), y, rows * channels, row, step, rows, images, rows, channels, reduction});
+    });
+  };
+  check("sums along rows", channels, 1, Reduction::kSquares);
+  check("sums down columns", 1, rows, Reduction::kMagnitudes);
+  check("extremes along rows", channels, 1, Reduction::kSmallest);
+  check("extremes down columns", 1, rows, Reduction::kLargest);
+}
+
 void check_map(int64_t images, int64_t channels, int64_t pixels) {
   const int64_t count = images * channels * pixels;
   const Floats a = numbers(count), b = numbers(pixels);
@@ -298,6 +342,12 @@ int main() {
   check_attention(1, 1, 33, 270, 700);
   check_average_pool(2, {7, 4, 3, 2, 1}, {6, 2, 2, 3}, 33);
   check_average_pool(1, {16, 1, 16, 16}, {16, 1, 16, 16}, 67);
+  check_product(2, 3, 7, 33, 20);
+  check_product(1, 1, 1, 1, 1);
+  check_product(1, 2, 101, 40, 290);
+  check_rows(2, 7, 33);
+  check_rows(1, 1, 1);
+  check_rows(1, 130, 77);
   check_map(3, 4, 63);
   check_map(1, 1, 1);
   check_gather();

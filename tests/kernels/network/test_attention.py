@@ -37,7 +37,9 @@ class Case:
             (*array.strides[:2], depth * array.itemsize, array.itemsize),
         )
 
-    def run(self, level: str, threads: int = 1, algorithm: str = "direct") -> Array:
+    def run(
+        self, level: str, threads: int = 1, algorithm: str = "direct", **options: bool
+    ) -> Array:
         """Return (images, queries, heads * value_depth)."""
         y = beside(None, (self.images, self.queries, self.heads * self.value_depth))
         image, token = (n // y.itemsize for n in y.strides[:2])
@@ -47,6 +49,7 @@ class Case:
             y=(y.ctypes.data, image, self.value_depth, token), images=self.images,
             heads=self.heads, queries=self.queries, keys=self.keys, depth=self.depth,
             value_depth=self.value_depth, scale=self.scale, algorithm=algorithm,
+            **options,
         )  # fmt: skip
         plan.run(threads)
         assert only_its_own(y)
@@ -113,11 +116,11 @@ def test_infinitely_small_scores_have_no_share(level: str, algorithm: str) -> No
     case.k[1] = -np.inf
     case.k[2, 299] = np.nan
 
-    y = case.run(level, algorithm=algorithm)
-
-    np.testing.assert_allclose(y[[0, 3]], 3, rtol=1e-5)
-    np.testing.assert_array_equal(y[1], 0)  # what torch makes of no share at all
-    assert np.isnan(y[2]).all()
+    for nan, nothing in ((False, 0), (True, np.nan)):  # torch's operator, and its softmax
+        y = case.run(level, algorithm=algorithm, nan_without_shares=nan)
+        np.testing.assert_allclose(y[[0, 3]], 3, rtol=1e-5)
+        np.testing.assert_array_equal(y[1], np.full_like(y[1], nothing))
+        assert np.isnan(y[2]).all()
 
 
 def test_an_image_has_the_same_bits_in_any_batch_and_with_any_threads(level: str) -> None:
