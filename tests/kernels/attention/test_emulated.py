@@ -45,11 +45,14 @@ MUTANTS = {
         "    __syncthreads();  // this",
     ),
     "buffer refilled while others read it": (
-        "__syncthreads();  // this tile is there, and nobody reads the other",
+        "__syncthreads();  // this tile has arrived, and no warp reads the other buffer",
         "//",
     ),
     "q read before it is there": ("  __syncthreads();\n  WarpRows", "  WarpRows"),
-    "result staged over keys in use": ("__syncthreads();  // nobody reads the buffer", "//"),
+    "result staged over keys in use": (
+        "__syncthreads();  // no warp reads the buffer any more",
+        "//",
+    ),
     "rows stored before other lanes wrote them": ("    __syncwarp();\n", ""),
     "one key too many": (">= left) scores", "> left) scores"),
     "one row too many": ("global, row < left", "global, row <= left"),
