@@ -157,6 +157,7 @@ def training() -> Iterator[Names]:
 
 PREAMBLES: dict[str, Callable[[], AbstractContextManager[Names]]] = {
     "README.md": readme,
+    "CONTRIBUTING.md": contributing,
     "clients.md": server,
     "models.md": models,
     "onnx.md": nothing,
