@@ -112,7 +112,7 @@ struct Reductions {
     if (begin < channels) {
       lanes = join(lanes, of(load_or<L>(neutral, x + begin, channels - begin)));
     }
-    return across<L>(lanes, join);
+    return across<L>(lanes, join)[0];
   }
 };
 

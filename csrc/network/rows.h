@@ -1,7 +1,7 @@
 // One number of many: sums and extremes along rows, always in the same order.
 #pragma once
 
-#include "lanes.h"
+#include "transpose.h"
 
 namespace fastdiff::network {
 
@@ -28,16 +28,18 @@ FASTDIFF_INLINE typename L::F fold(typename L::F neutral, int64_t count, const O
   return total;
 }
 
-/// The lanes joined into one, in halves.
-template <class L, class Join>
-FASTDIFF_INLINE float across(typename L::F v, const Join& join) {
-  float lanes[2 * L::kLanes] = {};
-  for (int half = L::kLanes / 2; half > 0; half /= 2) {
-    L::store(lanes, v);
-    v = join(v, L::load(lanes + half));
-  }
-  L::store(lanes, v);
-  return lanes[0];
+/// Lanes that are kHalf apart change places.
+template <class L, int kHalf, int... kLane>
+FASTDIFF_INLINE typename L::F exchanged(typename L::F v, std::integer_sequence<int, kLane...>) {
+  return Transpose<L>::template shuffle<(kLane ^ kHalf)...>(v, v);
+}
+
+/// All lanes joined in halves, in every lane of the result.
+template <class L, int kHalf = L::kLanes / 2, class Join>
+FASTDIFF_INLINE typename L::F across(typename L::F v, const Join& join) {
+  v = join(v, exchanged<L, kHalf>(v, std::make_integer_sequence<int, L::kLanes>()));
+  if constexpr (kHalf > 1) v = across<L, kHalf / 2>(v, join);
+  return v;
 }
 
 /// The first `count` numbers of a vector, then `neutral`.

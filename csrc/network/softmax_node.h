@@ -62,7 +62,7 @@ struct RowSoftmaxes {
     const F least = L::splat(-__builtin_inff());
     F tops = fold<L>(least, whole, [&](int64_t i) { return L::load(x + i * L::kLanes); }, max);
     if (rest) tops = max(tops, load_or<L>(least, x + begin, rest));
-    const float top = across<L>(tops, max);
+    const F top = across<L>(tops, max);
     const auto power = [&](F v) { return exp2_negative<L>((v - top) * kLog2E); };
     F sums = fold<L>(
         F{}, whole,
@@ -77,7 +77,7 @@ struct RowSoftmaxes {
       L::store_part(y + begin, p, rest);
       sums += p;
     }
-    const float inverse = 1.0f / across<L>(sums, add);
+    const F inverse = 1.0f / across<L>(sums, add);
     for (int64_t c = 0; c < begin; c += L::kLanes) L::store(y + c, L::load(y + c) * inverse);
     if (rest) L::store_part(y + begin, L::load_part(y + begin, rest) * inverse, rest);
   }

@@ -15,6 +15,16 @@ struct Transpose {
   /// Exchanges lane j of v[i] with lane i of v[j], for all i and j.
   static FASTDIFF_INLINE void square(F (&v)[L::kLanes]) { exchange<L::kLanes / 2>(v); }
 
+  /// Picks lanes by number: 0 to kLanes - 1 are those of a, kLanes to 2 kLanes - 1 those of b.
+  template <int... kFrom>
+  static FASTDIFF_INLINE F shuffle(F a, F b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, kFrom...);
+#else
+    return __builtin_shuffle(a, b, typename L::I{kFrom...});
+#endif
+  }
+
  private:
   using Lanes = std::make_integer_sequence<int, L::kLanes>;
 
@@ -39,16 +49,6 @@ struct Transpose {
   template <int kHalf, int... kLane>
   static FASTDIFF_INLINE F right(F upper, F lower, std::integer_sequence<int, kLane...>) {
     return shuffle<(kLane & kHalf ? L::kLanes + kLane : kLane + kHalf)...>(upper, lower);
-  }
-
-  /// Picks lanes by number: 0 to kLanes - 1 are those of a, kLanes to 2 kLanes - 1 those of b.
-  template <int... kFrom>
-  static FASTDIFF_INLINE F shuffle(F a, F b) {
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, kFrom...);
-#else
-    return __builtin_shuffle(a, b, typename L::I{kFrom...});
-#endif
   }
 };
 
